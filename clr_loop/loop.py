@@ -1,0 +1,402 @@
+"""The compiled training block.
+
+One idea carries this file: *the learning rates of a block of steps are an input of the compiled block.* A schedule
+therefore never enters the graph; any vector of rates runs through the same program. So do the batches: they are
+gathered before the block and handed to it, padded to a fixed number of steps, and the block takes the first n. One
+program thus serves every schedule, every n and every place in an epoch, with one trace and one compilation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike, NDArray
+
+from clr_loop import data
+
+Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+Metrics = dict[str, NDArray[np.float32]]
+
+# A block's batches are copied together before it runs. This many bytes, or steps, at most: enough for the cost of a
+# call to vanish, little enough to stay a small part of the memory that the data itself takes.
+_BLOCK_BYTES = 16 * 2**20
+_BLOCK_STEPS = 1000
+
+_EVALUATION_BATCH_SIZE = 1000
+
+_CONVOLUTIONS = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+
+
+def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Returns the cross-entropy of each example, from logits, numerically stable.
+
+    Args:
+        labels: integers [batch].
+        logits: floats [batch, num_classes].
+
+    Returns:
+        float [batch].
+    """
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that training changes: every variable of model and optimizer, and the seed of the data order."""
+
+    model: list[np.ndarray]
+    optimizer: list[np.ndarray]
+    seed: int
+
+
+class TrainLoop:
+    """Trains a Keras model with a learning rate given for every step.
+
+        train_loop = TrainLoop(model, keras.optimizers.Adam(), images, labels, batch_size=100)
+        metrics = train_loop.run(schedule(np.arange(600)))
+
+    Each epoch visits every example once, in an order made from (seed, epoch) alone. If batch_size does not divide the
+    examples, the last batch of an epoch is short and its loss is the mean over its own examples. Where an epoch stands
+    follows from the optimizer's step counter, so there is no other position to keep.
+
+    Attributes:
+        model, optimizer: as given; the loop's state lives in their variables.
+        batch_size: examples per step.
+        num_examples: examples in an epoch.
+        steps_per_epoch: steps in which every example is visited once.
+        block_steps: steps that one call of the compiled program can take; `run` chains calls for more.
+        seed: int, of the data order; may be set between runs.
+        jit_compile: bool, whether the block is an XLA program.
+        num_traces: how often the block has been traced; 1, or 2 with a short last batch.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        images: NDArray[np.uint8] | NDArray[np.float32],
+        labels: NDArray[Any],
+        batch_size: int = 100,
+        seed: int = 0,
+        shuffle: bool = True,
+        jit_compile: bool | Literal["auto"] = "auto",
+        loss: Loss = cross_entropy,
+    ) -> None:
+        """Checks the arguments and moves the data to the device; compiles nothing yet.
+
+        Args:
+            model: float32 [batch, *image shape] → logits [batch, num_classes].
+            optimizer: any Keras optimizer with a plain learning rate, whose value is overwritten at every step.
+            images: uint8 [n, …], scaled to 0–1 inside each step, or float32 [n, …], taken as they are.
+            labels: integers [n], from 0 to num_classes - 1.
+            batch_size: int, 1 to n.
+            seed: int in [0, 2**32), of the data order.
+            shuffle: False visits the examples in the order given.
+            jit_compile: whether to compile with XLA; "auto" does, except for a model with convolutions on a CPU, where
+                XLA is slower by far.
+            loss: (labels [batch], logits [batch, num_classes]) → a loss for each example, or their mean. Losses that
+                the model's layers add (regularisation) are added to its mean.
+
+        Raises:
+            ValueError: if an argument is out of range, images and labels differ in length, a float image is not
+                finite, a label is outside the model's classes, or the optimizer was made with a schedule.
+            TypeError: if images or labels are of another dtype.
+        """
+        num_classes = _num_classes(model, images)
+        _check_examples(images, labels, num_classes)
+        if not 1 <= batch_size <= len(images):
+            raise ValueError(
+                f"batch_size must be from 1 to the {len(images)} training examples, received {batch_size}; choose one "
+                "in this range"
+            )
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"seed must be from 0 to 2**32 - 1, received {seed}; choose a smaller one")
+        if jit_compile not in (True, False, "auto"):
+            raise ValueError(
+                f'jit_compile must be True, False or "auto", received {jit_compile!r}; choose one of these'
+            )
+        _check_optimizer(optimizer)
+        optimizer.build(model.trainable_variables)
+
+        self.model = model
+        self.optimizer = optimizer
+        self.batch_size = batch_size
+        self.num_examples = len(images)
+        self.seed = seed
+        self.steps_per_epoch = -(-self.num_examples // batch_size)
+        self.num_traces = 0
+        self._shuffle = shuffle
+        self._loss = loss
+        self._images = tf.convert_to_tensor(images)
+        self._labels = tf.cast(labels, tf.int32)
+        self._order: tuple[tuple[int, int], NDArray[np.int32]] = ((-1, -1), np.empty(0, np.int32))
+
+        batch_bytes = batch_size * images[0].nbytes
+        self.block_steps = max(1, min(_BLOCK_BYTES // batch_bytes, _BLOCK_STEPS, len(images) // batch_size))
+        if jit_compile == "auto":
+            jit_compile = not (self.device.startswith("CPU") and _has_convolutions(model))
+        self.jit_compile = jit_compile
+        self._block = tf.function(self._train_block, jit_compile=jit_compile)
+        self._evaluate_batch = tf.function(self._batch_metrics)
+
+    @property
+    def step(self) -> int:
+        """Steps taken so far; equals `optimizer.iterations`."""
+        return int(keras.ops.convert_to_numpy(self.optimizer.iterations))
+
+    @property
+    def device(self) -> str:
+        """The device that holds the data, for example `CPU:0`."""
+        return self._images.device.rpartition("device:")[2]
+
+    def compile(self) -> None:
+        """Traces and compiles all that `run` will need, and changes nothing; so that it can be timed by itself."""
+        for size, capacity in self._block_shapes():
+            indices = np.zeros(capacity * size, np.int32)
+            self._call_block(indices, np.zeros(0, np.float32), size, capacity)
+
+    def run(self, learning_rates: ArrayLike) -> Metrics:
+        """Takes one step for each learning rate, going on from where the last call ended.
+
+        Args:
+            learning_rates: floats [n], finite and at least 0; n may be 0, or reach over the end of an epoch.
+
+        Returns:
+            float32 [n] each, of the batch that each step was taken on and before its update: `loss` and `accuracy`
+            (0–1); and `learning_rate`, read back from the optimizer after the update that used it.
+            The arrays are on the host: when they are here, the steps are done.
+
+        Raises:
+            ValueError: if learning_rates is not a vector of finite numbers of at least 0.
+            RuntimeError: if the optimizer's counter did not grow by exactly n.
+        """
+        rates = _checked_rates(learning_rates)
+        first = self.step
+        parts = []
+        for step, n in self._blocks(first, len(rates)):
+            epoch, position = divmod(step, self.steps_per_epoch)
+            size, capacity = self._shape_at(position)
+            start = position * self.batch_size
+            indices = np.zeros(capacity * size, np.int32)
+            indices[: n * size] = self._epoch_order(epoch)[start : start + n * size]
+            parts.append(self._call_block(indices, rates[step - first :][:n], size, capacity))
+        if self.step != first + len(rates):
+            raise RuntimeError(
+                f"the optimizer must count one iteration per step, received {self.step - first} for {len(rates)}; "
+                "its variables were changed from outside"
+            )
+        names = ("learning_rate", "loss", "accuracy")
+        return {name: np.concatenate([np.empty(0, np.float32), *(part[name] for part in parts)]) for name in names}
+
+    def evaluate(self, images: NDArray[np.uint8] | NDArray[np.float32], labels: NDArray[Any]) -> dict[str, float]:
+        """Returns the mean `loss` and `accuracy` (0–1) over all examples, the model in inference mode.
+
+        Args:
+            images, labels: as the training data's; any number of examples of at least 1.
+
+        Raises:
+            ValueError, TypeError: as for the training data.
+        """
+        _check_examples(images, labels, _num_classes(self.model, images))
+        totals = np.zeros(2, np.float64)
+        for start in range(0, len(images), _EVALUATION_BATCH_SIZE):
+            batch = slice(start, start + _EVALUATION_BATCH_SIZE)
+            means = self._evaluate_batch(tf.convert_to_tensor(images[batch]), tf.cast(labels[batch], tf.int32))
+            totals += np.array([float(mean) for mean in means]) * len(images[batch])
+        loss, accuracy = totals / len(images)
+        return {"loss": float(loss), "accuracy": float(accuracy)}
+
+    def snapshot(self) -> Snapshot:
+        """Returns a copy of all that training changes, on the host."""
+        return Snapshot(
+            model=[_to_numpy(variable) for variable in self.model.variables],
+            optimizer=[_to_numpy(variable) for variable in self.optimizer.variables],
+            seed=self.seed,
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Puts everything back as it was at `snapshot`: weights, optimizer, step and with it the place in the epoch."""
+        variables = [*self.model.variables, *self.optimizer.variables]
+        for variable, value in zip(variables, [*snapshot.model, *snapshot.optimizer], strict=True):
+            variable.assign(value)
+        self.seed = snapshot.seed
+
+    def weights_sha256(self) -> str:
+        """Returns the hex digest of all variables of model and optimizer: their dtypes, shapes and bytes, in order."""
+        digest = hashlib.sha256()
+        now = self.snapshot()
+        for value in (*now.model, *now.optimizer):
+            digest.update(f"{value.dtype.str}{value.shape}".encode())
+            digest.update(np.ascontiguousarray(value).data)
+        return digest.hexdigest()
+
+    # The compiled part: a step, and a block of them.
+
+    def _train_step(self, images: tf.Tensor, labels: tf.Tensor, learning_rate: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        with tf.GradientTape() as tape:
+            logits = self.model(_to_float(images), training=True)
+            loss = self._mean_loss(labels, logits)
+        variables = self.model.trainable_variables
+        gradients = tape.gradient(loss, variables)
+        self.optimizer.learning_rate.assign(learning_rate)
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        used = keras.ops.convert_to_tensor(self.optimizer.learning_rate)
+        return used, loss, _accuracy(labels, logits)
+
+    def _train_block(
+        self, images: tf.Tensor, labels: tf.Tensor, learning_rates: tf.Tensor, n: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Takes the first n of the steps: images [capacity, batch, …], labels [capacity, batch], rates [capacity]."""
+        self.num_traces += 1
+        capacity = images.shape[0]
+        used_rates = tf.TensorArray(tf.float32, capacity)
+        losses = tf.TensorArray(tf.float32, capacity)
+        accuracies = tf.TensorArray(tf.float32, capacity)
+        i = tf.constant(0)
+        while i < n:  # A loop in the graph; n is a tensor, so that its value does not need a new program.
+            used, loss, accuracy = self._train_step(
+                tf.gather(images, i), tf.gather(labels, i), tf.gather(learning_rates, i)
+            )
+            used_rates = used_rates.write(i, used)
+            losses = losses.write(i, loss)
+            accuracies = accuracies.write(i, accuracy)
+            i += 1
+        return {"learning_rate": used_rates.stack(), "loss": losses.stack(), "accuracy": accuracies.stack()}
+
+    def _batch_metrics(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        logits = self.model(_to_float(images), training=False)
+        return self._mean_loss(labels, logits), _accuracy(labels, logits)
+
+    def _mean_loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        return tf.add_n([tf.reduce_mean(self._loss(labels, logits)), *self.model.losses])
+
+    # What is fed to it.
+
+    def _block_shapes(self) -> list[tuple[int, int]]:
+        """The (batch size, steps) of each compiled program: whole batches, and the short last one if there is one."""
+        short = self.num_examples % self.batch_size
+        return [(self.batch_size, self.block_steps)] + ([(short, 1)] if short else [])
+
+    def _shape_at(self, position: int) -> tuple[int, int]:
+        return self._block_shapes()[0 if position < self.num_examples // self.batch_size else 1]
+
+    def _blocks(self, first: int, num_steps: int) -> Iterator[tuple[int, int]]:
+        """Cuts steps first … first + num_steps - 1 into (step, n) that each fit one program."""
+        step, end = first, first + num_steps
+        whole = self.num_examples // self.batch_size
+        while step < end:
+            position = step % self.steps_per_epoch
+            n = min(end - step, self.block_steps, whole - position) if position < whole else 1
+            yield step, n
+            step += n
+
+    def _epoch_order(self, epoch: int) -> NDArray[np.int32]:
+        key = (self.seed, epoch)
+        if self._order[0] != key:
+            num_examples = self.num_examples
+            order = (
+                data.epoch_order(num_examples, self.seed, epoch)
+                if self._shuffle
+                else np.arange(num_examples, dtype=np.int32)
+            )
+            self._order = (key, order)
+        return self._order[1]
+
+    def _call_block(self, indices: NDArray[np.int32], rates: NDArray[np.float32], size: int, capacity: int) -> Metrics:
+        n = len(rates)
+        # The gather stays outside the XLA program, which would copy uint8 one element at a time.
+        chosen = tf.constant(indices.reshape(capacity, size))
+        images, labels = tf.gather(self._images, chosen), tf.gather(self._labels, chosen)
+        metrics = self._block(images, labels, tf.constant(np.pad(rates, (0, capacity - n))), tf.constant(n))
+        return {name: values.numpy()[:n] for name, values in metrics.items()}
+
+
+def _to_float(images: tf.Tensor) -> tf.Tensor:
+    return tf.cast(images, tf.float32) / 255.0 if images.dtype == tf.uint8 else images
+
+
+def _accuracy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_mean(tf.cast(tf.equal(tf.argmax(logits, -1, labels.dtype), labels), tf.float32))
+
+
+def _to_numpy(variable: keras.Variable) -> np.ndarray:
+    return np.array(keras.ops.convert_to_numpy(variable))
+
+
+def _num_classes(model: keras.Model, images: np.ndarray) -> int:
+    """Runs the model on one empty image, which also builds it, and returns the number of its logits."""
+    try:
+        shape = tuple(model(tf.zeros((1, *images.shape[1:])), training=False).shape)
+    except ValueError as error:
+        raise ValueError(
+            f"the model must take images of shape {images.shape[1:]}, received one that does not "
+            f"({str(error).strip().splitlines()[0]}); build it with this input_shape"
+        ) from error
+    if len(shape) != 2:
+        raise ValueError(
+            f"the model must return logits [batch, num_classes], received shape {shape}; flatten its output"
+        )
+    return shape[1]
+
+
+def _has_convolutions(layer: keras.Layer) -> bool:
+    if isinstance(layer, _CONVOLUTIONS):
+        return True
+    inside = [*getattr(layer, "layers", []), *filter(None, [getattr(layer, "layer", None)])]
+    return any(_has_convolutions(part) for part in inside)
+
+
+def _check_examples(images: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
+    if images.dtype not in (np.uint8, np.float32):
+        raise TypeError(f"images must be uint8 or float32, received {images.dtype}; convert them")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise TypeError(f"labels must be integers, received {labels.dtype}; give the class of each image as a number")
+    if len(images) != len(labels) or labels.ndim != 1 or not len(images):
+        raise ValueError(
+            f"images and labels must pair up, received {len(images)} images and labels of shape {labels.shape}; "
+            "give one label for each image"
+        )
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(
+            f"labels must be from 0 to {num_classes - 1}, the model's classes, received {labels.min()} to "
+            f"{labels.max()}; correct the labels or build the model with more classes"
+        )
+    if images.dtype == np.float32 and not np.isfinite(images).all():
+        raise ValueError("images must be finite, received NaN or inf among them; remove or repair those images")
+
+
+def _check_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
+    rate = optimizer.get_config().get("learning_rate")
+    if not isinstance(rate, float):
+        raise ValueError(
+            f"the optimizer must have a plain learning rate, received {type(optimizer).__name__} made with a schedule; "
+            "make it with a number and give the schedule's rates to run"
+        )
+
+
+def _checked_rates(learning_rates: ArrayLike) -> NDArray[np.float32]:
+    rates = np.asarray(learning_rates, np.float64)
+    if rates.ndim != 1:
+        raise ValueError(f"learning_rates must be a vector, received shape {rates.shape}; give one rate for each step")
+    bad = ~(np.isfinite(rates) & (rates >= 0.0))
+    if bad.any():
+        i = int(np.argmax(bad))
+        raise ValueError(f"learning_rates must be finite and at least 0, received {rates[i]} at index {i}; correct it")
+    return rates.astype(np.float32)

@@ -1,0 +1,1 @@
+"""The MNIST files, as package data; see LICENSE.md beside this file."""

@@ -1,0 +1,112 @@
+"""Results → figures. Drawn with matplotlib's Agg canvas: no window, no global state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
+
+# Okabe and Ito's palette, which the colour-blind can tell apart.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+@dataclass(frozen=True)
+class ArmCurves:
+    """What `comparison` draws of one arm.
+
+    Attributes:
+        label: name of the arm.
+        seconds: float [seeds, epochs], training seconds since the start, at each epoch's end.
+        examples: int [epochs], examples trained on by then.
+        val_accuracy: float [seeds, epochs], 0–1.
+        learning_rates: float [steps].
+    """
+
+    label: str
+    seconds: NDArray[np.float64]
+    examples: NDArray[np.int64]
+    val_accuracy: NDArray[np.float64]
+    learning_rates: NDArray[np.float64]
+
+
+def training_curves(
+    history: Mapping[str, NDArray[Any]],
+    val_steps: Sequence[int],
+    val_loss: Sequence[float],
+    val_accuracy: Sequence[float],
+) -> Figure:
+    """Draws learning rate, loss and accuracy of a run over its steps.
+
+    Args:
+        history: [n] each: step, learning_rate, loss, accuracy (0–1).
+        val_steps: the last step of each epoch.
+        val_loss, val_accuracy: values at these steps.
+    """
+    figure = _figure(9, 8)
+    rate_axes, loss_axes, accuracy_axes = figure.subplots(3, 1, sharex=True)
+    rate_axes.plot(history["step"], history["learning_rate"], color=_COLOURS[0])
+    rate_axes.set_ylabel("learning rate")
+    rate_axes.set_ylim(bottom=0)
+    for axes, name, values in ((loss_axes, "loss", val_loss), (accuracy_axes, "accuracy", val_accuracy)):
+        axes.plot(
+            history["step"], history[name], color=_COLOURS[0], linewidth=0.6, alpha=0.5, label="training, each step"
+        )
+        axes.plot(val_steps, values, "o-", color=_COLOURS[1], markersize=4, label="validation, each epoch")
+        axes.set_ylabel(name)
+        axes.legend(loc="best")
+    accuracy_axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    accuracy_axes.set_xlabel("step")
+    for axes in (rate_axes, loss_axes, accuracy_axes):
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def comparison(arms: Sequence[ArmCurves]) -> Figure:
+    """Draws validation accuracy against seconds and against examples, its last values by seed, and the learning rates.
+
+    Lines are means over seeds, bands reach from the lowest to the highest seed.
+    """
+    figure = _figure(12, 9)
+    (by_seconds, by_examples), (last, rates) = figure.subplots(2, 2)
+    for i, arm in enumerate(arms):
+        colour = _COLOURS[i % len(_COLOURS)]
+        _band(by_seconds, arm.seconds.mean(axis=0), arm.val_accuracy, colour, arm.label)
+        _band(by_examples, arm.examples / 1e3, arm.val_accuracy, colour, arm.label)
+        ends = arm.val_accuracy[:, -1]
+        last.plot(np.full(len(ends), i), ends, "o", color=colour, alpha=0.6)
+        last.hlines(ends.mean(), i - 0.25, i + 0.25, color=colour, linewidth=2)
+        epochs = np.linspace(0, len(arm.examples), len(arm.learning_rates), endpoint=False)
+        style = (
+            (0, (4, 1.5 * i)) if i else "solid"
+        )  # Arms of one schedule often share a curve; dashes let both be seen.
+        rates.plot(epochs, arm.learning_rates, color=colour, linestyle=style, label=arm.label)
+    by_seconds.set(xlabel="training seconds (compilation and validation left out)", ylabel="validation accuracy")
+    by_examples.set(xlabel="examples trained on, thousands", ylabel="validation accuracy")
+    by_examples.legend(loc="best")
+    last.set_xticks(range(len(arms)), [arm.label.replace(", ", "\n") for arm in arms])
+    last.set(ylabel="validation accuracy after the last epoch", xlabel="dot: one seed; bar: mean")
+    rates.set(xlabel="epoch", ylabel="learning rate", yscale="log")
+    rates.legend(loc="best")
+    for axes in (by_seconds, by_examples, last):
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    for axes in (by_seconds, by_examples, last, rates):
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _band(axes: Axes, x: NDArray[Any], values: NDArray[Any], colour: str, label: str) -> None:
+    axes.plot(x, values.mean(axis=0), color=colour, marker=".", label=label)
+    axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)

@@ -1,0 +1,131 @@
+"""Arrays → TensorBoard events, written in bulk between blocks and never from inside a step.
+
+One event carries the three values of a step. The events are TensorBoard's own protocol buffers in TensorFlow's own
+record files; `tf.summary` would write the same, one value and one event at a time, in four times the time.
+
+Under the run directory, which TensorBoard shows as a run:
+
+    train/       learning_rate, loss, accuracy at every step; epoch_seconds at every epoch's last step
+    validation/  loss, accuracy at every epoch's last step
+    .            the settings as text; hyperparameters; final/… values for the HParams page
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.plugins.hparams import api as hparams_api
+from tensorboard.plugins.hparams import api_pb2, summary
+from tensorboard.plugins.text import summary_v2 as text
+
+FINAL_METRICS = {
+    "final/validation_accuracy": "validation accuracy",
+    "final/epoch_seconds": "epoch seconds (median)",
+    "final/seconds_to_target": "seconds to target accuracy",
+}
+
+
+class SummaryWriter:
+    """Writes one run's events. A context manager: leaving it marks the run as finished or failed.
+
+    Args:
+        run_dir: the run directory; its files are made at once.
+        settings: JSON types; shown as text, and those that are numbers, strings or booleans as hyperparameters.
+    """
+
+    def __init__(self, run_dir: Path, settings: Mapping[str, Any]) -> None:
+        self._train = _EventFile(run_dir / "train")
+        self._validation = _EventFile(run_dir / "validation")
+        self._run = _EventFile(run_dir)
+        table = "\n".join(["| setting | value |", "|---|---|", *(f"| {k} | {v} |" for k, v in settings.items())])
+        self._run.add(0, text.text_pb("settings", table))
+        plain = {k: v for k, v in settings.items() if isinstance(v, bool | int | float | str)}
+        self._run.add(
+            0,
+            hparams_api.hparams_config_pb(
+                hparams=[hparams_api.HParam(name) for name in plain],
+                metrics=[hparams_api.Metric(tag, display_name=name) for tag, name in FINAL_METRICS.items()],
+            ),
+        )
+        # One experiment may hold runs of equal settings, so the directory, not a hash of them, names the session.
+        self._run.add(0, hparams_api.hparams_pb(plain, trial_id=run_dir.as_posix()))
+        self._run.flush()
+
+    def add_steps(
+        self, first_step: int, metrics: Mapping[str, NDArray[np.float32]], began: float, ended: float
+    ) -> None:
+        """Writes an event for each step of a block to `train/`.
+
+        Args:
+            first_step: the 0-based step of the first value.
+            metrics: tag → float32 [n].
+            began, ended: wall time of the block, in seconds since 1970. The steps of a compiled block have no times of
+                their own; theirs are spread evenly between the two.
+        """
+        columns = [values.tolist() for values in metrics.values()]
+        num_steps = len(columns[0])
+        times = np.linspace(began, ended, num_steps + 1)[1:].tolist()
+        for i, (wall_time, row) in enumerate(zip(times, zip(*columns, strict=True), strict=True)):
+            self._train.add_scalars(first_step + i, dict(zip(metrics, row, strict=True)), wall_time)
+        self._train.flush()
+
+    def add_epoch(self, step: int, epoch_seconds: float, validation: Mapping[str, float]) -> None:
+        """Writes an epoch's seconds to `train/` and its validation values to `validation/`, at the given step."""
+        now = time.time()
+        self._train.add_scalars(step, {"epoch_seconds": epoch_seconds}, now)
+        self._validation.add_scalars(step, validation, now)
+        self._train.flush()
+        self._validation.flush()
+
+    def add_final(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes what the HParams page compares; tags from `FINAL_METRICS`."""
+        self._run.add_scalars(step, values, time.time())
+
+    def __enter__(self) -> SummaryWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        status = api_pb2.STATUS_SUCCESS if kind is None else api_pb2.STATUS_FAILURE
+        self._run.add(0, summary.session_end_pb(status))
+        for file in (self._train, self._validation, self._run):
+            file.close()
+
+
+class _EventFile:
+    """A TensorBoard event file: serialised `Event` messages in a TFRecord file of a name that TensorBoard looks for."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}"
+        self._records = tf.io.TFRecordWriter(str(directory / name))
+        self._write(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def add(self, step: int, summary: summary_pb2.Summary) -> None:
+        event = event_pb2.Event(wall_time=time.time(), step=step)
+        # Through bytes, because some of TensorBoard's helpers return TensorFlow's twin of the same message.
+        event.summary.ParseFromString(summary.SerializeToString())
+        self._write(event)
+
+    def add_scalars(self, step: int, values: Mapping[str, float], wall_time: float) -> None:
+        value_pbs = [summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        self._write(event_pb2.Event(wall_time=wall_time, step=step, summary=summary_pb2.Summary(value=value_pbs)))
+
+    def flush(self) -> None:
+        self._records.flush()
+
+    def close(self) -> None:
+        self._records.close()
+
+    def _write(self, event: event_pb2.Event) -> None:
+        self._records.write(event.SerializeToString())

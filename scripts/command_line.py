@@ -1,0 +1,149 @@
+"""What the scripts share: flags, their one-line errors, the progress bar, and how TensorFlow is started.
+
+Nothing here imports TensorFlow before `start_tensorflow`, so `--help` and a wrong flag answer at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from absl import app, flags, logging
+from tqdm import tqdm
+
+from clr_loop import schedules
+
+if TYPE_CHECKING:
+    import keras
+
+    from clr_loop.loop import Metrics
+
+FLAGS = flags.FLAGS
+
+SCHEDULES: dict[str, Callable[[], schedules.Schedule]] = {
+    "constant": lambda: schedules.Constant(FLAGS.learning_rate),
+    "triangular": lambda: schedules.Triangular(FLAGS.base_lr, FLAGS.max_lr, FLAGS.step_size),
+    "triangular2": lambda: schedules.Triangular2(FLAGS.base_lr, FLAGS.max_lr, FLAGS.step_size),
+    "exp_range": lambda: schedules.ExpRange(FLAGS.base_lr, FLAGS.max_lr, FLAGS.step_size, gamma=FLAGS.gamma),
+}
+
+OPTIMIZERS = ("adam", "rmsprop", "sgd")
+
+flags.DEFINE_string(
+    "dataset", "mnist", "mnist, fashion_mnist, or the path of an .npz with x_train, y_train, x_test, y_test."
+)
+flags.DEFINE_string("data_dir", None, "Folder with the dataset's four gzipped IDX files, instead of the usual place.")
+flags.DEFINE_string(
+    "model", "article_mlp", "article_mlp (softmax on every layer) or relu_mlp (ReLU in the hidden ones)."
+)
+flags.DEFINE_enum("optimizer", "adam", OPTIMIZERS, "Keras' own defaults; sgd has momentum 0.9.")
+flags.DEFINE_float("learning_rate", 0.1, "The rate of the schedule `constant`.")
+flags.DEFINE_float("base_lr", 0.001, "The lowest rate of a cycle.")
+flags.DEFINE_float("max_lr", 0.006, "The highest rate of a cycle.")
+flags.DEFINE_integer("step_size", 2000, "Half a cycle, in steps; usually 2 to 10 epochs' worth.")
+flags.DEFINE_float("gamma", 0.9999, "exp_range: what the height of the cycle is multiplied by at each step, in (0, 1].")
+flags.DEFINE_integer("epochs", 15, "How often to visit the training set.")
+flags.DEFINE_enum(
+    "jit_compile", "auto", ("auto", "true", "false"), "Compile with XLA; auto: except convolutions on a CPU."
+)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a script's main: a user's mistake becomes one line on stderr and exit code 2; --verbosity=1 shows where."""
+
+    def guarded(argv: list[str]) -> int:
+        if len(argv) > 1:
+            return _fail(f"arguments must be flags, received {argv[1]!r}; write it as --name=value")
+        try:
+            main()
+        except KeyboardInterrupt:
+            return _fail("interrupted; what was written until then is kept", code=130)
+        except (ValueError, OSError, ArithmeticError) as error:
+            logging.debug("Where it was raised:", exc_info=True)
+            return _fail(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
+        return 0
+
+    app.run(guarded)
+
+
+def _fail(message: str, code: int = 2) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def start_tensorflow() -> None:
+    """Imports TensorFlow without its start-up messages; lets a GPU take memory as needed and compute repeatably."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _without_stderr():
+        import tensorflow as tf
+
+        gpus = tf.config.list_physical_devices("GPU")
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        if gpus:
+            tf.config.experimental.enable_op_determinism()
+        tf.config.list_logical_devices()
+    tf.get_logger().setLevel("ERROR")
+
+
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Discards stderr, that of C++ too, which logs before it can be asked not to; --verbosity=1 keeps it."""
+    if FLAGS.verbosity > 0:
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def jit_compile() -> Any:
+    """Returns the flag as `TrainLoop` takes it."""
+    return {"auto": "auto", "true": True, "false": False}[FLAGS.jit_compile]
+
+
+def make_optimizer() -> keras.optimizers.Optimizer:
+    """Returns a fresh optimizer; its learning rate is overwritten at every step."""
+    import keras
+
+    if FLAGS.optimizer == "sgd":
+        return keras.optimizers.SGD(momentum=0.9)
+    return keras.optimizers.get(FLAGS.optimizer)
+
+
+class ProgressBar:
+    """A tqdm bar with the current rate, loss and accuracy; silent when stderr is not a terminal."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm = tqdm(disable=True)
+
+    def start(self, total_steps: int, description: str = "") -> None:
+        """Starts a bar for a run."""
+        self._bar = tqdm(
+            total=total_steps, desc=description, unit="step", disable=None, leave=False, dynamic_ncols=True
+        )
+
+    def block(self, steps_done: int, metrics: Metrics) -> None:
+        """Moves the bar on."""
+        last = {name: f"{values[-1]:.4g}" for name, values in metrics.items()}
+        self._bar.set_postfix(last, refresh=False)
+        self._bar.update(steps_done - self._bar.n)
+
+    def say(self, line: str) -> None:
+        """Prints a line above the bar."""
+        tqdm.write(line)
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Removes the bar."""
+        self._bar.close()

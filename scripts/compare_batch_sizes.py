@@ -1,0 +1,94 @@
+"""Does a cyclical learning rate with a large batch beat a constant one with a small batch, and is it more than luck?
+
+Runs every batch size with every schedule, several seeds each, and prints what each change did with its spread. The
+defaults are those of the article "Implementing Cyclic Learning Rates in Keras", all four cells of them.
+
+Examples:
+
+    python scripts/compare_batch_sizes.py
+    python scripts/compare_batch_sizes.py --model=relu_mlp --seeds=5 --output_dir=runs/relu
+
+writes into --output_dir: comparison.json, comparison.csv, report.md, comparison.png, and a folder for each run.
+"""
+
+from functools import partial
+
+from absl import flags
+
+import command_line
+from clr_loop import run_files
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_list("batch_sizes", ["100", "2000"], "Examples per step, the reference first.")
+flags.DEFINE_list(
+    "schedules", ["constant", "triangular"], f"The reference first; of {', '.join(command_line.SCHEDULES)}."
+)
+flags.DEFINE_integer("seeds", 3, "Runs of each arm; they differ in initial weights and order of the data.")
+flags.DEFINE_float("target_accuracy", 0.9, "Validation accuracy, 0 to 1, that arms are timed to.")
+flags.DEFINE_string("output_dir", "runs/comparison", "Where to write; must be empty or not exist yet.")
+flags.adopt_module_key_flags(command_line)
+
+
+@flags.validator("batch_sizes", message="must be whole numbers, such as 100,2000")
+def _are_numbers(values: list[str]) -> bool:
+    return all(value.strip().isdecimal() for value in values)
+
+
+@flags.validator("schedules", message=f"must be of {', '.join(command_line.SCHEDULES)}, none twice")
+def _are_schedules(names: list[str]) -> bool:
+    return set(names) <= set(command_line.SCHEDULES) and len(set(names)) == len(names)
+
+
+def main() -> None:
+    """Compares, prints the report and writes it."""
+    chosen = {name: command_line.SCHEDULES[name]() for name in FLAGS.schedules}
+    output_dir = run_files.claim(FLAGS.output_dir)
+
+    command_line.start_tensorflow()
+    from clr_loop import data, models, report
+    from clr_loop.comparison import Arm, Run, compare
+
+    dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
+    progress = command_line.ProgressBar()
+
+    def start(arm: Arm, seed: int, total_steps: int) -> None:
+        progress.start(total_steps, f"{arm.label}, seed {seed}")
+
+    def say_run(run: Run) -> None:
+        progress.close()
+        result = run.result
+        progress.say(
+            f"{run.arm.label}, seed {run.seed}: validation accuracy {result.val_accuracy:.4f}, "
+            f"trained {result.train_seconds:.2f} s"
+        )
+
+    try:
+        comparison = compare(
+            dataset,
+            partial(models.build, FLAGS.model, dataset.train.images.shape[1:], dataset.num_classes),
+            command_line.make_optimizer,
+            [int(size) for size in FLAGS.batch_sizes],
+            chosen,
+            epochs=FLAGS.epochs,
+            num_seeds=FLAGS.seeds,
+            target_accuracy=FLAGS.target_accuracy,
+            output_dir=output_dir,
+            settings={"dataset": dataset.name, "dataset_sha256": dataset.sha256(), "model": FLAGS.model},
+            jit_compile=command_line.jit_compile(),
+            on_start=start,
+            on_block=progress.block,
+            on_run=say_run,
+        )
+    finally:
+        progress.close()
+    report.write(comparison, output_dir, dataset.name, FLAGS.model)
+    print(
+        f"\n{report.markdown(comparison, dataset.name, FLAGS.model)}\n"
+        f"results: {output_dir}\n"
+        f"look:    tensorboard --logdir {output_dir} --samples_per_plugin scalars=0"
+    )
+
+
+if __name__ == "__main__":
+    command_line.run(main)
