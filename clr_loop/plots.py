@@ -86,14 +86,13 @@ def comparison(arms: Sequence[ArmCurves]) -> Figure:
         style = (
             (0, (4, 1.5 * i)) if i else "solid"
         )  # Arms of one schedule often share a curve; dashes let both be seen.
-        rates.plot(epochs, arm.learning_rates, color=colour, linestyle=style, label=arm.label)
+        rates.plot(epochs, arm.learning_rates, color=colour, linestyle=style)
     by_seconds.set(xlabel="training seconds (compilation and validation left out)", ylabel="validation accuracy")
     by_examples.set(xlabel="examples trained on, thousands", ylabel="validation accuracy")
-    by_examples.legend(loc="best")
+    figure.legend(*by_seconds.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     last.set_xticks(range(len(arms)), [arm.label.replace(", ", "\n") for arm in arms])
     last.set(ylabel="validation accuracy after the last epoch", xlabel="dot: one seed; bar: mean")
     rates.set(xlabel="epoch", ylabel="learning rate", yscale="log")
-    rates.legend(loc="best")
     for axes in (by_seconds, by_examples, last):
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     for axes in (by_seconds, by_examples, last, rates):

@@ -82,8 +82,10 @@ def markdown(comparison: Comparison, dataset: str, model: str) -> str:
 
 def conclusions(comparison: Comparison) -> list[str]:
     """Returns what follows from a comparison and what does not, a sentence or two each."""
-    said = [f"{arm.arm.label}: {warning}." for arm in comparison.arms for warning in arm.warnings]
-    said += [_sentence(effect, comparison) for effect in comparison.effects]
+    # First the question itself, then which of the two changes did it.
+    effects = sorted(comparison.effects, key=lambda effect: effect.factor != "both")
+    said = [_sentence(effect, comparison) for effect in effects]
+    said += [f"{arm.arm.label}: {warning}." for arm in comparison.arms for warning in arm.warnings]
     if any(effect.factor == "interaction" and effect.beyond_spread for effect in comparison.effects):
         said.append(
             "Where batch size and schedule interact, read the cells of the table: the averages above mix unlike cases."
@@ -93,7 +95,8 @@ def conclusions(comparison: Comparison) -> list[str]:
 
 _ARMS_NOTE = (
     "Times are of training alone, each epoch ending with its metrics on the host; compilation is done once for a batch "
-    "size, before the first step. ± is the standard deviation over seeds; in brackets the lowest and the highest seed."
+    "size, before the first step. ± is the standard deviation over seeds; in brackets the lowest and the highest seed. "
+    "Train s to a validation accuracy: the median of the seeds that reached it, k of n."
 )
 _EFFECTS_NOTE = (
     "Each effect is a difference taken seed by seed (same initial weights, same order of the data), averaged over the "
@@ -188,11 +191,9 @@ def _speed_ratio(effect: Effect, comparison: Comparison) -> str:
 
 def _to_target(arm: ArmSummary) -> str:
     num_seeds, num_reached = len(arm.val_accuracy.values), len(arm.seconds_to_target)
-    if num_reached == num_seeds:
-        return f"{statistics.median(arm.seconds_to_target):.2f} (median)"
     if not num_reached:
         return f"not reached, 0 of {num_seeds}"
-    return f"{statistics.median(arm.seconds_to_target):.2f} (median); not reached by all, {num_reached} of {num_seeds}"
+    return f"{statistics.median(arm.seconds_to_target):.2f} ({num_reached} of {num_seeds})"
 
 
 def _plus_minus(sample: Sample, form: str, factor: float = 1.0) -> str:

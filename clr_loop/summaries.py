@@ -27,6 +27,12 @@ from tensorboard.plugins.hparams import api as hparams_api
 from tensorboard.plugins.hparams import api_pb2, summary
 from tensorboard.plugins.text import summary_v2 as text
 
+# The same list in every run, because the HParams page takes its columns from one of them.
+HYPERPARAMETERS = (
+    "schedule", "batch_size", "seed", "model", "optimizer", "learning_rate", "base_lr", "max_lr", "step_size",
+    "step_size_down", "gamma", "epochs", "dataset",
+)  # fmt: skip
+
 FINAL_METRICS = {
     "final/validation_accuracy": "validation accuracy",
     "final/epoch_seconds": "epoch seconds (median)",
@@ -39,7 +45,7 @@ class SummaryWriter:
 
     Args:
         run_dir: the run directory; its files are made at once.
-        settings: JSON types; shown as text, and those that are numbers, strings or booleans as hyperparameters.
+        settings: plain JSON types; all shown as text, those in `HYPERPARAMETERS` on the HParams page too.
     """
 
     def __init__(self, run_dir: Path, settings: Mapping[str, Any]) -> None:
@@ -48,16 +54,16 @@ class SummaryWriter:
         self._run = _EventFile(run_dir)
         table = "\n".join(["| setting | value |", "|---|---|", *(f"| {k} | {v} |" for k, v in settings.items())])
         self._run.add(0, text.text_pb("settings", table))
-        plain = {k: v for k, v in settings.items() if isinstance(v, bool | int | float | str)}
+        plain = {name: settings[name] for name in HYPERPARAMETERS if settings.get(name) is not None}
         self._run.add(
             0,
             hparams_api.hparams_config_pb(
-                hparams=[hparams_api.HParam(name) for name in plain],
+                hparams=[hparams_api.HParam(name) for name in HYPERPARAMETERS],
                 metrics=[hparams_api.Metric(tag, display_name=name) for tag, name in FINAL_METRICS.items()],
             ),
         )
-        # One experiment may hold runs of equal settings, so the directory, not a hash of them, names the session.
-        self._run.add(0, hparams_api.hparams_pb(plain, trial_id=run_dir.as_posix()))
+        # Runs may have equal settings, so the directory, not a hash of them, names the trial.
+        self._run.add(0, hparams_api.hparams_pb(plain, trial_id="/".join(run_dir.absolute().parts[-2:])))
         self._run.flush()
 
     def add_steps(

@@ -83,11 +83,7 @@ def main() -> None:
     finally:
         progress.close()
     report.write(comparison, output_dir, dataset.name, FLAGS.model)
-    print(
-        f"\n{report.markdown(comparison, dataset.name, FLAGS.model)}\n"
-        f"results: {output_dir}\n"
-        f"look:    tensorboard --logdir {output_dir} --samples_per_plugin scalars=0"
-    )
+    print(f"\n{report.markdown(comparison, dataset.name, FLAGS.model)}\n{command_line.where(output_dir)}")
 
 
 if __name__ == "__main__":

@@ -77,8 +77,7 @@ def main() -> None:
     print(
         f"validation accuracy {result.val_accuracy:.4f}; trained {result.train_seconds:.2f} s "
         f"({result.examples_per_second:,.0f} examples/s) after compiling {result.compile_seconds:.2f} s\n"
-        f"results: {run_dir}\n"
-        f"look:    tensorboard --logdir {run_dir} --samples_per_plugin scalars=0"
+        f"{command_line.where(run_dir)}"
     )
 
 
