@@ -1,0 +1,38 @@
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pytest
+
+from clr_loop import data, models
+from clr_loop.loop import TrainLoop
+
+
+@pytest.fixture(scope="session")
+def mnist():
+    return data.load("mnist")
+
+
+@pytest.fixture
+def make_loop(mnist):
+    """Makes a loop over the first `num_examples` of MNIST."""
+
+    def make(num_examples=200, model="relu_mlp", optimizer=None, seed=0, **arguments):
+        return TrainLoop(
+            models.build(model, (28, 28), 10, seed) if isinstance(model, str) else model,
+            optimizer or keras.optimizers.Adam(),
+            mnist.train.images[:num_examples],
+            mnist.train.labels[:num_examples],
+            seed=seed,
+            **arguments,
+        )
+
+    return make
+
+
+@pytest.fixture
+def rates():
+    """A vector of 30 rates, no two of them equal."""
+    return np.linspace(0.001, 0.01, 30)
