@@ -195,8 +195,7 @@ def compare(
     dataset: Dataset,
     make_model: Callable[[int], keras.Model],
     make_optimizer: Callable[[], keras.optimizers.Optimizer],
-    batch_sizes: Sequence[int],
-    schedules: Mapping[str, Schedule],
+    arms: Sequence[Arm],
     *,
     epochs: int,
     num_seeds: int,
@@ -208,7 +207,7 @@ def compare(
     on_block: Callable[[int, Metrics], None] | None = None,
     on_run: Callable[[Run], None] | None = None,
 ) -> Comparison:
-    """Runs every batch size with every schedule, for every seed, and works out what each factor did.
+    """Runs every arm with every seed, and works out what each factor did.
 
     The block of a batch size is compiled once; its runs start from restored weights. Seeds are the outer loop, so that
     a machine that slows down meanwhile slows all arms alike.
@@ -217,8 +216,7 @@ def compare(
         dataset: to train and validate on.
         make_model: seed → a fresh model.
         make_optimizer: makes a fresh optimizer; its learning rate does not matter.
-        batch_sizes: at least one, none twice.
-        schedules: name → schedule; at least one.
+        arms: every batch size with every schedule name, each once, the reference of both first.
         epochs, target_accuracy, settings, on_block: see `training.fit`.
         num_seeds: int, at least 1; the seeds are 0 … num_seeds - 1.
         output_dir: an existing directory; a run's files go to `<arm>/seed_<n>` in it.
@@ -227,12 +225,17 @@ def compare(
         on_run: called after each run.
 
     Raises:
-        ValueError: if batch_sizes, schedules or num_seeds is empty or holds a batch size twice; else as `training.fit`.
+        ValueError: if arms are not a whole grid or num_seeds is below 1; else as `TrainLoop` and `training.fit`.
     """
-    if not batch_sizes or len(set(batch_sizes)) != len(batch_sizes):
-        raise ValueError(f"batch_sizes must be one or more different numbers, received {list(batch_sizes)}; correct it")
-    if not schedules:
-        raise ValueError("schedules must name at least one schedule, received none; name one")
+    batch_sizes = list(dict.fromkeys(arm.batch_size for arm in arms))
+    names = list(dict.fromkeys(arm.schedule_name for arm in arms))
+    if not arms or sorted((arm.batch_size, arm.schedule_name) for arm in arms) != sorted(
+        itertools.product(batch_sizes, names)
+    ):
+        raise ValueError(
+            f"arms must be every batch size with every schedule, each once, received {[arm.label for arm in arms]}; "
+            "name each batch size and each schedule once"
+        )
     if num_seeds < 1:
         raise ValueError(f"seeds must be at least 1, received {num_seeds}; 3 or more show the spread")
     models = [make_model(seed) for seed in range(num_seeds)]
@@ -248,7 +251,6 @@ def compare(
         for i, size in enumerate(batch_sizes)
     }
     fresh = {size: train_loop.snapshot() for size, train_loop in train_loops.items()}
-    arms = [Arm(size, name, schedule) for size, (name, schedule) in itertools.product(batch_sizes, schedules.items())]
     runs = []
     for seed in range(num_seeds):
         for arm in arms:

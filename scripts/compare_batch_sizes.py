@@ -43,6 +43,7 @@ def _are_schedules(names: list[str]) -> bool:
 def main() -> None:
     """Compares, prints the report and writes it."""
     chosen = {name: command_line.SCHEDULES[name]() for name in FLAGS.schedules}
+    batch_sizes = [int(size) for size in FLAGS.batch_sizes]
     output_dir = run_files.claim(FLAGS.output_dir)
 
     command_line.start_tensorflow()
@@ -68,8 +69,7 @@ def main() -> None:
             dataset,
             partial(models.build, FLAGS.model, dataset.train.images.shape[1:], dataset.num_classes),
             command_line.make_optimizer,
-            [int(size) for size in FLAGS.batch_sizes],
-            chosen,
+            [Arm(size, name, schedule) for size in batch_sizes for name, schedule in chosen.items()],
             epochs=FLAGS.epochs,
             num_seeds=FLAGS.seeds,
             target_accuracy=FLAGS.target_accuracy,
