@@ -154,7 +154,7 @@ class TrainLoop:
             jit_compile = not (self.device.startswith("CPU") and _has_convolutions(model))
         self.jit_compile = jit_compile
         self._block = tf.function(self._train_block, jit_compile=jit_compile)
-        self._evaluate_batch = tf.function(self._batch_metrics)
+        self._evaluate_batch = tf.function(self._evaluation_step)
 
     @property
     def step(self) -> int:
@@ -215,13 +215,13 @@ class TrainLoop:
             ValueError, TypeError: as for the training data.
         """
         _check_examples(images, labels, _num_classes(self.model, images))
-        totals = np.zeros(2, np.float64)
+        loss_sum, num_correct = 0.0, 0
         for start in range(0, len(images), _EVALUATION_BATCH_SIZE):
             batch = slice(start, start + _EVALUATION_BATCH_SIZE)
-            means = self._evaluate_batch(tf.convert_to_tensor(images[batch]), tf.cast(labels[batch], tf.int32))
-            totals += np.array([float(mean) for mean in means]) * len(images[batch])
-        loss, accuracy = totals / len(images)
-        return {"loss": float(loss), "accuracy": float(accuracy)}
+            loss, correct = self._evaluate_batch(tf.convert_to_tensor(images[batch]), tf.cast(labels[batch], tf.int32))
+            loss_sum += float(loss) * len(images[batch])
+            num_correct += int(correct)
+        return {"loss": loss_sum / len(images), "accuracy": num_correct / len(images)}
 
     def snapshot(self) -> Snapshot:
         """Returns a copy of all that training changes, on the host."""
@@ -258,7 +258,7 @@ class TrainLoop:
         self.optimizer.learning_rate.assign(learning_rate)
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         used = keras.ops.convert_to_tensor(self.optimizer.learning_rate)
-        return used, loss, _accuracy(labels, logits)
+        return used, loss, tf.reduce_mean(tf.cast(_is_correct(labels, logits), tf.float32))
 
     def _train_block(
         self, images: tf.Tensor, labels: tf.Tensor, learning_rates: tf.Tensor, n: tf.Tensor
@@ -280,9 +280,9 @@ class TrainLoop:
             i += 1
         return {"learning_rate": used_rates.stack(), "loss": losses.stack(), "accuracy": accuracies.stack()}
 
-    def _batch_metrics(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _evaluation_step(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         logits = self.model(_to_float(images), training=False)
-        return self._mean_loss(labels, logits), _accuracy(labels, logits)
+        return self._mean_loss(labels, logits), tf.math.count_nonzero(_is_correct(labels, logits))
 
     def _mean_loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         return tf.add_n([tf.reduce_mean(self._loss(labels, logits)), *self.model.losses])
@@ -332,8 +332,8 @@ def _to_float(images: tf.Tensor) -> tf.Tensor:
     return tf.cast(images, tf.float32) / 255.0 if images.dtype == tf.uint8 else images
 
 
-def _accuracy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_mean(tf.cast(tf.equal(tf.argmax(logits, -1, labels.dtype), labels), tf.float32))
+def _is_correct(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    return tf.equal(tf.argmax(logits, -1, labels.dtype), labels)
 
 
 def _to_numpy(variable: keras.Variable) -> np.ndarray:

@@ -14,12 +14,12 @@ def article_mlp(input_shape: Sequence[int], num_classes: int, seed: int) -> kera
     The softmax of the last layer is left to the loss, which is the same function computed stably.
     Arguments and result: see `build`.
     """
-    return _mlp(input_shape, num_classes, seed, activation="softmax")
+    return _mlp("article_mlp", input_shape, num_classes, seed, activation="softmax")
 
 
 def relu_mlp(input_shape: Sequence[int], num_classes: int, seed: int) -> keras.Model:
     """The layers of `article_mlp` with ReLU in the hidden ones. Arguments and result: see `build`."""
-    return _mlp(input_shape, num_classes, seed, activation="relu")
+    return _mlp("relu_mlp", input_shape, num_classes, seed, activation="relu")
 
 
 MODELS: dict[str, Callable[[Sequence[int], int, int], keras.Model]] = {"article_mlp": article_mlp, "relu_mlp": relu_mlp}
@@ -49,18 +49,19 @@ def build(name: str, input_shape: Sequence[int], num_classes: int, seed: int) ->
     return MODELS[name](input_shape, num_classes, seed)
 
 
-def _mlp(input_shape: Sequence[int], num_classes: int, seed: int, activation: str) -> keras.Model:
+def _mlp(name: str, input_shape: Sequence[int], num_classes: int, seed: int, activation: str) -> keras.Model:
     layers = [keras.Input(tuple(input_shape)), keras.layers.Flatten()]
     units = {"hidden_1": 100, "hidden_2": 50, "logits": num_classes}
     # A SeedSequence keeps the layers' seeds apart, within a model and between models of neighbouring seeds.
     seeds = np.random.SeedSequence(seed).generate_state(len(units))
-    for (name, width), layer_seed in zip(units.items(), seeds, strict=True):
+    for (layer, width), layer_seed in zip(units.items(), seeds, strict=True):
         layers.append(
             keras.layers.Dense(
                 width,
-                activation=None if name == "logits" else activation,
+                activation=None if layer == "logits" else activation,
                 kernel_initializer=keras.initializers.GlorotUniform(seed=int(layer_seed)),
-                name=name,
+                name=layer,
             )
         )
-    return keras.Sequential(layers)
+    # A name of its own, or Keras numbers the models of a process and with them the paths of their variables.
+    return keras.Sequential(layers, name=name)

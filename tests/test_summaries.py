@@ -1,0 +1,125 @@
+import keras
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
+
+from clr_loop import models
+from clr_loop.data import Split
+from clr_loop.loop import TrainLoop
+from clr_loop.schedules import ExpRange
+from clr_loop.summaries import FINAL_METRICS, HYPERPARAMETERS, SummaryWriter
+from clr_loop.training import NonFiniteLossError, fit
+
+SCHEDULE = ExpRange(0.001, 0.01, 5, gamma=0.99)
+
+
+def events(directory):
+    accumulator = EventAccumulator(str(directory), size_guidance={"scalars": 0, "tensors": 0})
+    return accumulator.Reload()
+
+
+def scalars(directory, tag):
+    return [(event.step, event.value) for event in events(directory).Scalars(tag)]
+
+
+def hparams(directory, field):
+    """The content of the HParams plugin's summaries that have this field."""
+    contents = events(directory).summary_metadata
+    data = [
+        plugin_data_pb2.HParamsPluginData.FromString(meta.plugin_data.content)
+        for meta in contents.values()
+        if meta.plugin_data.plugin_name == "hparams"
+    ]
+    (found,) = (getattr(one, field) for one in data if one.HasField(field))
+    return found
+
+
+@pytest.fixture(scope="module")
+def run(mnist, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("summaries") / "triangular" / "seed_3"
+    train_loop = TrainLoop(
+        models.build("relu_mlp", (28, 28), 10, 3), keras.optimizers.Adam(), *(a[:200] for a in mnist.train),
+        batch_size=64, seed=3,
+    )  # fmt: skip
+    validation = Split(*(a[:100] for a in mnist.validation))
+    settings = {"dataset": "mnist", "model": "relu_mlp"}
+    return directory, fit(
+        train_loop, SCHEDULE, validation, epochs=3, run_dir=directory, settings=settings, target_accuracy=0.0
+    )
+
+
+def test_every_step_is_there_once_with_the_rate_of_the_schedule(run):
+    directory, result = run
+    steps, rates = zip(*scalars(directory / "train", "learning_rate"), strict=True)
+    assert steps == tuple(range(12))
+    np.testing.assert_array_equal(np.float32(rates), SCHEDULE(np.arange(12)).astype(np.float32))
+    for tag in ("loss", "accuracy"):
+        np.testing.assert_array_equal(
+            scalars(directory / "train", tag), list(zip(range(12), result.history[tag].tolist(), strict=True))
+        )
+
+
+def test_epochs_are_at_their_last_step(run):
+    directory, result = run
+    assert scalars(directory / "validation", "accuracy") == [
+        (record.step, pytest.approx(record.val_accuracy)) for record in result.epochs
+    ]
+    assert scalars(directory / "validation", "loss") == [
+        (record.step, pytest.approx(record.val_loss)) for record in result.epochs
+    ]
+    assert scalars(directory / "train", "epoch_seconds") == [
+        (record.step, pytest.approx(record.epoch_seconds)) for record in result.epochs
+    ]
+
+
+def test_wall_times_of_steps_rise_within_the_run(run):
+    directory, _ = run
+    times = [event.wall_time for event in events(directory / "train").Scalars("loss")]
+    assert times == sorted(times)
+    assert times[-1] <= events(directory / "validation").Scalars("loss")[-1].wall_time
+
+
+def test_settings_are_shown_as_text(run):
+    directory, _ = run
+    (event,) = events(directory).Tensors("settings")
+    table = event.tensor_proto.string_val[0].decode()
+    for row in ("| dataset | mnist |", "| seed | 3 |", "| schedule | ExpRange |", "| gamma | 0.99 |"):
+        assert row in table
+
+
+def test_the_hparams_page_has_every_setting_and_final_value(run):
+    directory, result = run
+    experiment = hparams(directory, "experiment")
+    assert [info.name for info in experiment.hparam_infos] == list(HYPERPARAMETERS)
+    assert [info.name.tag for info in experiment.metric_infos] == list(FINAL_METRICS)
+    start = hparams(directory, "session_start_info")
+    assert start.group_name == "triangular/seed_3"
+    assert start.hparams["schedule"].string_value == "ExpRange"
+    assert start.hparams["batch_size"].number_value == 64
+    assert hparams(directory, "session_end_info").status == api_pb2.STATUS_SUCCESS
+    assert scalars(directory, "final/validation_accuracy") == [(11, pytest.approx(result.val_accuracy))]
+    assert scalars(directory, "final/epoch_seconds") == [(11, pytest.approx(np.median(result.epoch_seconds)))]
+    assert scalars(directory, "final/seconds_to_target") == [(11, pytest.approx(result.epoch_seconds[0]))]
+
+
+def test_a_failed_run_is_marked_as_failed_and_its_steps_are_there(make_loop, mnist, tmp_path):
+    with pytest.raises(NonFiniteLossError):
+        fit(
+            make_loop(batch_size=50),
+            lambda steps: np.full(len(steps), 1e38),
+            Split(*(a[:50] for a in mnist.validation)),
+            epochs=1,
+            run_dir=tmp_path,
+        )
+    assert hparams(tmp_path, "session_end_info").status == api_pb2.STATUS_FAILURE
+    assert [step for step, _ in scalars(tmp_path / "train", "loss")] == [0, 1]
+
+
+def test_what_was_added_can_be_read_before_the_run_ends(tmp_path):
+    with SummaryWriter(tmp_path, {"schedule": "Constant"}) as writer:
+        writer.add_steps(7, {"loss": np.float32([0.5, 0.25])}, began=100.0, ended=102.0)
+        assert [(e.step, e.value, e.wall_time) for e in events(tmp_path / "train").Scalars("loss")] == [
+            (7, 0.5, 101.0),
+            (8, 0.25, 102.0),
+        ]
