@@ -5,6 +5,7 @@ The rooms, from the ground up; each imports only what stands before it:
     schedules   step → learning rate, pure NumPy
     data        named datasets as uint8 arrays, the order of an epoch
     models      named Keras models, seeded
+    momentum    a momentum that changes inside a compiled step
     loop        the compiled training block: `TrainLoop`
     timing      a stopwatch
     summaries   arrays → TensorBoard events

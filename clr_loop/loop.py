@@ -19,6 +19,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
 from clr_loop import data
+from clr_loop.momentum import momentum_attribute, momentum_in_graph
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 Metrics = dict[str, NDArray[np.float32]]
@@ -59,11 +60,12 @@ def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that training changes: every variable of model and optimizer, and the seed of the data order."""
+    """All that training changes: every variable of model and optimizer, the data order's seed, the skipped updates."""
 
     model: list[np.ndarray]
     optimizer: list[np.ndarray]
     seed: int
+    num_skipped: int = 0
 
 
 class TrainLoop:
@@ -74,7 +76,7 @@ class TrainLoop:
 
     Each epoch visits every example once, in an order made from (seed, epoch) alone. If batch_size does not divide the
     examples, the last batch of an epoch is short and its loss is the mean over its own examples. Where an epoch stands
-    follows from the optimizer's step counter, so there is no other position to keep.
+    follows from the number of batches visited: the optimizer's step counter plus the updates that were skipped.
 
     Attributes:
         model, optimizer: as given; the loop's state lives in their variables.
@@ -83,8 +85,10 @@ class TrainLoop:
         steps_per_epoch: steps in which every example is visited once.
         block_steps: steps that one call of the compiled program can take; `run` chains calls for more.
         seed: int, of the data order; may be set between runs.
+        num_skipped: updates left out because their loss or a gradient was not finite; 0 without `skip_non_finite`.
         jit_compile: bool, whether the block is an XLA program.
-        num_traces: how often the block has been traced; 1, or 2 with a short last batch.
+        num_traces: how often the block has been traced; 1, or 2 with a short last batch; as often again for rates that
+            come with momentums.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class TrainLoop:
         shuffle: bool = True,
         jit_compile: bool | Literal["auto"] = "auto",
         loss: Loss = cross_entropy,
+        skip_non_finite: bool = False,
     ) -> None:
         """Checks the arguments and moves the data to the device; compiles nothing yet.
 
@@ -113,6 +118,8 @@ class TrainLoop:
                 XLA is slower by far.
             loss: (labels [batch], logits [batch, num_classes]) → a loss for each example, or their mean. Losses that
                 the model's layers add (regularisation) are added to its mean.
+            skip_non_finite: whether a batch whose loss or a gradient is not finite is passed over: it changes no
+                variable and counts no step, so that the next batch has its learning rate.
 
         Raises:
             ValueError: if an argument is out of range, images and labels differ in length, a float image is not
@@ -141,7 +148,9 @@ class TrainLoop:
         self.num_examples = len(images)
         self.seed = seed
         self.steps_per_epoch = -(-self.num_examples // batch_size)
+        self.num_skipped = 0
         self.num_traces = 0
+        self._skip_non_finite = skip_non_finite
         self._shuffle = shuffle
         self._loss = loss
         self._images = tf.convert_to_tensor(images)
@@ -162,47 +171,64 @@ class TrainLoop:
         return int(keras.ops.convert_to_numpy(self.optimizer.iterations))
 
     @property
+    def position(self) -> int:
+        """Batches visited so far, in all epochs: steps taken and updates skipped."""
+        return self.step + self.num_skipped
+
+    @property
     def device(self) -> str:
         """The device that holds the data, for example `CPU:0`."""
         return self._images.device.rpartition("device:")[2]
 
-    def compile(self) -> None:
+    def compile(self, with_momentums: bool = False) -> None:
         """Traces and compiles all that `run` will need, and changes nothing; so that it can be timed by itself."""
+        none = np.zeros(0, np.float32)
         for size, capacity in self._block_shapes():
             indices = np.zeros(capacity * size, np.int32)
-            self._call_block(indices, np.zeros(0, np.float32), size, capacity)
+            self._call_block(indices, none, none if with_momentums else None, size, capacity)
 
-    def run(self, learning_rates: ArrayLike) -> Metrics:
-        """Takes one step for each learning rate, going on from where the last call ended.
+    def run(self, learning_rates: ArrayLike, momentums: ArrayLike | None = None) -> Metrics:
+        """Visits one batch for each learning rate, going on from where the last call ended.
 
         Args:
             learning_rates: floats [n], finite and at least 0; n may be 0, or reach over the end of an epoch.
+            momentums: floats [n] in [0, 1), for the optimizer's beta_1 or, where it has none, its momentum, which
+                must then have been made other than 0. None leaves the optimizer's own.
 
         Returns:
             float32 [n] each, of the batch that each step was taken on and before its update: `loss` and `accuracy`
-            (0–1); and `learning_rate`, read back from the optimizer after the update that used it.
+            (0–1); and `learning_rate`, read back from the optimizer after the update that used it; with momentums
+            also `momentum`. Fewer than n by the updates that were skipped.
             The arrays are on the host: when they are here, the steps are done.
 
         Raises:
-            ValueError: if learning_rates is not a vector of finite numbers of at least 0.
-            RuntimeError: if the optimizer's counter did not grow by exactly n.
+            ValueError: if learning_rates is not a vector of finite numbers of at least 0, momentums not one of as many
+                in [0, 1), or the optimizer has no momentum.
+            RuntimeError: if the optimizer's counter did not grow by exactly the steps taken.
         """
         rates = _checked_rates(learning_rates)
-        first = self.step
+        if momentums is not None:
+            momentums = _checked_momentums(momentums, len(rates))
+            momentum_attribute(self.optimizer)
+        first_step, position, taken = self.step, self.position, 0
         parts = []
-        for step, n in self._blocks(first, len(rates)):
-            epoch, position = divmod(step, self.steps_per_epoch)
-            size, capacity = self._shape_at(position)
-            start = position * self.batch_size
+        for start, n in self._blocks(position, len(rates)):
+            epoch, batch = divmod(start, self.steps_per_epoch)
+            size, capacity = self._shape_at(batch)
             indices = np.zeros(capacity * size, np.int32)
-            indices[: n * size] = self._epoch_order(epoch)[start : start + n * size]
-            parts.append(self._call_block(indices, rates[step - first :][:n], size, capacity))
-        if self.step != first + len(rates):
+            indices[: n * size] = self._epoch_order(epoch)[batch * self.batch_size :][: n * size]
+            part = self._call_block(
+                indices, rates[taken:][:n], None if momentums is None else momentums[taken:][:n], size, capacity
+            )
+            parts.append(part)
+            taken += len(part["loss"])
+        if self.step != first_step + taken:
             raise RuntimeError(
-                f"the optimizer must count one iteration per step, received {self.step - first} for {len(rates)}; "
+                f"the optimizer must count one iteration per step, received {self.step - first_step} for {taken}; "
                 "its variables were changed from outside"
             )
-        names = ("learning_rate", "loss", "accuracy")
+        self.num_skipped += len(rates) - taken
+        names = ("learning_rate", "loss", "accuracy") + (() if momentums is None else ("momentum",))
         return {name: np.concatenate([np.empty(0, np.float32), *(part[name] for part in parts)]) for name in names}
 
     def evaluate(self, images: NDArray[np.uint8] | NDArray[np.float32], labels: NDArray[Any]) -> dict[str, float]:
@@ -229,6 +255,7 @@ class TrainLoop:
             model=[_to_numpy(variable) for variable in self.model.variables],
             optimizer=[_to_numpy(variable) for variable in self.optimizer.variables],
             seed=self.seed,
+            num_skipped=self.num_skipped,
         )
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -237,6 +264,7 @@ class TrainLoop:
         for variable, value in zip(variables, [*snapshot.model, *snapshot.optimizer], strict=True):
             variable.assign(value)
         self.seed = snapshot.seed
+        self.num_skipped = snapshot.num_skipped
 
     def weights_sha256(self) -> str:
         """Returns the hex digest of all variables of model and optimizer: their dtypes, shapes and bytes, in order."""
@@ -249,36 +277,61 @@ class TrainLoop:
 
     # The compiled part: a step, and a block of them.
 
-    def _train_step(self, images: tf.Tensor, labels: tf.Tensor, learning_rate: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def _train_step(
+        self, images: tf.Tensor, labels: tf.Tensor, learning_rate: tf.Tensor, momentum: tf.Tensor | None
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """Returns the step's metrics, and 1 if the update was taken, 0 if it was skipped."""
+        statistics = self.model.non_trainable_variables
+        kept = [tf.identity(variable.value) for variable in statistics] if self._skip_non_finite else []
         with tf.GradientTape() as tape:
             logits = self.model(_to_float(images), training=True)
             loss = self._mean_loss(labels, logits)
         variables = self.model.trainable_variables
         gradients = tape.gradient(loss, variables)
-        self.optimizer.learning_rate.assign(learning_rate)
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        used = keras.ops.convert_to_tensor(self.optimizer.learning_rate)
-        return used, loss, tf.reduce_mean(tf.cast(_is_correct(labels, logits), tf.float32))
+        taken = tf.constant(1)
+        if self._skip_non_finite and not _all_finite([loss, *gradients]):
+            for variable, value in zip(statistics, kept, strict=True):
+                variable.assign(value)  # The forward pass alone may have spoiled them (batch-norm).
+            taken = tf.constant(0)
+        else:
+            with momentum_in_graph(self.optimizer, momentum):
+                self.optimizer.learning_rate.assign(learning_rate)
+                self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        metrics = {
+            "learning_rate": keras.ops.convert_to_tensor(self.optimizer.learning_rate),
+            "loss": loss,
+            "accuracy": tf.reduce_mean(tf.cast(_is_correct(labels, logits), tf.float32)),
+        }
+        return metrics if momentum is None else {**metrics, "momentum": momentum}, taken
 
     def _train_block(
-        self, images: tf.Tensor, labels: tf.Tensor, learning_rates: tf.Tensor, n: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
-        """Takes the first n of the steps: images [capacity, batch, …], labels [capacity, batch], rates [capacity]."""
+        self,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        learning_rates: tf.Tensor,
+        momentums: tf.Tensor | None,
+        n: tf.Tensor,
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """Visits the first n of the batches: images [capacity, batch, …], labels [capacity, batch], rates [capacity].
+
+        Returns the metrics [capacity] and how many of their values, from the first on, are those of a step taken.
+        """
         self.num_traces += 1
         capacity = images.shape[0]
-        used_rates = tf.TensorArray(tf.float32, capacity)
-        losses = tf.TensorArray(tf.float32, capacity)
-        accuracies = tf.TensorArray(tf.float32, capacity)
-        i = tf.constant(0)
+        names = ("learning_rate", "loss", "accuracy") + (() if momentums is None else ("momentum",))
+        columns = {name: tf.TensorArray(tf.float32, capacity) for name in names}
+        i, num_taken = tf.constant(0), tf.constant(0)
         while i < n:  # A loop in the graph; n is a tensor, so that its value does not need a new program.
-            used, loss, accuracy = self._train_step(
-                tf.gather(images, i), tf.gather(labels, i), tf.gather(learning_rates, i)
+            metrics, taken = self._train_step(
+                tf.gather(images, i),
+                tf.gather(labels, i),
+                tf.gather(learning_rates, num_taken),
+                None if momentums is None else tf.gather(momentums, num_taken),
             )
-            used_rates = used_rates.write(i, used)
-            losses = losses.write(i, loss)
-            accuracies = accuracies.write(i, accuracy)
+            columns = {name: column.write(num_taken, metrics[name]) for name, column in columns.items()}
+            num_taken += taken
             i += 1
-        return {"learning_rate": used_rates.stack(), "loss": losses.stack(), "accuracy": accuracies.stack()}
+        return {name: column.stack() for name, column in columns.items()}, num_taken
 
     def _evaluation_step(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         logits = self.model(_to_float(images), training=False)
@@ -319,13 +372,25 @@ class TrainLoop:
             self._order = (key, order)
         return self._order[1]
 
-    def _call_block(self, indices: NDArray[np.int32], rates: NDArray[np.float32], size: int, capacity: int) -> Metrics:
+    def _call_block(
+        self,
+        indices: NDArray[np.int32],
+        rates: NDArray[np.float32],
+        momentums: NDArray[np.float32] | None,
+        size: int,
+        capacity: int,
+    ) -> Metrics:
         n = len(rates)
         # The gather stays outside the XLA program, which would copy uint8 one element at a time.
         chosen = tf.constant(indices.reshape(capacity, size))
         images, labels = tf.gather(self._images, chosen), tf.gather(self._labels, chosen)
-        metrics = self._block(images, labels, tf.constant(np.pad(rates, (0, capacity - n))), tf.constant(n))
-        return {name: values.numpy()[:n] for name, values in metrics.items()}
+        vectors = [None if v is None else tf.constant(np.pad(v, (0, capacity - n))) for v in (rates, momentums)]
+        metrics, num_taken = self._block(images, labels, *vectors, tf.constant(n))
+        return {name: values.numpy()[: int(num_taken)] for name, values in metrics.items()}
+
+
+def _all_finite(tensors: list[tf.Tensor | None]) -> tf.Tensor:
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(tensor)) for tensor in tensors if tensor is not None])
 
 
 def _to_float(images: tf.Tensor) -> tf.Tensor:
@@ -400,3 +465,16 @@ def _checked_rates(learning_rates: ArrayLike) -> NDArray[np.float32]:
         i = int(np.argmax(bad))
         raise ValueError(f"learning_rates must be finite and at least 0, received {rates[i]} at index {i}; correct it")
     return rates.astype(np.float32)
+
+
+def _checked_momentums(momentums: ArrayLike, num_rates: int) -> NDArray[np.float32]:
+    values = np.asarray(momentums, np.float64)
+    if values.shape != (num_rates,):
+        raise ValueError(
+            f"momentums must be one for each of {num_rates} rates, received shape {values.shape}; pair them"
+        )
+    bad = ~((values >= 0.0) & (values < 1.0))
+    if bad.any():
+        i = int(np.argmax(bad))
+        raise ValueError(f"momentums must be at least 0 and below 1, received {values[i]} at index {i}; correct it")
+    return values.astype(np.float32)

@@ -12,12 +12,13 @@ SCRIPTS = PACKAGE.parent / "scripts"
 
 # Floor by floor; a room may import those of lower floors, and on its own floor those that are named.
 FLOORS = {
-    "schedules": 0, "data": 0, "models": 0, "timing": 0, "summaries": 0, "run_files": 0, "plots": 0, "loop": 0,
+    "schedules": 0, "data": 0, "models": 0, "timing": 0, "summaries": 0, "run_files": 0, "plots": 0, "momentum": 0,
+    "loop": 0,
     "training": 1,
     "comparison": 2,
     "report": 3,
 }  # fmt: skip
-SAME_FLOOR = {("loop", "data")}
+SAME_FLOOR = {("loop", "data"), ("loop", "momentum")}
 HEAVY = {"tensorflow", "keras", "tensorboard", "matplotlib"}
 
 

@@ -342,3 +342,111 @@ def test_model_without_logits_is_refused():
     model = keras.Sequential([keras.Input((28, 28)), keras.layers.Dense(10)])
     with pytest.raises(ValueError, match=r"must return logits \[batch, num_classes\], received shape \(1, 28, 10\)"):
         TrainLoop(model, keras.optimizers.Adam(), IMAGES, LABELS, batch_size=5)
+
+
+def eagerly(model, optimizer, images, labels, batch_size, rates, momentums, name):
+    """The same training, one Keras call at a time: Python reads the momentum anew at every step."""
+    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    for i, (rate, momentum) in enumerate(zip(rates, momentums, strict=True)):
+        batch = slice(i * batch_size, (i + 1) * batch_size)
+        with tf.GradientTape() as tape:
+            loss = loss_of(labels[batch], model(images[batch].astype(np.float32) / 255, training=True))
+        optimizer.learning_rate = rate
+        setattr(optimizer, name, float(np.float32(momentum)))
+        optimizer.apply_gradients(
+            zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables, strict=True)
+        )
+    return [weight.numpy() for weight in model.weights]
+
+
+@pytest.mark.parametrize(
+    ("make_optimizer", "name"),
+    [
+        (keras.optimizers.Adam, "beta_1"),
+        (keras.optimizers.Nadam, "beta_1"),
+        (lambda: keras.optimizers.SGD(momentum=0.5), "momentum"),
+        (lambda: keras.optimizers.SGD(momentum=0.5, nesterov=True), "momentum"),
+        (lambda: keras.optimizers.RMSprop(momentum=0.5), "momentum"),
+    ],
+    ids=["adam", "nadam", "sgd", "nesterov", "rmsprop"],
+)
+def test_a_momentum_given_for_each_step_moves_the_weights_as_keras_does_eagerly(make_loop, mnist, make_optimizer, name):
+    rates, momentums = np.linspace(0.001, 0.01, 10), np.linspace(0.95, 0.6, 10)
+    train_loop = make_loop(optimizer=make_optimizer(), batch_size=20, shuffle=False, jit_compile=False)
+    start = train_loop.snapshot()
+    own = getattr(train_loop.optimizer, name)
+    metrics = train_loop.run(rates, momentums)
+    np.testing.assert_array_equal(metrics["momentum"], momentums.astype(np.float32))
+    assert getattr(train_loop.optimizer, name) == own
+    cycled = [weight.numpy() for weight in train_loop.model.weights]
+    expected = eagerly(
+        models.build("relu_mlp", (28, 28), 10, 0), make_optimizer(), *mnist.train, 20, rates, momentums, name
+    )
+    for ours, theirs in zip(cycled, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    train_loop.restore(start)
+    train_loop.run(rates)
+    assert np.abs(train_loop.model.weights[0].numpy() - cycled[0]).max() > 1e-3
+
+
+def test_momentums_have_one_more_program_and_no_other(make_loop):
+    train_loop = make_loop(batch_size=50)
+    train_loop.compile(with_momentums=True)
+    for momentum in (0.9, 0.8, 0.7):
+        train_loop.run([0.01] * 3, [momentum] * 3)
+    assert train_loop.num_traces == 1
+    train_loop.run([0.01])
+    assert train_loop.num_traces == 2
+
+
+@pytest.mark.parametrize(
+    ("momentums", "message"),
+    [([0.9], r"one for each of 2 rates, received shape \(1,\)"), ([0.9, 1.0], "received 1.0 at index 1"),
+     ([float("nan"), 0.9], "received nan at index 0")],
+)  # fmt: skip
+def test_bad_momentums_are_refused(make_loop, momentums, message):
+    with pytest.raises(ValueError, match=message):
+        make_loop().run([0.1, 0.1], momentums)
+
+
+def test_an_optimizer_without_momentum_is_told_so(make_loop):
+    with pytest.raises(ValueError, match="momentums need an optimizer with momentum, received SGD without"):
+        make_loop(optimizer=keras.optimizers.SGD()).run([0.1], [0.9])
+
+
+def nan_at_sevens(labels, logits):
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    return tf.where(labels == 7, np.nan, losses)
+
+
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_skipped_updates_are_as_if_their_batches_had_not_been(mnist, jit_compile):
+    images, labels = (a[:60] for a in mnist.train)
+    rates = np.linspace(0.001, 0.02, 60)
+    skipping = TrainLoop(
+        dropout_and_batch_norm(), keras.optimizers.Adam(), images, labels, batch_size=1, shuffle=False,
+        jit_compile=jit_compile, loss=nan_at_sevens, skip_non_finite=True,
+    )  # fmt: skip
+    num_sevens = int((labels == 7).sum())
+    assert num_sevens > 3
+    metrics = skipping.run(rates)
+    assert (skipping.num_skipped, skipping.step, skipping.position) == (num_sevens, 60 - num_sevens, 60)
+    without = TrainLoop(
+        dropout_and_batch_norm(), keras.optimizers.Adam(), images[labels != 7], labels[labels != 7], batch_size=1,
+        shuffle=False, jit_compile=jit_compile, skip_non_finite=True,
+    )  # fmt: skip
+    for name, values in without.run(rates[: 60 - num_sevens]).items():
+        np.testing.assert_array_equal(metrics[name], values)
+    assert skipping.weights_sha256() == without.weights_sha256()
+
+
+def test_a_snapshot_remembers_how_many_updates_were_skipped(mnist):
+    train_loop = TrainLoop(
+        models.build("relu_mlp", (28, 28), 10, 0), keras.optimizers.Adam(), *(a[:60] for a in mnist.train),
+        batch_size=1, shuffle=False, loss=nan_at_sevens, skip_non_finite=True,
+    )  # fmt: skip
+    train_loop.run(np.full(30, 0.01))
+    middle = train_loop.snapshot()
+    after = train_loop.run(np.full(20, 0.01))
+    train_loop.restore(middle)
+    np.testing.assert_array_equal(train_loop.run(np.full(20, 0.01))["loss"], after["loss"])
