@@ -85,7 +85,7 @@ class Cyclic(Schedule):
         TypeError: if a rate is not a number, a step size not an integer, `scale_fn` neither a name nor a function.
 
     Source: L. N. Smith, Cyclical Learning Rates for Training Neural Networks, arXiv 1506.01186, sections 3.1 and 3.2.
-    The function of a 1-based cycle or of the step is that of the CLR repository (B. Kenstler) and of PyTorch's `CyclicLR`.
+    A function of the 1-based cycle or of the step is the CLR repository's (B. Kenstler) and PyTorch's `CyclicLR`'s.
     """
 
     base_lr: float

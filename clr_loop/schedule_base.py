@@ -173,9 +173,9 @@ class Schedule:
         Raises:
             ModuleNotFoundError: if TensorFlow or Keras is not installed; nothing else here needs them.
         """
-        from clr_loop import keras_schedule
+        from clr_loop.keras_schedule import KerasSchedule
 
-        return keras_schedule.KerasSchedule(self)
+        return KerasSchedule(self)
 
     def _check(self, check: Callable[[str, Any], Any], *names: str) -> None:
         """Checks fields of a frozen dataclass and keeps them as Python numbers, which JSON and int64 arrays need."""

@@ -199,7 +199,7 @@ class CosineRestarts(Schedule):
 
     @cached_property
     def _lengths(self) -> Rates:
-        return self.first_cycle_steps * float(self.t_mul) ** np.arange(len(self._starts))
+        return self.first_cycle_steps * np.power(float(self.t_mul), np.arange(len(self._starts)))
 
 
 # --- Sweeps ---
@@ -352,7 +352,8 @@ def join(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Joined:
 SCHEDULES: dict[str, type[Schedule]] = {
     kind.__name__: kind
     for kind in (
-        Constant, Cyclic, Triangular, Triangular2, ExpRange, OneCycle, CosineRestarts, LinearRamp, ExponentialRamp,
+        Constant, Cyclic, Triangular, Triangular2, ExpRange,
+        OneCycle, CosineRestarts, LinearRamp, ExponentialRamp, Joined,
     )
 }  # fmt: skip
 
@@ -369,13 +370,11 @@ def from_config(config: Mapping[str, Any]) -> Schedule:
     """
     arguments = dict(config)
     name = arguments.pop("name", None)
-    if name == "Joined" and arguments.keys() == {"schedules", "boundaries"}:
-        return join([from_config(part) for part in arguments["schedules"]], arguments["boundaries"])
     if name not in SCHEDULES:
-        raise ValueError(
-            f"the schedule's name must be one of {', '.join([*SCHEDULES, 'Joined'])}, received {name!r}; correct it"
-        )
+        raise ValueError(f"the schedule's name must be one of {', '.join(SCHEDULES)}, received {name!r}; correct it")
     kind = SCHEDULES[name]
+    if "schedules" in arguments:
+        arguments["schedules"] = [from_config(part) for part in arguments["schedules"]]
     try:
         inspect.signature(kind).bind(**arguments)
     except TypeError as error:
