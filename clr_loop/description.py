@@ -227,8 +227,12 @@ def _(schedule: OneCycle, total_steps: int, steps_per_epoch: int) -> list[str]:
     found = _other_length(schedule, schedule.total_steps, total_steps, missing)
     if not found and schedule.pct_start == 1.0 and total_steps > 1:
         found.append(f"pct_start 1: the rate only climbs, to {schedule.max_lr:.3g}; for a fall --pct_start=0.3")
-    elif not found and np.max(schedule.height(base.NUMPY, np.arange(min(total_steps, 1000)))) < _NEAR_HIGH:
-        found += _few_steps(schedule, total_steps)
+    around_peak = np.clip([math.floor(schedule.peak), math.ceil(schedule.peak)], 0, schedule.last_step)
+    if not found and schedule.height(base.NUMPY, around_peak).max() < _NEAR_HIGH:
+        found.append(
+            f"total_steps {total_steps}, pct_start {schedule.pct_start:g}: the rate never comes near max_lr "
+            f"{schedule.max_lr:.3g}; train for more steps or raise --pct_start"
+        )
     return found
 
 
@@ -270,13 +274,6 @@ def _other_length(schedule: Schedule, length: int, total_steps: int, what_is_mis
     else:
         what = f"the last {_steps(total_steps - length)} hold {last:.3g}"
     return [f"{_steps(total_steps)}, total_steps {length}: {what}; --total_steps={total_steps}"]
-
-
-def _few_steps(schedule: OneCycle, total_steps: int) -> list[str]:
-    return [
-        f"total_steps {total_steps}, pct_start {schedule.pct_start:g}: the rate never comes near max_lr "
-        f"{schedule.max_lr:.3g}; train for more steps or raise --pct_start"
-    ]
 
 
 def _scaled_away(schedule: Cyclic, total_steps: int) -> list[str]:

@@ -159,6 +159,7 @@ def test_the_advised_first_cycle_ends_the_run_at_a_low(total_steps, first, t_mul
         (OneCycle(MAX, 1), 1, "the rate never comes near max_lr 0.006"),
         (LinearRamp(BASE, MAX, 500), 450, "before it comes to end_lr 0.006; --total_steps=450"),
         (CosineRestarts(BASE, MAX, 225), 451, "the run ends at 0.006 and not at the cycle's low"),
+        (CosineRestarts(BASE, MAX, 225), 451, "for two whole cycles --first_cycle_steps=226"),
         (
             join([Constant(BASE), Triangular(BASE, MAX, 900)], [50]),
             450,
@@ -193,6 +194,11 @@ def test_nothing_is_said_of_a_run_that_is_well_planned(schedule):
 def test_the_advised_gamma_keeps_the_first_peak_at_nine_tenths():
     flags = advised(ExpRange(0.0, 1.0, 75, gamma=0.9).describe(450, 30).warnings)
     assert ExpRange(0.0, 1.0, 75, gamma=flags["gamma"])(75) == pytest.approx(0.9, rel=1e-5)
+
+
+@given(st.integers(20, 10**4), st.floats(0.1, 0.95))
+def test_nothing_is_said_of_a_one_cycle_of_the_runs_own_length(total_steps, pct_start):
+    assert OneCycle(MAX, total_steps, pct_start).describe(total_steps, 30).warnings == ()
 
 
 @pytest.mark.parametrize(("total_steps", "steps_per_epoch"), [(0, 30), (450, 0)])

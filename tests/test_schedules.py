@@ -382,6 +382,7 @@ def test_joined_momentum_is_that_of_the_schedule_whose_turn_it_is():
 def test_a_scale_function_is_not_asked_beyond_the_boundary_of_its_schedule():
     tenths = Cyclic(BASE, MAX, 1, scale_fn=lambda cycle: cycle / 10)
     np.testing.assert_array_equal(join([tenths, Constant(0.1)], [20])(np.arange(20, 90)), 0.1)
+    np.testing.assert_array_equal(join([Constant(0.2), tenths, Constant(0.1)], [5, 25])(np.arange(25, 90)), 0.1)
 
 
 # --- Bad arguments ---
