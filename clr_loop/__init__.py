@@ -2,19 +2,26 @@
 
 The rooms, from the ground up; each imports only what stands before it:
 
-    schedules   step → learning rate, pure NumPy
-    data        named datasets as uint8 arrays, the order of an epoch
-    models      named Keras models, seeded
-    momentum    a momentum that changes inside a compiled step
-    loop        the compiled training block: `TrainLoop`
-    timing      a stopwatch
-    summaries   arrays → TensorBoard events
-    run_files   the files of a run directory
-    plots       results → pictures
-    training    `fit`: epochs, validation, timing and records around a `TrainLoop`
-    comparison  arms × seeds → runs → effects with their spread
+    schedule_base   what every schedule has: the call, momentum, JSON, the checks
+    cyclic          cycles in straight lines: step → learning rate, pure NumPy
+    schedules       all schedules: those, 1cycle, warm restarts, ramps; joining, reading back
+    description     what a schedule will do in a run, and what in it may waste the run
+    lengths         `2000st`, `2ep`, `30%` → steps
+    keras_schedule  a schedule for a Keras optimizer
+    keras_callback  the CLR repository's callback for Keras 3
+    data            named datasets as uint8 arrays, the order of an epoch
+    models          named Keras models, seeded
+    momentum        a momentum that changes inside a compiled step
+    loop            the compiled training block: `TrainLoop`
+    timing          a stopwatch
+    summaries       arrays → TensorBoard events
+    run_files       the files of a run directory
+    plots           results → pictures
+    training        `fit`: epochs, validation, timing and records around a `TrainLoop`
+    comparison      arms × seeds → runs → effects with their spread
 
-Importing `clr_loop` or `clr_loop.schedules` does not import TensorFlow.
+Only `Schedule.describe` and `Schedule.as_keras` reach upward, when called, to the rooms that know how. Importing
+`clr_loop`, `clr_loop.schedules`, `clr_loop.description` or `clr_loop.plots` does not import TensorFlow.
 """
 
 __version__ = "0.1.0"

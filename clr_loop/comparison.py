@@ -335,5 +335,5 @@ def _summarise(arm: Arm, runs: Sequence[Run]) -> ArmSummary:
         examples_per_second=results[0].num_examples / epoch_seconds,
         val_accuracy=Sample(tuple(result.val_accuracy for result in results)),
         seconds_to_target=tuple(seconds for seconds in reached if seconds is not None),
-        warnings=tuple(arm.schedule.warnings(steps)),
+        warnings=arm.schedule.describe(steps, results[0].settings["steps_per_epoch"]).warnings,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -97,6 +98,43 @@ def comparison(arms: Sequence[ArmCurves]) -> Figure:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     for axes in (by_seconds, by_examples, last, rates):
         axes.grid(alpha=0.3)
+    return figure
+
+
+def schedule(
+    rates: NDArray[np.float64],
+    momentums: NDArray[np.float64] | None,
+    steps_per_epoch: int,
+    title: str,
+    notes: Sequence[str] = (),
+) -> Figure:
+    """Draws a schedule over a run, before it is run.
+
+    Args:
+        rates: float [n], the learning rate of each step.
+        momentums: float [n], the momentum of each step, or None to leave it out.
+        steps_per_epoch: steps, for the epochs along the top.
+        title: of the picture.
+        notes: sentences to write under it.
+    """
+    axes_count = 1 if momentums is None else 2
+    figure = _figure(9, 1.2 + 3.2 * axes_count + 0.3 * len(notes))
+    all_axes = figure.subplots(axes_count, 1, sharex=True, squeeze=False)[:, 0]
+    curves = [("learning rate", rates)] + ([] if momentums is None else [("momentum", momentums)])
+    for axes, (name, values) in zip(all_axes, curves, strict=True):
+        axes.plot(values, color=_COLOURS[0], marker="." if len(values) <= 100 else "")
+        axes.set_ylabel(name)
+        axes.grid(alpha=0.3)
+    all_axes[0].set_ylim(bottom=0)
+    epochs = all_axes[0].secondary_xaxis(
+        "top", functions=(lambda step: step / steps_per_epoch, lambda epoch: epoch * steps_per_epoch)
+    )
+    epochs.set_xlabel("epoch")
+    all_axes[-1].set_xlabel("step")
+    figure.suptitle(title)
+    if notes:
+        lines = [line for note in notes for line in textwrap.wrap(note, 120, subsequent_indent="    ")]
+        figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize="small", color=_COLOURS[1])
     return figure
 
 

@@ -21,6 +21,20 @@ def claim(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         FileExistsError: if it exists and is not empty; nothing in it is touched.
+        NotADirectoryError, PermissionError: as `make`.
+    """
+    directory = make(path)
+    if any(directory.iterdir()):
+        raise FileExistsError(
+            f"output directory {directory} is not empty, and a run is never overwritten; choose another or remove it"
+        )
+    return directory
+
+
+def make(path: str | os.PathLike[str]) -> Path:
+    """Makes a directory, if it is not there yet, and returns it.
+
+    Raises:
         NotADirectoryError: if a file has its name.
         PermissionError: if it cannot be made or written to.
     """
@@ -35,10 +49,6 @@ def claim(path: str | os.PathLike[str]) -> Path:
         raise PermissionError(
             f"output directory {directory} cannot be made: {error.strerror}; choose a place that can be written to"
         ) from error
-    if any(directory.iterdir()):
-        raise FileExistsError(
-            f"output directory {directory} is not empty, and a run is never overwritten; choose another or remove it"
-        )
     if not os.access(directory, os.W_OK | os.X_OK):
         raise PermissionError(f"output directory {directory} cannot be written to; choose another")
     return directory

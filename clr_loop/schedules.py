@@ -1,7 +1,8 @@
 """Learning-rate schedules: pure functions from a 0-based step to a learning rate, in float64 NumPy.
 
-A schedule is checked once, when it is made; after that it cannot fail and has no state. It knows nothing of
-TensorFlow: the training loop only ever sees the rates that it returned.
+A schedule is checked once, when it is made; after that it has no state and cannot fail, but for a function of its
+user's. It knows nothing of TensorFlow: the training loop only ever sees the rates that it returned. The cycles in
+straight lines have a room of their own, `cyclic`; they are named here too.
 
 >>> triangle = Triangular(base_lr=0.001, max_lr=0.006, step_size=2000)
 >>> triangle([0, 1000, 2000, 4000])
@@ -10,21 +11,28 @@ array([0.001 , 0.0035, 0.006 , 0.001 ])
 
 from __future__ import annotations
 
-import dataclasses
+import inspect
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral, Real
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Steps = NDArray[np.int64]
-Rates = NDArray[np.float64]
+from clr_loop import schedule_base as base
+from clr_loop.cyclic import Cyclic, ExpRange, Triangular, Triangular2, register_scale_fn
+from clr_loop.schedule_base import Momentum, Ops, Rates, Schedule, Steps, mix
+
+__all__ = [
+    "Constant", "CosineRestarts", "Cyclic", "ExpRange", "ExponentialRamp", "Joined", "LinearRamp", "OneCycle",
+    "Schedule", "Triangular", "Triangular2", "from_config", "join", "register_scale_fn",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(Schedule):
     """The same rate at every step.
 
     Args:
@@ -38,183 +46,337 @@ class Constant:
     learning_rate: float
 
     def __post_init__(self) -> None:
-        _check_rate("learning_rate", self.learning_rate)
+        self._check(base.checked_rate, "learning_rate")
 
-    def __call__(self, step: ArrayLike) -> Rates:
-        """Returns the rate at each step; see `Cyclic.__call__`."""
-        return np.full_like(_steps(step), self.learning_rate, dtype=np.float64)[()]
-
-    def warnings(self, total_steps: int) -> list[str]:
-        """Returns what a reader of a run of `total_steps` should know: of a constant rate, nothing."""
-        return []
-
-    def to_config(self) -> dict[str, Any]:
-        """Returns the schedule's name and arguments as JSON types."""
-        return _config(self)
+    def formula(self, ops: Ops, steps: Any) -> Any:
+        """Returns the rates; see `Schedule.formula`."""
+        return 0.0 * ops.float64(steps) + self.learning_rate
 
 
 @dataclass(frozen=True)
-class Cyclic:
-    """A rate that climbs in a straight line from base_lr to a peak and back, over and over.
+class OneCycle(Schedule):
+    """One climb and one long fall, to far below where the climb began; then the last rate is held.
 
-    With `cycle, position = divmod(step, period)` taken in integers, `period = step_size + step_size_down`:
+    With `peak = pct_start * total_steps - 1`, which need not be a whole step, and `last = total_steps - 1`:
 
-        height = position / step_size                       while climbing (position <= step_size)
-        height = (period - position) / step_size_down       while falling
-        rate   = base_lr + (max_lr - base_lr) * height * scale(cycle, step)
+        rate goes from max_lr / div_factor to max_lr                               over steps 0 to peak
+        rate goes from max_lr to max_lr / (div_factor * final_div_factor)          over steps peak to last
 
-    so the phase is exact at any step an int64 can hold. Use one of the subclasses, which choose the scale.
+    each along half a cosine or a straight line. With pct_start * total_steps below 1 the first step is past the peak
+    already; with pct_start 1 the rate only climbs.
 
     Args:
-        base_lr: float, finite, at least 0: the lowest rate.
-        max_lr: float, finite, at least base_lr: the highest rate.
-        step_size: int, at least 1: steps of the climbing half of a cycle. Smith recommends 2 to 10 epochs' worth.
-        step_size_down: int, at least 1: steps of the falling half; None means `step_size`.
+        max_lr: float, finite, at least 0.
+        total_steps: int, at least 1: steps of the whole run.
+        pct_start: float in 0–1: the share of steps that climbs.
+        div_factor: float, at least 1: max_lr over the first rate.
+        final_div_factor: float, above 0: the first rate over the last, which must not be above max_lr.
+        anneal: "cos" or "linear".
+        momentum: (low, high), keyword only: see `Cyclic`.
 
     Raises:
         ValueError: if an argument is outside its range.
-        TypeError: if a rate is not a number or a step size not an integer.
+        TypeError: if `total_steps` is not an integer or another argument not a number.
 
-    Source: L. N. Smith, Cyclical Learning Rates for Training Neural Networks, arXiv 1506.01186, sections 3.1 and 3.2.
+    Source: L. N. Smith and N. Topin, Super-Convergence, arXiv 1708.07120, section 3; the two phases and their lengths
+    are those of PyTorch's `OneCycleLR`, the cosine that of fastai.
+    """
+
+    max_lr: float
+    total_steps: int
+    pct_start: float = 0.3
+    div_factor: float = 25.0
+    final_div_factor: float = 1e4
+    anneal: Literal["cos", "linear"] = "cos"
+    momentum: Momentum | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        self._check(base.checked_rate, "max_lr")
+        self._check(base.checked_length, "total_steps")
+        self._check(base.checked_share, "pct_start")
+        self._check(base.checked_number, "div_factor", "final_div_factor")
+        self._check(base.checked_momentum, "momentum")
+        if not 1.0 <= self.div_factor < math.inf:
+            raise ValueError(
+                f"div_factor must be at least 1, received {self.div_factor:g}; the first rate is max_lr over it"
+            )
+        if not (0.0 < self.final_div_factor < math.inf and self.div_factor * self.final_div_factor >= 1.0):
+            raise ValueError(
+                f"final_div_factor must be above 0 and keep the last rate below max_lr, received "
+                f"{self.final_div_factor:g}; a usual value is 10000"
+            )
+        if self.anneal not in ("cos", "linear"):
+            raise ValueError(f'anneal must be "cos" or "linear", received {self.anneal!r}; choose one of these')
+
+    def formula(self, ops: Ops, steps: Any) -> Any:
+        """Returns the rates; see `Schedule.formula`."""
+        height = self.height(ops, steps)
+        first, final = self.max_lr / self.div_factor, self.max_lr / self.div_factor / self.final_div_factor
+        climbing = ops.float64(steps) < self.peak
+        return ops.where(climbing, mix(first, self.max_lr, height), mix(final, self.max_lr, height))
+
+    def height(self, ops: Ops, steps: Any) -> Any:
+        """Returns the rates as shares of the way from their phase's low to max_lr; see `Schedule.height`."""
+        position = ops.float64(ops.minimum(steps, self.last_step))
+        # A phase without length has no steps; whatever it is divided by is not looked at.
+        climbed = position / (self.peak or 1.0)
+        fallen = (position - self.peak) / (self.last_step - self.peak or 1.0)
+        share = ops.where(position < self.peak, climbed, 1.0 - fallen)
+        return share if self.anneal == "linear" else (1.0 - ops.cos(math.pi * share)) / 2.0
+
+    @property
+    def peak(self) -> float:
+        """Where max_lr is reached, in steps; below 0 if before the first."""
+        return self.pct_start * self.total_steps - 1.0
+
+    @property
+    def last_step(self) -> int:
+        """The last step before the rate is held."""
+        return self.total_steps - 1
+
+
+@dataclass(frozen=True)
+class CosineRestarts(Schedule):
+    """Half a cosine from max_lr down towards base_lr, restarted over and over: SGDR.
+
+    Cycle i, counted from 0, has `first_cycle_steps * t_mul**i` steps. At the step `position` of its `length`:
+
+        rate = base_lr + (max_lr - base_lr) * m_mul**i * (1 + cos(pi * position / length)) / 2
+
+    Args:
+        base_lr: float, finite, at least 0: the rate that each cycle falls to.
+        max_lr: float, finite, at least base_lr: the rate that the first starts at.
+        first_cycle_steps: int, at least 1.
+        t_mul: int, at least 1: how many times longer each cycle is than the one before.
+        m_mul: float in (0, 1]: how many times higher each climb is than the one before.
+        momentum: (low, high), keyword only: see `Cyclic`.
+
+    Raises:
+        ValueError: if an argument is outside its range.
+        TypeError: if a length or `t_mul` is not an integer or another argument not a number.
+
+    Source: I. Loshchilov and F. Hutter, SGDR, arXiv 1608.03983, section 3; m_mul is Keras' `CosineDecayRestarts`'.
     """
 
     base_lr: float
     max_lr: float
-    step_size: int
-    step_size_down: int | None = None
+    first_cycle_steps: int
+    t_mul: int = 1
+    m_mul: float = 1.0
+    momentum: Momentum | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        _check_rate("base_lr", self.base_lr)
-        _check_rate("max_lr", self.max_lr)
-        if self.base_lr > self.max_lr:
-            raise ValueError(
-                f"base_lr must not be above max_lr, received base_lr {self.base_lr:g} and max_lr {self.max_lr:g}; "
-                "exchange them or raise max_lr"
-            )
-        _check_length("step_size", self.step_size)
-        if self.step_size_down is not None:
-            _check_length("step_size_down", self.step_size_down)
+        self._check(base.checked_rate, "base_lr", "max_lr")
+        self._check(base.checked_length, "first_cycle_steps")
+        self._check(base.checked_whole, "t_mul")
+        self._check(base.checked_factor, "m_mul")
+        self._check(base.checked_momentum, "momentum")
+        base.check_order(self.base_lr, self.max_lr)
 
-    def __call__(self, step: ArrayLike) -> Rates:
-        """Returns the rate at each step.
+    def formula(self, ops: Ops, steps: Any) -> Any:
+        """Returns the rates; see `Schedule.formula`."""
+        return mix(self.base_lr, self.max_lr, self.height(ops, steps))
 
-        Args:
-            step: int or integer array of any shape, each at least 0.
+    def height(self, ops: Ops, steps: Any) -> Any:
+        """Returns the rates as shares of the way from base_lr to max_lr; see `Schedule.height`."""
+        cycle, position, length = self.place(ops, steps)
+        return self.m_mul ** ops.float64(cycle) * (1.0 + ops.cos(math.pi * (ops.float64(position) / length))) / 2.0
 
-        Returns:
-            float64, of the shape of `step`.
+    def place(self, ops: Ops, steps: Any) -> tuple[Any, Any, Any]:
+        """Returns for each step its cycle and the position in it, both counted from 0, and that cycle's length."""
+        if self.t_mul == 1:
+            return steps // self.first_cycle_steps, steps % self.first_cycle_steps, float(self.first_cycle_steps)
+        cycle = ops.lookup(self._starts, steps)
+        return cycle, steps - ops.take(self._starts, cycle), ops.take(self._lengths, cycle)
 
-        Raises:
-            TypeError: if `step` is not of an integer type.
-            ValueError: if a step is negative.
-        """
-        steps = _steps(step)
-        cycle, position = np.divmod(steps, self.period)
-        climbing = position <= self.step_size
-        height = np.where(climbing, position / self.step_size, (self.period - position) / self._down)
-        height = height * self._scale(cycle, steps)
-        # Weighing the two ends, rather than adding to one, makes base_lr and max_lr come out exactly.
-        return (self.base_lr * (1.0 - height) + self.max_lr * height)[()]
+    @cached_property
+    def _starts(self) -> Steps:
+        """First steps of all cycles that begin within int64; their lengths at least double, so they are few."""
+        starts = [0]
+        while starts[-1] * self.t_mul + self.first_cycle_steps < 2**63:
+            starts.append(starts[-1] * self.t_mul + self.first_cycle_steps)
+        return np.array(starts, np.int64)
 
-    def _scale(self, cycle: Steps, step: Steps) -> Rates:
-        """Returns the peak's share of its full height, 0 to 1, for a 0-based cycle and step."""
-        raise NotImplementedError
+    @cached_property
+    def _lengths(self) -> Rates:
+        return self.first_cycle_steps * np.power(float(self.t_mul), np.arange(len(self._starts)))
 
-    @property
-    def period(self) -> int:
-        """Steps of a whole cycle."""
-        return self.step_size + self._down
 
-    @property
-    def _down(self) -> int:
-        return self.step_size if self.step_size_down is None else self.step_size_down
-
-    def warnings(self, total_steps: int) -> list[str]:
-        """Returns what a reader of a run of `total_steps` should know, a sentence each; empty if nothing."""
-        if total_steps >= self.period:
-            return []
-        share = f"{total_steps:,} steps are {total_steps / self.period:.0%} of one cycle of {self.period:,} steps"
-        last = f"{float(self(max(total_steps - 1, 0))):.4g}"
-        if total_steps <= self.step_size:
-            what = f"the rate only climbs, from {self.base_lr:g} to {last}, and never reaches max_lr {self.max_lr:g}"
-        else:
-            what = f"the rate ends at {last} and never comes back to base_lr {self.base_lr:g}"
-        return [f"{share}: {what}; for two whole cycles --step_size={max(total_steps // 4, 1)}"]
-
-    def to_config(self) -> dict[str, Any]:
-        """Returns the schedule's name and arguments as JSON types."""
-        return _config(self)
+# --- Sweeps ---
 
 
 @dataclass(frozen=True)
-class Triangular(Cyclic):
-    """Every cycle climbs to max_lr. Arguments: see `Cyclic`. Source: arXiv 1506.01186, section 3.1."""
-
-    def _scale(self, cycle: Steps, step: Steps) -> Rates:
-        return np.ones_like(step, dtype=np.float64)
-
-
-@dataclass(frozen=True)
-class Triangular2(Cyclic):
-    """The climb is halved after each cycle. Arguments: see `Cyclic`. Source: arXiv 1506.01186, section 3.1."""
-
-    def _scale(self, cycle: Steps, step: Steps) -> Rates:
-        # 2**-1100 is 0 in float64 already; the bound keeps the exponent within ldexp's C int.
-        return np.ldexp(1.0, -np.minimum(cycle, 1100).astype(np.int32))
-
-
-@dataclass(frozen=True)
-class ExpRange(Cyclic):
-    """The climb shrinks by gamma at each step. Source: arXiv 1506.01186, section 3.1.
+class LinearRamp(Schedule):
+    """From start_lr to end_lr in equal steps, as `numpy.linspace`; then end_lr is held.
 
     Args:
-        gamma: float in (0, 1], keyword only. The other arguments: see `Cyclic`.
+        start_lr, end_lr: float, finite, at least 0, in either order: the rates of the first and the last step.
+        total_steps: int, at least 2: steps from the one to the other, both counted.
+
+    Raises:
+        ValueError: if an argument is outside its range.
+        TypeError: if `total_steps` is not an integer or a rate not a number.
     """
 
-    gamma: float = field(kw_only=True)
+    start_lr: float
+    end_lr: float
+    total_steps: int
+
+    def __post_init__(self) -> None:
+        self._check(base.checked_rate, "start_lr", "end_lr")
+        self._check(base.checked_length, "total_steps")
+        if self.total_steps < 2:
+            raise ValueError(
+                f"total_steps must be at least 2 for a ramp, received {self.total_steps}; one step has no start and end"
+            )
+
+    def formula(self, ops: Ops, steps: Any) -> Any:
+        """Returns the rates; see `Schedule.formula`."""
+        return mix(self.start_lr, self.end_lr, self._share(ops, steps))
+
+    def _share(self, ops: Ops, steps: Any) -> Any:
+        return ops.minimum(steps, self.last_step) / self.last_step
+
+    @property
+    def last_step(self) -> int:
+        """The last step before the rate is held."""
+        return self.total_steps - 1
+
+
+@dataclass(frozen=True)
+class ExponentialRamp(LinearRamp):
+    """From start_lr to end_lr by equal factors, as `numpy.geomspace`; then end_lr is held.
+
+    Args:
+        start_lr, end_lr: float, finite, above 0, in either order. The other argument: see `LinearRamp`.
+
+    Raises:
+        ValueError: if an argument is outside its range.
+        TypeError: if `total_steps` is not an integer or a rate not a number.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_number("gamma", self.gamma)
-        if not 0.0 < self.gamma <= 1.0:
-            raise ValueError(f"gamma must be above 0 and at most 1, received {self.gamma}; a usual value is 0.9999")
+        for name in ("start_lr", "end_lr"):
+            if getattr(self, name) == 0.0:
+                raise ValueError(f"{name} must be above 0, received 0; no factor leads to or from it, give 1e-7 or so")
 
-    def _scale(self, cycle: Steps, step: Steps) -> Rates:
-        return np.power(self.gamma, step.astype(np.float64))
-
-
-Schedule = Constant | Cyclic
-"""Any schedule of this module. The training loop itself takes any callable of steps."""
+    def formula(self, ops: Ops, steps: Any) -> Any:
+        """Returns the rates; see `Schedule.formula`."""
+        share = self._share(ops, steps)
+        return self.start_lr ** (1.0 - share) * self.end_lr**share
 
 
-def _config(schedule: Any) -> dict[str, Any]:
-    return {"name": type(schedule).__name__, **dataclasses.asdict(schedule)}
+# --- One after another ---
 
 
-def _steps(step: ArrayLike) -> Steps:
-    steps = np.asarray(step)
-    if not np.issubdtype(steps.dtype, np.integer):
-        raise TypeError(f"step must be an integer or an array of integers, received {steps.dtype}; steps count updates")
-    if steps.size and steps.min() < 0:
-        raise ValueError(f"step must be at least 0, received {steps.min()}; steps are counted from 0")
-    return steps.astype(np.int64)
+@dataclass(frozen=True)
+class Joined(Schedule):
+    """Schedules one after another; made by `join`."""
+
+    schedules: tuple[Schedule, ...]
+    boundaries: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "schedules", tuple(self.schedules))
+        object.__setattr__(self, "boundaries", tuple(base.checked_length("boundary", b) for b in self.boundaries))
+        for schedule in self.schedules:
+            if not isinstance(schedule, Schedule):
+                raise TypeError(f"schedules must be of clr_loop.schedules, received {schedule!r}; give one of these")
+        if len(self.schedules) < 2 or len(self.boundaries) != len(self.schedules) - 1:
+            raise ValueError(
+                f"boundaries must be one fewer than the schedules, of which two are needed, received "
+                f"{len(self.boundaries)} for {len(self.schedules)}; give the step at which each schedule but the first "
+                "begins"
+            )
+        if list(self.boundaries) != sorted(set(self.boundaries)):
+            raise ValueError(f"boundaries must rise, received {list(self.boundaries)}; put them in order, none twice")
+        if len({schedule.momentum_at(0) is None for schedule in self.schedules}) > 1:
+            raise ValueError(
+                "schedules must all cycle the momentum or none, received some with and some without; give momentum to "
+                "each or to none"
+            )
+
+    def formula(self, ops: Ops, steps: Any) -> Any:
+        """Returns the rates; see `Schedule.formula`."""
+        return self._piecewise(ops, steps, lambda schedule, local: schedule.formula(ops, local))
+
+    def momentum_at(self, step: ArrayLike) -> Rates | None:
+        """Returns the momentum at each step, or None if the schedules have none; see `Schedule.momentum_at`."""
+        steps = base.checked_steps(step)
+        if self.schedules[0].momentum_at(0) is None:
+            return None
+        return self._piecewise(base.NUMPY, steps, lambda schedule, local: schedule.momentum_at(local))[()]
+
+    def _piecewise(self, ops: Ops, steps: Any, values: Callable[[Schedule, Any], Any]) -> Any:
+        result = values(self.schedules[0], ops.minimum(steps, self.boundaries[0] - 1))
+        for i, (schedule, start) in enumerate(zip(self.schedules[1:], self.boundaries, strict=True)):
+            local = ops.maximum(steps - start, 0)
+            if i + 1 < len(self.boundaries):  # No schedule is asked about a step that is not its own.
+                local = ops.minimum(local, self.boundaries[i + 1] - start - 1)
+            result = ops.where(steps >= start, values(schedule, local), result)
+        return result
+
+    @property
+    def last_step(self) -> int | None:
+        """The last step before the last schedule holds its rate, or None if it never does."""
+        last = self.schedules[-1].last_step
+        return None if last is None else self.boundaries[-1] + last
+
+    def to_config(self) -> dict[str, Any]:
+        """Returns the schedules' names and arguments as JSON types; raises as `Cyclic.to_config`."""
+        schedules = [schedule.to_config() for schedule in self.schedules]
+        return {"name": "Joined", "schedules": schedules, "boundaries": list(self.boundaries)}
 
 
-def _check_number(name: str, value: Any) -> None:
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number, received {value!r}")
+def join(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Joined:
+    """Joins schedules one after another, each counting from 0 at its boundary.
+
+    Other bounds in mid-run, a warm-up before cycles and a fall to zero after them are all this.
+
+    >>> join([LinearRamp(0.0, 0.1, total_steps=5), Constant(0.1)], boundaries=[5])([0, 1, 4, 5, 100])
+    array([0.   , 0.025, 0.1  , 0.1  , 0.1  ])
+
+    Args:
+        schedules: two or more; all with `momentum` or none.
+        boundaries: the first step of each schedule but the first, rising, each at least 1.
+
+    Raises:
+        ValueError: if the numbers of schedules and boundaries do not fit, the boundaries do not rise, or some schedules
+            cycle the momentum and some do not.
+        TypeError: if a boundary is not an integer or a schedule is not one of this module.
+    """
+    return Joined(tuple(schedules), tuple(boundaries))
 
 
-def _check_rate(name: str, value: Any) -> None:
-    _check_number(name, value)
-    if not (math.isfinite(value) and value >= 0.0):
-        raise ValueError(f"{name} must be a finite number of at least 0, received {value}; give a rate such as 0.001")
+SCHEDULES: dict[str, type[Schedule]] = {
+    kind.__name__: kind
+    for kind in (
+        Constant, Cyclic, Triangular, Triangular2, ExpRange,
+        OneCycle, CosineRestarts, LinearRamp, ExponentialRamp, Joined,
+    )
+}  # fmt: skip
 
 
-def _check_length(name: str, value: Any) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a whole number of steps, received {value!r}")
-    if value < 1:
-        raise ValueError(
-            f"{name} must be at least 1 step, received {value}; it is half a cycle, usually 2 to 10 epochs"
-        )
+def from_config(config: Mapping[str, Any]) -> Schedule:
+    """Makes the schedule that `to_config` wrote.
+
+    >>> from_config({"name": "LinearRamp", "start_lr": 0.0, "end_lr": 1.0, "total_steps": 3})(1)
+    np.float64(0.5)
+
+    Raises:
+        ValueError: if the name is not of this module or the arguments are not its own; else as the schedule.
+        TypeError: as the schedule.
+    """
+    arguments = dict(config)
+    name = arguments.pop("name", None)
+    if name not in SCHEDULES:
+        raise ValueError(f"the schedule's name must be one of {', '.join(SCHEDULES)}, received {name!r}; correct it")
+    kind = SCHEDULES[name]
+    if "schedules" in arguments:
+        arguments["schedules"] = [from_config(part) for part in arguments["schedules"]]
+    try:
+        inspect.signature(kind).bind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"arguments of {name} must be its own, received {sorted(arguments)}: {error}") from error
+    return kind(**arguments)

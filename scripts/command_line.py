@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,21 +16,12 @@ from typing import TYPE_CHECKING, Any
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from clr_loop import schedules
-
 if TYPE_CHECKING:
     import keras
 
     from clr_loop.loop import Metrics
 
 FLAGS = flags.FLAGS
-
-SCHEDULES: dict[str, Callable[[], schedules.Schedule]] = {
-    "constant": lambda: schedules.Constant(FLAGS.learning_rate),
-    "triangular": lambda: schedules.Triangular(FLAGS.base_lr, FLAGS.max_lr, FLAGS.step_size),
-    "triangular2": lambda: schedules.Triangular2(FLAGS.base_lr, FLAGS.max_lr, FLAGS.step_size),
-    "exp_range": lambda: schedules.ExpRange(FLAGS.base_lr, FLAGS.max_lr, FLAGS.step_size, gamma=FLAGS.gamma),
-}
 
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 
@@ -41,11 +33,6 @@ flags.DEFINE_string(
     "model", "article_mlp", "article_mlp (softmax on every layer) or relu_mlp (ReLU in the hidden ones)."
 )
 flags.DEFINE_enum("optimizer", "adam", OPTIMIZERS, "Keras' own defaults; sgd has momentum 0.9.")
-flags.DEFINE_float("learning_rate", 0.1, "The rate of the schedule `constant`.")
-flags.DEFINE_float("base_lr", 0.001, "The lowest rate of a cycle.")
-flags.DEFINE_float("max_lr", 0.006, "The highest rate of a cycle.")
-flags.DEFINE_integer("step_size", 2000, "Half a cycle, in steps; usually 2 to 10 epochs' worth.")
-flags.DEFINE_float("gamma", 0.9999, "exp_range: what the height of the cycle is multiplied by at each step, in (0, 1].")
 flags.DEFINE_integer("epochs", 15, "How often to visit the training set.")
 flags.DEFINE_enum(
     "jit_compile", "auto", ("auto", "true", "false"), "Compile with XLA; auto: except convolutions on a CPU."
@@ -67,12 +54,27 @@ def run(main: Callable[[], None]) -> None:
             return _fail(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
         return 0
 
+    # The description of a schedule, printed before it is used, says this already, with the value to use instead.
+    warnings.filterwarnings("ignore", message=".* holds its last rate", category=UserWarning)
     app.run(guarded)
 
 
 def _fail(message: str, code: int = 2) -> int:
     print(f"error: {message}", file=sys.stderr)
     return code
+
+
+def run_length(num_examples: int, batch_size: int) -> tuple[int, int]:
+    """Returns steps_per_epoch and total_steps of a run of --epochs, before a loop is there to ask."""
+    if not 1 <= batch_size <= num_examples:
+        raise ValueError(
+            f"batch_size must be from 1 to the {num_examples} training examples, received {batch_size}; choose one in "
+            "this range"
+        )
+    if FLAGS.epochs < 1:
+        raise ValueError(f"epochs must be at least 1, received {FLAGS.epochs}; give the number of visits to the data")
+    steps_per_epoch = -(-num_examples // batch_size)  # The last batch of an epoch may be short.
+    return steps_per_epoch, FLAGS.epochs * steps_per_epoch
 
 
 def start_tensorflow() -> None:

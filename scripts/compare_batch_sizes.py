@@ -16,41 +16,50 @@ from functools import partial
 from absl import flags
 
 import command_line
-from clr_loop import run_files
+import schedule_flags
+from clr_loop import data, run_files
 
 FLAGS = flags.FLAGS
 
 flags.DEFINE_list("batch_sizes", ["100", "2000"], "Examples per step, the reference first.")
 flags.DEFINE_list(
-    "schedules", ["constant", "triangular"], f"The reference first; of {', '.join(command_line.SCHEDULES)}."
+    "schedules", ["constant", "triangular"], f"The reference first; of {', '.join(schedule_flags.SCHEDULES)}."
 )
 flags.DEFINE_integer("seeds", 3, "Runs of each arm; they differ in initial weights and order of the data.")
 flags.DEFINE_float("target_accuracy", 0.9, "Validation accuracy, 0 to 1, that arms are timed to.")
 flags.DEFINE_string("output_dir", "runs/comparison", "Where to write; must be empty or not exist yet.")
 flags.adopt_module_key_flags(command_line)
+flags.adopt_module_key_flags(schedule_flags)
 
 
-@flags.validator("batch_sizes", message="must be whole numbers, such as 100,2000")
+@flags.validator("batch_sizes", message="must be whole numbers, none twice, such as 100,2000")
 def _are_numbers(values: list[str]) -> bool:
-    return all(value.strip().isdecimal() for value in values)
+    return all(value.strip().isdecimal() for value in values) and len(set(map(int, values))) == len(values)
 
 
-@flags.validator("schedules", message=f"must be of {', '.join(command_line.SCHEDULES)}, none twice")
+@flags.validator("schedules", message=f"must be of {', '.join(schedule_flags.SCHEDULES)}, none twice")
 def _are_schedules(names: list[str]) -> bool:
-    return set(names) <= set(command_line.SCHEDULES) and len(set(names)) == len(names)
+    return set(names) <= set(schedule_flags.SCHEDULES) and len(set(names)) == len(names)
 
 
 def main() -> None:
     """Compares, prints the report and writes it."""
-    chosen = {name: command_line.SCHEDULES[name]() for name in FLAGS.schedules}
-    batch_sizes = [int(size) for size in FLAGS.batch_sizes]
+    schedule_flags.check(FLAGS.schedules)
+    dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
+    chosen, plans = [], []
+    for batch_size in map(int, FLAGS.batch_sizes):
+        steps_per_epoch, total_steps = command_line.run_length(len(dataset.train.labels), batch_size)
+        for name in FLAGS.schedules:
+            schedule = schedule_flags.make(name, steps_per_epoch, total_steps)
+            chosen.append((batch_size, name, schedule))
+            plans.append(f"{name}, batch {batch_size}:\n{schedule.describe(total_steps, steps_per_epoch)}")
     output_dir = run_files.claim(FLAGS.output_dir)
+    print("\n\n".join(plans) + "\n", flush=True)
 
     command_line.start_tensorflow()
-    from clr_loop import data, models, report
+    from clr_loop import models, report
     from clr_loop.comparison import Arm, Run, compare
 
-    dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
     progress = command_line.ProgressBar()
 
     def start(arm: Arm, seed: int, total_steps: int) -> None:
@@ -69,7 +78,7 @@ def main() -> None:
             dataset,
             partial(models.build, FLAGS.model, dataset.train.images.shape[1:], dataset.num_classes),
             command_line.make_optimizer,
-            [Arm(size, name, schedule) for size in batch_sizes for name, schedule in chosen.items()],
+            [Arm(*arm) for arm in chosen],
             epochs=FLAGS.epochs,
             num_seeds=FLAGS.seeds,
             target_accuracy=FLAGS.target_accuracy,

@@ -2,7 +2,7 @@
 
 Example:
 
-    python scripts/train.py --schedule=triangular --base_lr=0.001 --max_lr=0.1 --step_size=225 --batch_size=2000
+    python scripts/train.py --schedule=triangular --base_lr=0.001 --max_lr=0.1 --step_size=50% --batch_size=2000
 
 writes into --run_dir: config.json, history.csv (every step), epochs.csv, result.json, curves.png and TensorBoard's
 events.
@@ -11,28 +11,33 @@ events.
 from absl import flags
 
 import command_line
-from clr_loop import run_files
+import schedule_flags
+from clr_loop import data, run_files
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_enum("schedule", "triangular", list(command_line.SCHEDULES), "How the learning rate goes.")
+flags.DEFINE_enum("schedule", "triangular", list(schedule_flags.SCHEDULES), "How the learning rate goes.")
 flags.DEFINE_integer("batch_size", 100, "Examples per step.")
 flags.DEFINE_integer("seed", 0, "Of the initial weights and of the order of the data.")
 flags.DEFINE_string("run_dir", "runs/train", "Where to write; must be empty or not exist yet.")
 flags.adopt_module_key_flags(command_line)
+flags.adopt_module_key_flags(schedule_flags)
 
 
 def main() -> None:
     """Trains once, as the flags say."""
-    schedule = command_line.SCHEDULES[FLAGS.schedule]()
+    schedule_flags.check([FLAGS.schedule])
+    dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
+    steps_per_epoch, total_steps = command_line.run_length(len(dataset.train.labels), FLAGS.batch_size)
+    schedule = schedule_flags.make(FLAGS.schedule, steps_per_epoch, total_steps)
     run_dir = run_files.claim(FLAGS.run_dir)
+    print(schedule.describe(total_steps, steps_per_epoch), flush=True)
 
     command_line.start_tensorflow()
-    from clr_loop import data, models, plots
+    from clr_loop import models, plots
     from clr_loop.loop import TrainLoop
     from clr_loop.training import EpochRecord, fit
 
-    dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
     train_loop = TrainLoop(
         models.build(FLAGS.model, dataset.train.images.shape[1:], dataset.num_classes, FLAGS.seed),
         command_line.make_optimizer(),
@@ -41,9 +46,6 @@ def main() -> None:
         seed=FLAGS.seed,
         jit_compile=command_line.jit_compile(),
     )
-    total_steps = FLAGS.epochs * train_loop.steps_per_epoch
-    for warning in schedule.warnings(total_steps):
-        print(f"note: {warning}")
     progress = command_line.ProgressBar()
 
     def say_epoch(record: EpochRecord) -> None:
