@@ -13,12 +13,17 @@ The rooms, from the ground up; each imports only what stands before it:
     models          named Keras models, seeded
     momentum        a momentum that changes inside a compiled step
     loop            the compiled training block: `TrainLoop`
+    checkpoints     the whole state of a run on disk, verified
     timing          a stopwatch
     summaries       arrays → TensorBoard events
-    run_files       the files of a run directory
+    run_files       a run directory: its lock, its settings, its CSV files
+    results         what a run gave
     plots           results → pictures
+    records         all that a run leaves behind, and the way back to a checkpoint
+    identity        whether two runs are the same to the last bit
     training        `fit`: epochs, validation, timing and records around a `TrainLoop`
     comparison      arms × seeds → runs → effects with their spread
+    report          a comparison in tables, words and pictures
 
 Only `Schedule.describe` and `Schedule.as_keras` reach upward, when called, to the rooms that know how. Importing
 `clr_loop`, `clr_loop.schedules`, `clr_loop.description` or `clr_loop.plots` does not import TensorFlow.

@@ -18,10 +18,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from clr_loop import run_files
 from clr_loop.data import Dataset
 from clr_loop.loop import Metrics, TrainLoop
+from clr_loop.records import read_result
+from clr_loop.results import TrainingResult
 from clr_loop.schedules import Schedule
-from clr_loop.training import TrainingResult, fit
+from clr_loop.training import check_changes, fit, run_settings
 
 # Student's t, two-sided 95 %, for 1 to 30 degrees of freedom.
 _T_95 = (
@@ -201,6 +204,7 @@ def compare(
     num_seeds: int,
     target_accuracy: float,
     output_dir: Path,
+    resume: bool = False,
     settings: Mapping[str, Any] | None = None,
     jit_compile: Any = "auto",
     on_start: Callable[[Arm, int, int], None] | None = None,
@@ -220,12 +224,15 @@ def compare(
         epochs, target_accuracy, settings, on_block: see `training.fit`.
         num_seeds: int, at least 1; the seeds are 0 … num_seeds - 1.
         output_dir: an existing directory; a run's files go to `<arm>/seed_<n>` in it.
+        resume: whether to take the results of runs that are finished there already instead of running them again. A run
+            that was broken off is run anew.
         jit_compile: see `TrainLoop`.
         on_start: called before each run with its arm, its seed and its number of steps.
         on_run: called after each run.
 
     Raises:
-        ValueError: if arms are not a whole grid or num_seeds is below 1; else as `TrainLoop` and `training.fit`.
+        ValueError: if arms are not a whole grid or num_seeds is below 1; on resuming, if a finished run has other
+            settings; else as `TrainLoop` and `training.fit`.
     """
     batch_sizes = list(dict.fromkeys(arm.batch_size for arm in arms))
     names = list(dict.fromkeys(arm.schedule_name for arm in arms))
@@ -258,21 +265,36 @@ def compare(
             train_loop.restore(dataclasses.replace(fresh[arm.batch_size], model=initial[seed], seed=seed))
             if on_start is not None:
                 on_start(arm, seed, epochs * train_loop.steps_per_epoch)
-            result = fit(
-                train_loop,
-                arm.schedule,
-                dataset.validation,
-                epochs=epochs,
-                run_dir=output_dir / arm.directory / f"seed_{seed}",
-                settings=settings,
-                target_accuracy=target_accuracy,
-                on_block=on_block,
-            )
-            runs.append(Run(arm, seed, result))
+            run_dir = output_dir / arm.directory / f"seed_{seed}"
+            result = _finished(run_dir, run_settings(train_loop, arm.schedule, epochs, settings)) if resume else None
+            if result is None:
+                if resume:
+                    with run_files.claim(run_dir, overwrite=True):
+                        pass  # What a run that was broken off has left is gone.
+                result = fit(
+                    train_loop,
+                    arm.schedule,
+                    dataset.validation,
+                    epochs=epochs,
+                    run_dir=run_dir,
+                    settings=settings,
+                    target_accuracy=target_accuracy,
+                    on_block=on_block,
+                )
+            runs.append(Run(arm, seed, dataclasses.replace(result, target_accuracy=target_accuracy)))
             if on_run is not None:
                 on_run(runs[-1])
     summaries = [_summarise(arm, runs) for arm in arms]
     return Comparison(runs, summaries, effects(runs), target_accuracy)
+
+
+def _finished(run_dir: Path, settings: Mapping[str, Any]) -> TrainingResult | None:
+    """Returns the result in a run directory, if there is one of as many epochs; raises if its settings are others."""
+    result = read_result(run_dir)
+    if result is None or result.settings["epochs"] != settings["epochs"]:
+        return None
+    check_changes(result.settings, settings, on_change=None)
+    return result
 
 
 def effects(runs: Sequence[Run]) -> list[Effect]:

@@ -85,6 +85,7 @@ class TrainLoop:
         steps_per_epoch: steps in which every example is visited once.
         block_steps: steps that one call of the compiled program can take; `run` chains calls for more.
         seed: int, of the data order; may be set between runs.
+        shuffle: bool, whether an epoch's order is made from the seed or is the one given.
         num_skipped: updates left out because their loss or a gradient was not finite; 0 without `skip_non_finite`.
         jit_compile: bool, whether the block is an XLA program.
         num_traces: how often the block has been traced; 1, or 2 with a short last batch; as often again for rates that
@@ -151,7 +152,7 @@ class TrainLoop:
         self.num_skipped = 0
         self.num_traces = 0
         self._skip_non_finite = skip_non_finite
-        self._shuffle = shuffle
+        self.shuffle = shuffle
         self._loss = loss
         self._images = tf.convert_to_tensor(images)
         self._labels = tf.cast(labels, tf.int32)
@@ -268,12 +269,12 @@ class TrainLoop:
 
     def weights_sha256(self) -> str:
         """Returns the hex digest of all variables of model and optimizer: their dtypes, shapes and bytes, in order."""
-        digest = hashlib.sha256()
         now = self.snapshot()
-        for value in (*now.model, *now.optimizer):
-            digest.update(f"{value.dtype.str}{value.shape}".encode())
-            digest.update(np.ascontiguousarray(value).data)
-        return digest.hexdigest()
+        return _sha256([*now.model, *now.optimizer])
+
+    def data_sha256(self) -> str:
+        """Returns the hex digest of the images and labels that the loop trains on."""
+        return _sha256([self._images.numpy(), self._labels.numpy()])
 
     # The compiled part: a step, and a block of them.
 
@@ -366,7 +367,7 @@ class TrainLoop:
             num_examples = self.num_examples
             order = (
                 data.epoch_order(num_examples, self.seed, epoch)
-                if self._shuffle
+                if self.shuffle
                 else np.arange(num_examples, dtype=np.int32)
             )
             self._order = (key, order)
@@ -399,6 +400,14 @@ def _to_float(images: tf.Tensor) -> tf.Tensor:
 
 def _is_correct(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.equal(tf.argmax(logits, -1, labels.dtype), labels)
+
+
+def _sha256(arrays: list[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _to_numpy(variable: keras.Variable) -> np.ndarray:

@@ -12,9 +12,10 @@ Under the run directory, which TensorBoard shows as a run:
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -44,14 +45,22 @@ class SummaryWriter:
     """Writes one run's events. A context manager: leaving it marks the run as finished or failed.
 
     Args:
-        run_dir: the run directory; its files are made at once.
+        run_dir: the run directory; its files are made at once, beside those that it has already.
         settings: plain JSON types; all shown as text, those in `HYPERPARAMETERS` on the HParams page too.
+            None where the run goes on and has them.
+
+    Raises:
+        OSError: here and from every method, if the events cannot be written.
     """
 
-    def __init__(self, run_dir: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, run_dir: Path, settings: Mapping[str, Any] | None) -> None:
         self._train = _EventFile(run_dir / "train")
         self._validation = _EventFile(run_dir / "validation")
         self._run = _EventFile(run_dir)
+        if settings is not None:
+            self._add_settings(run_dir, settings)
+
+    def _add_settings(self, run_dir: Path, settings: Mapping[str, Any]) -> None:
         table = "\n".join(["| setting | value |", "|---|---|", *(f"| {k} | {v} |" for k, v in settings.items())])
         self._run.add(0, text.text_pb("settings", table))
         plain = {name: settings[name] for name in HYPERPARAMETERS if settings.get(name) is not None}
@@ -113,8 +122,11 @@ class _EventFile:
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}"
-        self._records = tf.io.TFRecordWriter(str(directory / name))
+        # TensorBoard reads a directory's files in the order of their names.
+        number = len(list(directory.glob("*tfevents*")))
+        self._path = directory / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{number}"
+        with self._os_errors():
+            self._records = tf.io.TFRecordWriter(str(self._path))
         self._write(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def add(self, step: int, summary: summary_pb2.Summary) -> None:
@@ -128,10 +140,21 @@ class _EventFile:
         self._write(event_pb2.Event(wall_time=wall_time, step=step, summary=summary_pb2.Summary(value=value_pbs)))
 
     def flush(self) -> None:
-        self._records.flush()
+        with self._os_errors():
+            self._records.flush()
 
     def close(self) -> None:
-        self._records.close()
+        with self._os_errors():
+            self._records.close()
 
     def _write(self, event: event_pb2.Event) -> None:
-        self._records.write(event.SerializeToString())
+        with self._os_errors():
+            self._records.write(event.SerializeToString())
+
+    @contextlib.contextmanager
+    def _os_errors(self) -> Iterator[None]:
+        """Python's own kind of error, for a disk that is full or gone, in place of TensorFlow's."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            raise OSError(f"events could not be written to {self._path} ({error.message.splitlines()[0]})") from error

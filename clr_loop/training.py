@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import json
+import math
+import os
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -18,13 +19,22 @@ import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
 import clr_loop
-from clr_loop import run_files
+from clr_loop import run_files, schedules
 from clr_loop.data import Split
 from clr_loop.loop import Metrics, TrainLoop
-from clr_loop.summaries import SummaryWriter
+from clr_loop.records import Progress, RunRecords
+from clr_loop.results import EpochRecord, TrainingResult
 from clr_loop.timing import Stopwatch
 
 ScheduleFn = Callable[[NDArray[np.int64]], ArrayLike]
+OnChange = Literal["keep", "replace", "rebase"]
+
+# A block of steps should take about this long: the time in which a run answers a signal or moves its progress bar.
+_BLOCK_SECONDS = 1.0
+_FIRST_BLOCK_STEPS = 8
+
+# What may differ when a run is resumed, because the weights can follow it from there on.
+_CHANGEABLE = ("schedule", "versions")
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -34,113 +44,32 @@ class NonFiniteLossError(ArithmeticError):
         step: int, the 0-based step.
         learning_rate: float, the rate of that step.
         loss: float, NaN or inf.
+        checkpoint: the newest checkpoint, from before that step, or None.
     """
 
-    def __init__(self, step: int, learning_rate: float, loss: float) -> None:
-        super().__init__(
-            f"loss must stay finite, received {loss} at step {step} with learning rate {learning_rate:g}; "
+    def __init__(self, step: int, learning_rate: float, loss: float, checkpoint: Path | None = None) -> None:
+        advice = (
             "lower the learning rate"
+            if checkpoint is None
+            else f"the checkpoint before it is {checkpoint}; resume from it with a lower rate and --on_change=replace"
         )
-        self.step, self.learning_rate, self.loss = step, learning_rate, loss
+        super().__init__(
+            f"loss must stay finite, received {loss} at step {step} with learning rate {learning_rate:g}; {advice}"
+        )
+        self.step, self.learning_rate, self.loss, self.checkpoint = step, learning_rate, loss, checkpoint
 
 
-@dataclass(frozen=True)
-class EpochRecord:
-    """What is known at the end of an epoch.
-
-    Attributes:
-        epoch: int, counted from 1.
-        step: int, the epoch's last step, 0-based.
-        learning_rate: float, of that step.
-        loss, accuracy: float, means over the epoch's steps, each before its update; accuracy 0–1.
-        val_loss, val_accuracy: float, over the validation split, after the epoch.
-        epoch_seconds: float, of training alone.
-    """
-
-    epoch: int
-    step: int
-    learning_rate: float
-    loss: float
-    accuracy: float
-    val_loss: float
-    val_accuracy: float
-    epoch_seconds: float
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What a run gave.
+class TrainingInterruptedError(Exception):
+    """The run was asked to stop before its end, and did so between two steps.
 
     Attributes:
-        settings: JSON types: everything that made the run what it is.
-        history: `step` int64 [n]; `learning_rate`, `loss`, `accuracy` float32 [n].
-        epochs: a record for each epoch.
-        compile_seconds: float, tracing and compiling, before the first step.
-        num_examples: int, examples in an epoch.
-        target_accuracy: float in 0–1, or None.
-        weights_sha256: digest of all variables of model and optimizer.
-        device: for example `CPU:0`.
+        step: int, steps taken.
+        checkpoint: where the state of that step is saved, or None.
     """
 
-    settings: dict[str, Any]
-    history: dict[str, NDArray[Any]]
-    epochs: list[EpochRecord]
-    compile_seconds: float
-    num_examples: int
-    target_accuracy: float | None
-    weights_sha256: str
-    device: str
-
-    @property
-    def val_accuracy(self) -> float:
-        """Validation accuracy after the last epoch, 0–1."""
-        return self.epochs[-1].val_accuracy
-
-    @property
-    def epoch_seconds(self) -> list[float]:
-        """Seconds of training alone, for each epoch."""
-        return [record.epoch_seconds for record in self.epochs]
-
-    @property
-    def train_seconds(self) -> float:
-        """Sum of `epoch_seconds`."""
-        return sum(self.epoch_seconds)
-
-    @property
-    def examples_per_second(self) -> float:
-        """Examples trained on per second of training."""
-        return self.num_examples * len(self.epochs) / self.train_seconds
-
-    @property
-    def seconds_to_target(self) -> float | None:
-        """Training seconds until the end of the first epoch whose validation accuracy reaches the target, or None."""
-        if self.target_accuracy is None:
-            return None
-        seconds = np.cumsum(self.epoch_seconds)
-        reached = [s for s, e in zip(seconds, self.epochs, strict=True) if e.val_accuracy >= self.target_accuracy]
-        return float(reached[0]) if reached else None
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the content of `result.json`, JSON types only; the steps are in `history.csv`."""
-        return {
-            "val_accuracy": self.val_accuracy,
-            "val_loss": self.epochs[-1].val_loss,
-            "steps": len(self.history["step"]),
-            "batch_size": self.settings["batch_size"],
-            "epochs": len(self.epochs),
-            "epoch_seconds": self.epoch_seconds,
-            "compile_seconds": self.compile_seconds,
-            "train_seconds": self.train_seconds,
-            "examples_per_second": self.examples_per_second,
-            "target_accuracy": self.target_accuracy,
-            "seconds_to_target": self.seconds_to_target,
-            "schedule": self.settings["schedule"],
-            "seed": self.settings["seed"],
-            "device": self.device,
-            "versions": versions(),
-            "weights_sha256": self.weights_sha256,
-            "val_accuracies": [record.val_accuracy for record in self.epochs],
-        }
+    def __init__(self, step: int, checkpoint: Path | None) -> None:
+        super().__init__(f"stopped after {step} steps")
+        self.step, self.checkpoint = step, checkpoint
 
 
 def fit(
@@ -149,9 +78,14 @@ def fit(
     validation: Split,
     *,
     epochs: int,
-    run_dir: Path | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     target_accuracy: float | None = None,
+    checkpoint_every: int | None = None,
+    keep_checkpoints: int = 3,
+    resume: bool = False,
+    on_change: OnChange | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
     on_block: Callable[[int, Metrics], None] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> TrainingResult:
@@ -162,24 +96,101 @@ def fit(
 
     Args:
         train_loop: a loop that has taken no step yet.
-        schedule: 0-based steps, int64 [n] → learning rates, float [n]; one of `clr_loop.schedules` or any function.
+        schedule: 0-based steps, int64 [n] → learning rates, float [n]; one of `clr_loop.schedules` or any function. If
+            it has a method `momentum_at` that returns floats [n], they are the momentums of these steps.
         validation: images and labels to evaluate on.
         epochs: int, at least 1.
-        run_dir: where to write config.json, history.csv, epochs.csv, result.json and TensorBoard's events; a directory
-            that does not exist or is empty. None writes nothing.
-        settings: JSON types, to be kept with the run: names of dataset, model and so on.
+        run_dir: where to write config.json, history.csv, epochs.csv, result.json, TensorBoard's events and the folder
+            `checkpoints`; a directory that does not exist or is empty, unless `resume`. None writes nothing.
+        settings: JSON types, to be kept with the run: names of dataset, model and so on. On resuming they must be
+            equal, but for a key `command`, which is only kept.
         target_accuracy: in 0–1, for `TrainingResult.seconds_to_target`.
-        on_block: called after each block of steps with the number of steps taken so far and the block's metrics.
+        checkpoint_every: batches from one checkpoint to the next, at least 1; the run's beginning and end have one too.
+            None saves none.
+        keep_checkpoints: how many of the newest checkpoints to keep, beside the best by validation accuracy.
+        resume: whether to go on from the newest good checkpoint in run_dir; everything recorded after it is undone and
+            done again, to the same bit. Where there is no checkpoint the run starts afresh, with a warning.
+        on_change: what to do when the schedule, or a version of what the result depends on, is not the one that the run
+            was begun with. None: raise; "keep": the saved schedule; "replace": the given one, at the same step;
+            "rebase": the given one, its step 0 at the current step. More epochs are always allowed.
+        should_stop: asked after each block, about once a second; True ends the run with a checkpoint.
+        on_block: called after each block of steps with the number of batches visited so far and the block's metrics.
         on_epoch: called after each epoch.
 
     Raises:
-        ValueError: if epochs is below 1, target_accuracy outside 0–1, the loop has taken steps already, or the
-            schedule returns a rate that is negative or not finite.
-        OSError: if run_dir is not empty or cannot be written to.
+        ValueError: if epochs, checkpoint_every or keep_checkpoints is below 1, target_accuracy outside 0–1, the loop
+            has taken steps already, the schedule returns a rate that is negative or not finite; if, on resuming, the
+            settings differ from the saved ones, or more epochs have been trained than are asked for.
+        CheckpointError: if the newest checkpoint is of another run, or none of several is whole.
+        OSError: if run_dir holds a run and `resume` is False, is held by another process, or cannot be written to.
         NonFiniteLossError: if a loss is NaN or infinite; what was recorded up to that step is kept.
+        TrainingInterruptedError: if should_stop returned True.
     """
-    _check(train_loop, epochs, target_accuracy)
-    settings = {
+    _check(train_loop, epochs, target_accuracy, checkpoint_every)
+    settings = run_settings(train_loop, schedule, epochs, settings)
+    steps_per_epoch = train_loop.steps_per_epoch
+    last = epochs * steps_per_epoch
+    with contextlib.ExitStack() as stack:
+        records, progress = None, Progress()
+        if run_dir is not None:
+            directory = stack.enter_context(run_files.claim(run_dir, resume=resume))
+            keep = None if checkpoint_every is None else keep_checkpoints
+            records = stack.enter_context(RunRecords(directory, train_loop, keep))
+            saved = (
+                run_files.read_json(directory / run_files.CONFIG) if (directory / run_files.CONFIG).exists() else None
+            )
+            if saved is not None:
+                check_changes(saved, settings, on_change)
+            if resume:
+                records.restore()
+            if saved is not None:
+                schedule = _schedule_from_here(schedule, saved, on_change, train_loop.step)
+                settings["schedule"] = _config_of(schedule)
+            if train_loop.position > last:
+                raise ValueError(
+                    f"epochs must be at least those trained already, received {epochs} for {train_loop.position} "
+                    f"batches of {steps_per_epoch} an epoch; give more"
+                )
+            progress = records.open(settings)
+        compiling = Stopwatch()
+        with compiling:
+            train_loop.compile(with_momentums=_momentums(schedule, np.arange(1)) is not None)
+        block_steps = _FIRST_BLOCK_STEPS
+        while train_loop.position < last:
+            position = train_loop.position
+            to_epoch_end = steps_per_epoch - position % steps_per_epoch
+            to_checkpoint = last if checkpoint_every is None else checkpoint_every - position % checkpoint_every
+            num_batches = min(block_steps, train_loop.block_steps, to_epoch_end, to_checkpoint)
+            seconds = _train_block(train_loop, schedule, num_batches, progress, records, on_block)
+            block_steps = max(1, round(num_batches * _BLOCK_SECONDS / max(seconds, 1e-3)))
+            if num_batches == to_epoch_end:
+                _end_epoch(train_loop, validation, progress, records, on_epoch)
+            stopping = should_stop()
+            if records is not None and (num_batches == to_checkpoint or train_loop.position == last or stopping):
+                records.save_checkpoint(progress)
+            if stopping and train_loop.position < last:
+                raise TrainingInterruptedError(train_loop.step, records.newest_checkpoint if records else None)
+        result = TrainingResult(
+            settings=settings,
+            history=progress.history(),
+            epochs=progress.epochs,
+            compile_seconds=compiling.seconds,
+            num_examples=train_loop.num_examples,
+            target_accuracy=target_accuracy,
+            num_skipped=train_loop.num_skipped,
+            weights_sha256=train_loop.weights_sha256(),
+            device=train_loop.device,
+        )
+        if records is not None:
+            records.add_result(result)
+    return result
+
+
+def run_settings(
+    train_loop: TrainLoop, schedule: ScheduleFn, epochs: int, settings: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Returns what a run depends on, as JSON types: the caller's settings and those that `fit` knows itself."""
+    return {
         **(settings or {}),
         "optimizer": type(train_loop.optimizer).__name__,
         "batch_size": train_loop.batch_size,
@@ -187,47 +198,9 @@ def fit(
         "steps_per_epoch": train_loop.steps_per_epoch,
         "seed": train_loop.seed,
         "jit_compile": train_loop.jit_compile,
-        "schedule": schedule.to_config() if hasattr(schedule, "to_config") else {"name": repr(schedule)},
+        "schedule": _config_of(schedule),
+        "versions": versions(),
     }
-    with contextlib.ExitStack() as stack:
-        records = stack.enter_context(_Records(run_dir, settings)) if run_dir is not None else None
-        compiling = Stopwatch()
-        with compiling:
-            train_loop.compile()
-        history, epoch_records = [], []
-        for epoch in range(epochs):
-            metrics, seconds = _train_epoch(train_loop, schedule, records, on_block)
-            evaluated = train_loop.evaluate(*validation)
-            record = EpochRecord(
-                epoch=epoch + 1,
-                step=train_loop.step - 1,
-                learning_rate=float(metrics["learning_rate"][-1]),
-                loss=float(metrics["loss"].mean()),
-                accuracy=float(metrics["accuracy"].mean()),
-                val_loss=evaluated["loss"],
-                val_accuracy=evaluated["accuracy"],
-                epoch_seconds=seconds,
-            )
-            history.append(metrics)
-            epoch_records.append(record)
-            if records is not None:
-                records.add_epoch(record)
-            if on_epoch is not None:
-                on_epoch(record)
-        columns = {name: np.concatenate([part[name] for part in history]) for name in history[0]}
-        result = TrainingResult(
-            settings=settings,
-            history={"step": np.arange(train_loop.step), **columns},
-            epochs=epoch_records,
-            compile_seconds=compiling.seconds,
-            num_examples=train_loop.num_examples,
-            target_accuracy=target_accuracy,
-            weights_sha256=train_loop.weights_sha256(),
-            device=train_loop.device,
-        )
-        if records is not None:
-            records.add_result(result)
-    return result
 
 
 def versions() -> dict[str, str]:
@@ -241,82 +214,132 @@ def versions() -> dict[str, str]:
     }
 
 
-def _train_epoch(
+def _train_block(
     train_loop: TrainLoop,
     schedule: ScheduleFn,
-    records: _Records | None,
+    num_batches: int,
+    progress: Progress,
+    records: RunRecords | None,
     on_block: Callable[[int, Metrics], None] | None,
-) -> tuple[Metrics, float]:
-    """Takes an epoch's steps; returns their metrics and the seconds they took."""
+) -> float:
+    """Visits the next batches, records their steps, and returns the seconds they took."""
     training = Stopwatch()
-    parts: list[Metrics] = []
     first = train_loop.step
-    end = first + train_loop.steps_per_epoch
-    while first < end:
-        steps = np.arange(first, min(first + train_loop.block_steps, end))
-        rates = schedule(steps)
-        began = time.time()
-        with training:
-            metrics = train_loop.run(rates)
-        ended = time.time()
-        finite = np.isfinite(metrics["loss"])
-        num_good = len(steps) if finite.all() else int(np.argmin(finite)) + 1
-        if records is not None:
-            records.add_steps(first, {name: values[:num_good] for name, values in metrics.items()}, began, ended)
-        if not finite.all():
-            bad = num_good - 1
-            raise NonFiniteLossError(first + bad, float(metrics["learning_rate"][bad]), float(metrics["loss"][bad]))
-        if on_block is not None:
-            on_block(train_loop.step, metrics)
-        parts.append(metrics)
-        first = train_loop.step
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, training.seconds
+    steps = np.arange(first, first + num_batches)
+    rates, momentums = schedule(steps), _momentums(schedule, steps)
+    began = time.time()
+    with training:
+        metrics = train_loop.run(rates, momentums)
+    ended = time.time()
+    progress.epoch_seconds += training.seconds
+    finite = np.isfinite(metrics["loss"])
+    if not finite.all():
+        bad = int(np.argmin(finite))
+        metrics = {name: values[: bad + 1] for name, values in metrics.items()}
+    if records is not None:
+        records.add_steps(first, metrics, began, ended)
+    if not finite.all():
+        checkpoint = records.newest_checkpoint if records is not None else None
+        rate, loss = float(metrics["learning_rate"][bad]), float(metrics["loss"][bad])
+        raise NonFiniteLossError(first + bad, rate, loss, checkpoint)
+    progress.blocks.append(metrics)
+    if on_block is not None:
+        on_block(train_loop.position, metrics)
+    return training.seconds
 
 
-class _Records:
-    """Everything that a run leaves behind, on its way to disk: the files and TensorBoard's events."""
-
-    def __init__(self, run_dir: Path, settings: Mapping[str, Any]) -> None:
-        self._directory = run_files.claim(run_dir)
-        run_files.write_json(self._directory / "config.json", {**settings, "versions": versions()})
-        flat = {**settings, **settings["schedule"], "schedule": settings["schedule"]["name"]}
-        del flat["name"]
-        self._stack = contextlib.ExitStack()
-        self._files = self._stack.enter_context(run_files.RunFiles(self._directory))
-        self._summaries = self._stack.enter_context(SummaryWriter(self._directory, flat))
-
-    def add_steps(self, first_step: int, metrics: Metrics, began: float, ended: float) -> None:
-        self._files.add_steps(first_step, metrics)
-        self._summaries.add_steps(first_step, metrics, began, ended)
-
-    def add_epoch(self, record: EpochRecord) -> None:
-        self._files.add_epoch(dataclasses.asdict(record))
-        validation = {"loss": record.val_loss, "accuracy": record.val_accuracy}
-        self._summaries.add_epoch(record.step, record.epoch_seconds, validation)
-
-    def add_result(self, result: TrainingResult) -> None:
-        run_files.write_json(self._directory / "result.json", result.to_json())
-        final = {
-            "final/validation_accuracy": result.val_accuracy,
-            "final/epoch_seconds": float(np.median(result.epoch_seconds)),
-        }
-        if result.seconds_to_target is not None:
-            final["final/seconds_to_target"] = result.seconds_to_target
-        self._summaries.add_final(result.epochs[-1].step, final)
-
-    def __enter__(self) -> _Records:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._stack.__exit__(*error)
+def _end_epoch(
+    train_loop: TrainLoop,
+    validation: Split,
+    progress: Progress,
+    records: RunRecords | None,
+    on_epoch: Callable[[EpochRecord], None] | None,
+) -> None:
+    """Evaluates, and records the epoch."""
+    metrics = progress.of_this_epoch()
+    if not len(metrics["loss"]):
+        checkpoint = records.newest_checkpoint if records is not None else None
+        raise NonFiniteLossError(train_loop.step, float(train_loop.optimizer.learning_rate), math.nan, checkpoint)
+    evaluated = train_loop.evaluate(*validation)
+    record = EpochRecord(
+        epoch=len(progress.epochs) + 1,
+        step=train_loop.step - 1,
+        learning_rate=float(metrics["learning_rate"][-1]),
+        loss=float(metrics["loss"].mean()),
+        accuracy=float(metrics["accuracy"].mean()),
+        val_loss=evaluated["loss"],
+        val_accuracy=evaluated["accuracy"],
+        epoch_seconds=progress.epoch_seconds,
+    )
+    progress.epochs.append(record)
+    progress.epoch_seconds = 0.0
+    if records is not None:
+        records.add_epoch(record)
+    if on_epoch is not None:
+        on_epoch(record)
 
 
-def _check(train_loop: TrainLoop, epochs: int, target_accuracy: float | None) -> None:
+def _momentums(schedule: ScheduleFn, steps: NDArray[np.int64]) -> ArrayLike | None:
+    return schedule.momentum_at(steps) if hasattr(schedule, "momentum_at") else None
+
+
+def _config_of(schedule: ScheduleFn) -> dict[str, Any]:
+    try:
+        return schedule.to_config()  # type: ignore[attr-defined]
+    except (AttributeError, ValueError):  # A function, or a schedule with one inside: its name must do.
+        return {"name": repr(schedule)}
+
+
+def check_changes(saved: Mapping[str, Any], settings: Mapping[str, Any], on_change: OnChange | None) -> None:
+    """Raises if a run has other settings than the saved ones, epochs aside, and on_change does not say what to do.
+
+    Args:
+        saved: from config.json.
+        settings: from `run_settings`.
+        on_change: see `fit`.
+
+    Raises:
+        ValueError: if anything but schedule and versions differs, or these do and on_change is None.
+    """
+    # Through JSON, as the saved ones came: a tuple is a list there.
+    now = json.loads(json.dumps(settings))
+    compared = sorted({*saved, *now} - {"epochs", "command"})
+    changed = [name for name in compared if saved.get(name) != now.get(name)]
+    fixed = [name for name in changed if name not in _CHANGEABLE]
+    listed = "; ".join(f"{name} {saved.get(name)}, now {now.get(name)}" for name in fixed or changed)
+    if fixed:
+        raise ValueError(f"a run must keep its settings, received other ones: {listed}; use the saved ones")
+    if changed and on_change is None:
+        raise ValueError(
+            f"the run was begun with other settings: {listed}; choose --on_change=keep (the saved schedule), replace "
+            "(the new one, at the same step) or rebase (the new one, from its step 0)"
+        )
+
+
+def _schedule_from_here(
+    schedule: ScheduleFn, saved: Mapping[str, Any], on_change: OnChange | None, step: int
+) -> ScheduleFn:
+    """Returns the schedule of a run that is resumed at this step."""
+    if on_change in (None, "replace") or saved["schedule"] == json.loads(json.dumps(_config_of(schedule))):
+        return schedule
+    kept = schedules.from_config(saved["schedule"])
+    if on_change == "keep":
+        return kept
+    if step == 0:
+        return schedule
+    if not isinstance(schedule, schedules.Schedule):
+        raise ValueError("rebase must be given a schedule of clr_loop.schedules, received a function; shift its steps")
+    return schedules.join([kept, schedule], boundaries=[step])
+
+
+def _check(train_loop: TrainLoop, epochs: int, target_accuracy: float | None, checkpoint_every: int | None) -> None:
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, received {epochs}; give the number of times to visit the data")
     if target_accuracy is not None and not 0.0 <= target_accuracy <= 1.0:
         raise ValueError(f"target_accuracy must be from 0 to 1, received {target_accuracy}; 0.9 means 90 %")
-    if train_loop.step != 0:
+    if checkpoint_every is not None and checkpoint_every < 1:
+        raise ValueError(f"checkpoint_every must be at least 1 batch, received {checkpoint_every}; an epoch is usual")
+    if train_loop.position != 0:
         raise ValueError(
             f"the loop must not have taken a step yet, received one at step {train_loop.step}; make a new one"
         )

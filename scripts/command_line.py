@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
+import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from logging import Formatter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import app, flags, logging
 from tqdm import tqdm
+
+from clr_loop import run_files
 
 if TYPE_CHECKING:
     import keras
@@ -39,20 +44,22 @@ flags.DEFINE_enum(
 )
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], int | None]) -> None:
     """Runs a script's main: a user's mistake becomes one line on stderr and exit code 2; --verbosity=1 shows where."""
 
     def guarded(argv: list[str]) -> int:
+        if not FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
+        logging.get_absl_handler().setFormatter(Formatter("%(levelname)s: %(message)s"))
         if len(argv) > 1:
             return _fail(f"arguments must be flags, received {argv[1]!r}; write it as --name=value")
         try:
-            main()
+            return main() or 0
         except KeyboardInterrupt:
             return _fail("interrupted; what was written until then is kept", code=130)
         except (ValueError, OSError, ArithmeticError) as error:
             logging.debug("Where it was raised:", exc_info=True)
             return _fail(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
-        return 0
 
     # The description of a schedule, printed before it is used, says this already, with the value to use instead.
     warnings.filterwarnings("ignore", message=".* holds its last rate", category=UserWarning)
@@ -128,6 +135,49 @@ def where(directory: Path) -> str:
     """Returns the closing lines: where the results are, and how to see them in TensorBoard with every step in it."""
     # TensorBoard draws a random 1,000 points of a longer series unless told otherwise; 0, once "all", now means none.
     return f"results: {directory}\nlook:    tensorboard --logdir {directory} --samples_per_plugin scalars=1000000000"
+
+
+class SignalWatch:
+    """Notes the first SIGINT or SIGTERM, so that a run can end between two steps; a second one ends it at once.
+
+    Attributes:
+        received: the signal's number, or None.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: object) -> None:
+        self.received = number
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+        print("stopping after this block of steps; once more stops at once", file=sys.stderr, flush=True)
+
+
+def given_flags(not_of_run: Collection[str]) -> list[str]:
+    """Returns the script's flags that were given, as arguments, but for those that say nothing of what the run is."""
+    return [flag.serialize() for flag in _flags_of_run(not_of_run) if flag.present]
+
+
+def use_saved_flags(run_dir: str, not_of_run: Collection[str]) -> None:
+    """Sets the script's flags to those that a run was begun with, as `given_flags` returned them."""
+    config = Path(run_dir) / run_files.CONFIG
+    if config.exists():
+        for flag in _flags_of_run(not_of_run):
+            flag.unparse()
+        FLAGS([sys.argv[0], *run_files.read_json(config)["command"]])
+
+
+def _flags_of_run(not_of_run: Collection[str]) -> list[flags.Flag]:
+    return [flag for flag in FLAGS.get_key_flags_for_module(sys.argv[0]) if flag.name not in not_of_run]
+
+
+def resume_line() -> str:
+    """Returns the command that goes on with this run."""
+    kept = [argument for argument in sys.argv if argument not in ("--resume", "--overwrite")]
+    return f"resume:  {shlex.join(['python', *kept, '--resume'])}"
 
 
 class ProgressBar:

@@ -12,12 +12,14 @@ writes into --output_dir: comparison.json, comparison.csv, report.md, comparison
 """
 
 from functools import partial
+from pathlib import Path
 
 from absl import flags
 
 import command_line
 import schedule_flags
 from clr_loop import data, run_files
+from clr_loop.schedules import Schedule
 
 FLAGS = flags.FLAGS
 
@@ -27,7 +29,9 @@ flags.DEFINE_list(
 )
 flags.DEFINE_integer("seeds", 3, "Runs of each arm; they differ in initial weights and order of the data.")
 flags.DEFINE_float("target_accuracy", 0.9, "Validation accuracy, 0 to 1, that arms are timed to.")
-flags.DEFINE_string("output_dir", "runs/comparison", "Where to write; must be empty or not exist yet.")
+flags.DEFINE_string("output_dir", "runs/comparison", "Where to write; must be empty or not exist yet, unless --resume.")
+flags.DEFINE_bool("resume", False, "Go on with the comparison in --output_dir; finished runs are not run again.")
+flags.DEFINE_bool("overwrite", False, "Remove the comparison in --output_dir first.")
 flags.adopt_module_key_flags(command_line)
 flags.adopt_module_key_flags(schedule_flags)
 
@@ -53,13 +57,18 @@ def main() -> None:
             schedule = schedule_flags.make(name, steps_per_epoch, total_steps)
             chosen.append((batch_size, name, schedule))
             plans.append(f"{name}, batch {batch_size}:\n{schedule.describe(total_steps, steps_per_epoch)}")
-    output_dir = run_files.claim(FLAGS.output_dir)
-    print("\n\n".join(plans) + "\n", flush=True)
+    with run_files.claim(FLAGS.output_dir, resume=FLAGS.resume, overwrite=FLAGS.overwrite) as output_dir:
+        print("\n\n".join(plans) + "\n", flush=True)
+        _compare(dataset, chosen, output_dir)
 
+
+def _compare(dataset: data.Dataset, chosen: list[tuple[int, str, Schedule]], output_dir: Path) -> None:
     command_line.start_tensorflow()
     from clr_loop import models, report
     from clr_loop.comparison import Arm, Run, compare
 
+    settings = {"dataset": dataset.name, "dataset_sha256": dataset.sha256(), "model": FLAGS.model}
+    run_files.write_json(output_dir / run_files.CONFIG, {**settings, "command": command_line.given_flags(())})
     progress = command_line.ProgressBar()
 
     def start(arm: Arm, seed: int, total_steps: int) -> None:
@@ -83,7 +92,8 @@ def main() -> None:
             num_seeds=FLAGS.seeds,
             target_accuracy=FLAGS.target_accuracy,
             output_dir=output_dir,
-            settings={"dataset": dataset.name, "dataset_sha256": dataset.sha256(), "model": FLAGS.model},
+            resume=FLAGS.resume,
+            settings=settings,
             jit_compile=command_line.jit_compile(),
             on_start=start,
             on_block=progress.block,

@@ -4,39 +4,82 @@ Example:
 
     python scripts/train.py --schedule=triangular --base_lr=0.001 --max_lr=0.1 --step_size=50% --batch_size=2000
 
-writes into --run_dir: config.json, history.csv (every step), epochs.csv, result.json, curves.png and TensorBoard's
-events.
+writes into --run_dir: config.json, history.csv (every step), epochs.csv, result.json, curves.png, TensorBoard's events
+and checkpoints. Stopped by Ctrl-C, SIGTERM or worse, the same command with --resume goes on, to the same last bit.
 """
+
+from pathlib import Path
 
 from absl import flags
 
 import command_line
 import schedule_flags
 from clr_loop import data, run_files
+from clr_loop.lengths import to_steps
+from clr_loop.schedules import Schedule
 
 FLAGS = flags.FLAGS
 
 flags.DEFINE_enum("schedule", "triangular", list(schedule_flags.SCHEDULES), "How the learning rate goes.")
 flags.DEFINE_integer("batch_size", 100, "Examples per step.")
 flags.DEFINE_integer("seed", 0, "Of the initial weights and of the order of the data.")
-flags.DEFINE_string("run_dir", "runs/train", "Where to write; must be empty or not exist yet.")
+flags.DEFINE_string("run_dir", "runs/train", "Where to write; must be empty or not exist yet, unless --resume.")
+flags.DEFINE_string(
+    "checkpoint_every", "1ep", "2000 or 2000st (steps), 2ep (epochs) or 30% (of the run) between checkpoints; or never."
+)
+flags.DEFINE_integer("keep_checkpoints", 3, "How many of the newest to keep, beside the best by validation accuracy.")
+flags.DEFINE_bool("resume", False, "Go on with the run in --run_dir, from its newest good checkpoint.")
+flags.DEFINE_bool("overwrite", False, "Remove the run in --run_dir first.")
+flags.DEFINE_enum(
+    "on_change",
+    None,
+    ("keep", "replace", "rebase"),
+    "On --resume, if flags differ from the run's: keep (use the saved ones), replace (the new schedule, at the same "
+    "step), rebase (the new schedule, its step 0 now).",
+)
+flags.DEFINE_enum(
+    "on_non_finite",
+    "stop",
+    ("stop", "skip"),
+    "At a loss or gradient that is NaN or infinite: stop the run, or skip the update, which then counts no step.",
+)
+
+# Flags of a command, not of the run: they may differ when it is resumed.
+NOT_OF_RUN = (
+    "data_dir", "epochs", "run_dir", "checkpoint_every", "keep_checkpoints", "resume", "overwrite", "on_change",
+    "on_non_finite",
+)  # fmt: skip
 flags.adopt_module_key_flags(command_line)
 flags.adopt_module_key_flags(schedule_flags)
 
 
-def main() -> None:
+def main() -> int | None:
     """Trains once, as the flags say."""
+    if FLAGS.resume and FLAGS.overwrite:
+        raise ValueError("--resume and --overwrite exclude each other, received both; choose one")
+    if FLAGS.resume and FLAGS.on_change == "keep":
+        command_line.use_saved_flags(FLAGS.run_dir, NOT_OF_RUN)
     schedule_flags.check([FLAGS.schedule])
     dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
     steps_per_epoch, total_steps = command_line.run_length(len(dataset.train.labels), FLAGS.batch_size)
     schedule = schedule_flags.make(FLAGS.schedule, steps_per_epoch, total_steps)
-    run_dir = run_files.claim(FLAGS.run_dir)
-    print(schedule.describe(total_steps, steps_per_epoch), flush=True)
+    every = None
+    if FLAGS.checkpoint_every != "never":
+        every = to_steps(FLAGS.checkpoint_every, steps_per_epoch, total_steps, "checkpoint_every")
+    with run_files.claim(FLAGS.run_dir, resume=FLAGS.resume, overwrite=FLAGS.overwrite) as run_dir:
+        print(schedule.describe(total_steps, steps_per_epoch), flush=True)
+        return _train(dataset, schedule, total_steps, every, run_dir)
 
+
+def _train(
+    dataset: data.Dataset, schedule: Schedule, total_steps: int, checkpoint_every: int | None, run_dir: Path
+) -> int | None:
+    signals = command_line.SignalWatch()
     command_line.start_tensorflow()
     from clr_loop import models, plots
     from clr_loop.loop import TrainLoop
-    from clr_loop.training import EpochRecord, fit
+    from clr_loop.results import EpochRecord
+    from clr_loop.training import TrainingInterruptedError, fit
 
     train_loop = TrainLoop(
         models.build(FLAGS.model, dataset.train.images.shape[1:], dataset.num_classes, FLAGS.seed),
@@ -45,6 +88,7 @@ def main() -> None:
         batch_size=FLAGS.batch_size,
         seed=FLAGS.seed,
         jit_compile=command_line.jit_compile(),
+        skip_non_finite=FLAGS.on_non_finite == "skip",
     )
     progress = command_line.ProgressBar()
 
@@ -63,10 +107,24 @@ def main() -> None:
             dataset.validation,
             epochs=FLAGS.epochs,
             run_dir=run_dir,
-            settings={"dataset": dataset.name, "dataset_sha256": dataset.sha256(), "model": FLAGS.model},
+            settings={
+                "dataset": dataset.name,
+                "dataset_sha256": dataset.sha256(),
+                "model": FLAGS.model,
+                "command": command_line.given_flags(NOT_OF_RUN),
+            },
+            checkpoint_every=checkpoint_every,
+            keep_checkpoints=FLAGS.keep_checkpoints,
+            resume=FLAGS.resume,
+            on_change=FLAGS.on_change,
+            should_stop=lambda: signals.received is not None,
             on_block=progress.block,
             on_epoch=say_epoch,
         )
+    except TrainingInterruptedError as stopped:
+        progress.close()
+        print(f"{stopped}\n{command_line.resume_line() if stopped.checkpoint else 'no checkpoint was asked for'}")
+        return 128 + (signals.received or 0)
     finally:
         progress.close()
     figure = plots.training_curves(
@@ -76,11 +134,13 @@ def main() -> None:
         [record.val_accuracy for record in result.epochs],
     )
     figure.savefig(run_dir / "curves.png")
+    skipped = f"; {result.num_skipped} updates skipped" if result.num_skipped else ""
     print(
         f"validation accuracy {result.val_accuracy:.4f}; trained {result.train_seconds:.2f} s "
-        f"({result.examples_per_second:,.0f} examples/s) after compiling {result.compile_seconds:.2f} s\n"
+        f"({result.examples_per_second:,.0f} examples/s) after compiling {result.compile_seconds:.2f} s{skipped}\n"
         f"{command_line.where(run_dir)}"
     )
+    return None
 
 
 if __name__ == "__main__":

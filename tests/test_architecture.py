@@ -1,6 +1,7 @@
-"""Reads the imports and holds the arrows: an import goes only downward."""
+"""Reads the imports and holds the arrows: a room imports only what stands before it in the package's own list."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -10,15 +11,10 @@ import clr_loop
 PACKAGE = Path(clr_loop.__file__).parent
 SCRIPTS = PACKAGE.parent / "scripts"
 
-# Floor by floor; a room may import those of lower floors, and on its own floor those that are named.
-FLOORS = {
-    "schedules": 0, "data": 0, "models": 0, "timing": 0, "summaries": 0, "run_files": 0, "plots": 0, "momentum": 0,
-    "loop": 0,
-    "training": 1,
-    "comparison": 2,
-    "report": 3,
-}  # fmt: skip
-SAME_FLOOR = {("loop", "data"), ("loop", "momentum")}
+ROOMS = re.findall(r"^    (\w+)  ", clr_loop.__doc__, re.MULTILINE)
+
+# Methods of a schedule that reach upward, when called.
+UPWARD = {("schedule_base", "description"), ("schedule_base", "keras_schedule")}
 HEAVY = {"tensorflow", "keras", "tensorboard", "matplotlib"}
 
 
@@ -33,22 +29,36 @@ def imports_of(path, only_top_level=False):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def rooms_imported_by(path):
-    parts = [name.split(".") for name in imports_of(path)]
-    return {part[1] for part in parts if part[0] == "clr_loop" and len(part) > 1 and part[1] in FLOORS}
+def rooms_imported_by(room):
+    parts = [name.split(".") for name in imports_of(PACKAGE / f"{room}.py")]
+    return {part[1] for part in parts if part[0] == "clr_loop" and len(part) > 1 and part[1] in ROOMS}
 
 
-def test_every_room_has_its_floor():
-    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} == set(FLOORS)
+def test_every_room_is_in_the_list():
+    assert sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__") == sorted(ROOMS)
 
 
-@pytest.mark.parametrize("room", FLOORS)
+@pytest.mark.parametrize("room", ROOMS)
 def test_imports_go_only_downward(room):
-    for other in rooms_imported_by(PACKAGE / f"{room}.py"):
-        assert FLOORS[other] < FLOORS[room] or (room, other) in SAME_FLOOR, f"{room} imports {other}"
+    for other in rooms_imported_by(room):
+        assert ROOMS.index(other) < ROOMS.index(room) or (room, other) in UPWARD, f"{room} imports {other}"
 
 
-@pytest.mark.parametrize("room", ["__init__", "schedules", "data", "timing", "run_files"])
+@pytest.mark.parametrize(
+    "room",
+    [
+        "__init__",
+        "schedule_base",
+        "cyclic",
+        "schedules",
+        "description",
+        "lengths",
+        "data",
+        "timing",
+        "run_files",
+        "results",
+    ],
+)
 def test_rooms_without_tensorflow(room):
     packages = {name.split(".")[0] for name in imports_of(PACKAGE / f"{room}.py", only_top_level=True)}
     assert not packages & HEAVY

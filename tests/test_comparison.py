@@ -9,8 +9,9 @@ from clr_loop import comparison, models
 from clr_loop.comparison import Arm, Run, Sample, compare, effects
 from clr_loop.data import Dataset, Split
 from clr_loop.loop import TrainLoop
+from clr_loop.results import EpochRecord, TrainingResult
 from clr_loop.schedules import Constant, Triangular
-from clr_loop.training import EpochRecord, TrainingResult, fit
+from clr_loop.training import fit
 
 SCHEDULES = {"constant": Constant(0.1), "triangular": Triangular(0.001, 0.01, 4)}
 ARMS = [Arm(size, name, schedule) for size in (50, 80) for name, schedule in SCHEDULES.items()]
@@ -22,7 +23,7 @@ def make_model(seed):
 
 def run_with(arm, seed, val_accuracy, epoch_seconds=1.0):
     record = EpochRecord(1, 0, 0.1, 1.0, 0.5, 1.0, val_accuracy, epoch_seconds)
-    return Run(arm, seed, TrainingResult({}, {}, [record], 0.0, 10, 0.9, "", "CPU:0"))
+    return Run(arm, seed, TrainingResult({}, {}, [record], 0.0, 10, 0.9, 0, "", "CPU:0"))
 
 
 @pytest.fixture(scope="module")

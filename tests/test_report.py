@@ -9,8 +9,8 @@ import pytest
 from clr_loop import report
 from clr_loop.comparison import Arm, Comparison, Run, effects
 from clr_loop.comparison import _summarise as summarise
+from clr_loop.results import EpochRecord, TrainingResult
 from clr_loop.schedules import Constant, Triangular
-from clr_loop.training import EpochRecord, TrainingResult
 
 CONSTANT, TRIANGULAR = Constant(0.1), Triangular(0.001, 0.006, 2000)
 ARMS = [
@@ -34,12 +34,20 @@ def make_comparison(accuracies, num_epochs=15, arms=ARMS):
                     arm,
                     seed,
                     TrainingResult(
-                        {"optimizer": "Adam", "batch_size": arm.batch_size, "seed": seed, "schedule": {}},
+                        {
+                            "optimizer": "Adam",
+                            "batch_size": arm.batch_size,
+                            "seed": seed,
+                            "schedule": {},
+                            "steps_per_epoch": 60000 // arm.batch_size,
+                            "versions": {},
+                        },
                         {"step": np.arange(steps), "learning_rate": rates},
                         records,
                         1.0,
                         60000,
                         0.9,
+                        0,
                         "ab",
                         "CPU:0",
                     ),

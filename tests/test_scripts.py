@@ -49,7 +49,8 @@ def trained(small_flags, tmp_path_factory):
 def test_train_writes_its_files(trained):
     _, run_dir = trained
     assert {path.name for path in run_dir.iterdir() if "tfevents" not in path.name} == {
-        "config.json", "history.csv", "epochs.csv", "result.json", "curves.png", "train", "validation",
+        "config.json", "history.csv", "epochs.csv", "result.json", "curves.png", "train", "validation", "checkpoints",
+        ".lock",
     }  # fmt: skip
     result = json.loads((run_dir / "result.json").read_text())
     assert result["steps"] == 10
@@ -86,7 +87,7 @@ def test_compare_writes_and_prints_the_report(npz, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert {path.name for path in output_dir.iterdir()} == {
-        "comparison.json", "comparison.csv", "report.md", "comparison.png",
+        "config.json", ".lock", "comparison.json", "comparison.csv", "report.md", "comparison.png",
         "constant_batch_50", "triangular_batch_50", "constant_batch_300", "triangular_batch_300",
     }  # fmt: skip
     assert (output_dir / "report.md").read_text() in done.stdout
@@ -106,7 +107,7 @@ def without_tensorflow(tmp_path):
 @pytest.mark.parametrize("name", ["train.py", "compare_batch_sizes.py"])
 def test_help_tells_units_without_starting_tensorflow(name, without_tensorflow):
     done = run_script(name, "--help", **without_tensorflow)
-    assert "in steps" in done.stdout
+    assert "2ep (epochs)" in done.stdout
     assert "python scripts/" in done.stdout
     assert "imported" not in done.stdout + done.stderr
 
@@ -120,9 +121,9 @@ def test_help_tells_units_without_starting_tensorflow(name, without_tensorflow):
         ("train.py", ["--base_lr=0.1", "--max_lr=0.01"], "base_lr must not be above max_lr, received base_lr 0.1"),
         ("train.py", ["--base_lr=-0.1"], "base_lr must be a finite number of at least 0, received -0.1"),
         ("train.py", ["--schedule=constant", "--learning_rate=nan"], "learning_rate must be a finite number"),
-        ("train.py", ["--step_size=0"], "step_size must be at least 1 step, received 0"),
+        ("train.py", ["--step_size=0"], "step_size must be at least 1 step, received '0'"),
         ("train.py", ["--schedule=exp_range", "--gamma=1.5"], "gamma must be above 0 and at most 1, received 1.5"),
-        ("compare_batch_sizes.py", ["--batch_sizes=100,many"], "must be whole numbers, such as 100,2000"),
+        ("compare_batch_sizes.py", ["--batch_sizes=100,many"], "must be whole numbers, none twice, such as 100,2000"),
         ("compare_batch_sizes.py", ["--schedules=constant,square"], "must be of constant, triangular"),
     ],
 )
@@ -144,8 +145,11 @@ def test_a_bad_flag_is_one_line_without_starting_tensorflow(name, flags, message
         (["--model=mlp"], "model must be one of article_mlp, relu_mlp, received 'mlp'; choose one of these"),
         (["--batch_size=0"], "batch_size must be from 1 to the 300 training examples, received 0; choose one"),
         (["--batch_size=301"], "batch_size must be from 1 to the 300 training examples, received 301; choose one"),
-        (["--epochs=0"], "epochs must be at least 1, received 0; give the number of times to visit the data"),
-        (["--schedule=constant", "--learning_rate=1e38"], "with learning rate 1e+38; lower the learning rate"),
+        (["--epochs=0"], "epochs must be at least 1, received 0; give the number of visits to the data"),
+        (
+            ["--base_lr=1e38", "--max_lr=1e38"],
+            "step_0000000000; resume from it with a lower rate and --on_change=replace",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(small_flags, tmp_path, flags, message):
@@ -164,7 +168,7 @@ def test_a_directory_that_holds_a_run_is_refused_and_untouched(name, flag, tmp_p
     (run_dir / "result.json").write_text("precious")
     done = run_script(name, f"{flag}={run_dir}", **without_tensorflow)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: output directory {run_dir} is not empty, and a run is never overwritten")
+    assert done.stderr.startswith(f"error: output directory {run_dir} is not empty and holds no run; choose another")
     assert [(file.name, file.read_text()) for file in run_dir.iterdir()] == [("result.json", "precious")]
 
 

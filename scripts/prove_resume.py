@@ -1,0 +1,91 @@
+"""Shows that a run which is killed again and again ends like one that is not, to the last bit.
+
+Trains once without a break. Then trains again, killing the process with SIGKILL at random moments and resuming it each
+time, and compares weights, every step, every epoch and every point in TensorBoard.
+
+Example:
+
+    python scripts/prove_resume.py --kills=20 --train_flags="--model=relu_mlp --epochs=100 --checkpoint_every=200"
+"""
+
+import os
+import random
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from absl import flags
+
+import command_line
+from clr_loop import run_files
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_integer("kills", 20, "How often to kill the run.", lower_bound=1)
+flags.DEFINE_string("train_flags", "--epochs=100 --checkpoint_every=200", "Flags of scripts/train.py.")
+flags.DEFINE_integer("seed", 0, "Of the random moments.")
+flags.DEFINE_string("output_dir", "runs/prove_resume", "Where to write; must be empty or not exist yet.")
+
+
+def main() -> int:
+    """Trains twice, kills one of them, and compares."""
+    with run_files.claim(FLAGS.output_dir) as output_dir:
+        whole, killed = output_dir / "whole", output_dir / "killed"
+        _finish(_train(whole, resume=False))
+        train_seconds = run_files.read_json(whole / run_files.RESULT)["train_seconds"]
+
+        moments = random.Random(FLAGS.seed)
+        num_kills = 0
+        for i in range(FLAGS.kills):
+            process = _train(killed, resume=i > 0)
+            if i % 4 != 3:  # Every fourth dies while it starts.
+                _wait_for_a_step(process, killed / run_files.HISTORY)
+            try:
+                # No longer than its share of the run, so that there is something left for the last kill.
+                process.wait(timeout=moments.uniform(0.0, train_seconds / FLAGS.kills))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                num_kills += 1
+            checkpoints = sorted(path.name for path in (killed / "checkpoints").glob("step_*"))
+            print(f"kill {num_kills:2d}: newest checkpoint {checkpoints[-1] if checkpoints else 'none'}", flush=True)
+        _finish(_train(killed, resume=True))
+
+        command_line.start_tensorflow()
+        from clr_loop.identity import differences
+
+        found = differences(whole, killed)
+    print("\n".join([*found, f"kills: {num_kills}", f"bit-identical: {'no' if found else 'yes'}"]))
+    return 1 if found else 0
+
+
+def _wait_for_a_step(process: subprocess.Popen[str], history: Path) -> None:
+    lowest = _size(history)
+    while process.poll() is None and _size(history) <= lowest:
+        lowest = min(lowest, _size(history))  # A resumed run first cuts the file back to its checkpoint.
+        time.sleep(0.01)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _train(run_dir: Path, resume: bool) -> subprocess.Popen[str]:
+    script = Path(__file__).with_name("train.py")
+    arguments = [*shlex.split(FLAGS.train_flags), f"--run_dir={run_dir}", *(["--resume"] if resume else [])]
+    return subprocess.Popen(
+        [sys.executable, str(script), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env=os.environ,
+    )  # fmt: skip
+
+
+def _finish(process: subprocess.Popen[str]) -> None:
+    _, errors = process.communicate()
+    if process.returncode != 0:
+        raise ValueError(f"train.py must end well, received exit code {process.returncode}: {errors.strip()}")
+
+
+if __name__ == "__main__":
+    command_line.run(main)
