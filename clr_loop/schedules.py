@@ -183,6 +183,32 @@ class ExpRange(Cyclic):
         return np.power(self.gamma, step.astype(np.float64))
 
 
+@dataclass(frozen=True)
+class LinearRamp:
+    """A rate that goes from start_lr to end_lr in equal differences, `np.linspace` over total_steps."""
+
+    start_lr: float
+    end_lr: float
+    total_steps: int
+
+    def __call__(self, step: ArrayLike) -> Rates:
+        """Returns the rate at each step."""
+        return np.linspace(self.start_lr, self.end_lr, self.total_steps)[_steps(step)]
+
+
+@dataclass(frozen=True)
+class ExponentialRamp:
+    """A rate that goes from start_lr to end_lr in equal ratios, `np.geomspace` over total_steps."""
+
+    start_lr: float
+    end_lr: float
+    total_steps: int
+
+    def __call__(self, step: ArrayLike) -> Rates:
+        """Returns the rate at each step."""
+        return np.geomspace(self.start_lr, self.end_lr, self.total_steps)[_steps(step)]
+
+
 Schedule = Constant | Cyclic
 """Any schedule of this module. The training loop itself takes any callable of steps."""
 
