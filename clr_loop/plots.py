@@ -123,10 +123,9 @@ def range_test(
     if np.isfinite(starts).all() and max(starts) > 0.0:
         loss_axes.set_ylim(0.0, 2.0 * max(starts))
     accuracy_axes.set_ylim(0.0, 1.0)
-    rates = np.concatenate([curves["learning_rate"] for curves in seeds])
     for axes in (loss_axes, accuracy_axes):
         axes.set_xscale("log")
-        axes.set_xlim(rates[rates > 0.0].min(), rates.max())
+        axes.margins(x=0)
         axes.grid(alpha=0.3)
     # Neighbours often lie close, so each name has a height of its own, and the lower ones stand to the left.
     for i, (name, (low, middle, high)) in enumerate(sorted(bands.items(), key=lambda item: item[1][1])):

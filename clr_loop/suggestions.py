@@ -76,7 +76,7 @@ class Curve:
 
     def _smooth(self, values: Values) -> Values:
         parts = values[: self.num_usable], values[self.num_usable :]
-        return np.concatenate([smooth(part, self.time_constant) for part in parts])
+        return np.concatenate([smooth(part, self.time_constant) for part in parts if len(part)])
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Suggestion:
 
     @property
     def learning_rate(self) -> float | None:
-        """Their median along the logarithm; None if most seeds have no rate."""
+        """Their median along the logarithm; None unless most of the seeds have one."""
         return None if len(self.reasons) >= len(self.rates) / 2 else float(np.exp(np.median(np.log(self.found))))
 
     def __str__(self) -> str:
@@ -200,7 +200,7 @@ def smooth(values: Values, time_constant: float) -> Values:
     the ends.
 
     Args:
-        values: float [n].
+        values: float [n], n at least 1.
         time_constant: in steps, above 0.
 
     Returns:
@@ -256,7 +256,11 @@ def _without_spikes(values: Values) -> Values:
 
 
 class _Reading:
-    """The usable part of a curve, smoothed, over log10 of its rates. Made only of a loss that the sweep did change."""
+    """The usable part of a curve, smoothed, over log10 of its rates.
+
+    Raises:
+        NoSuggestionError: if it is too short, or its loss never falls.
+    """
 
     def __init__(self, curve: Curve) -> None:
         rates = curve.learning_rate[: curve.num_usable]
@@ -272,15 +276,16 @@ class _Reading:
         self.loss = curve.smoothed_loss[kept]
         self.accuracy = curve.smoothed_accuracy[kept]
         self.lowest = int(np.argmin(self.loss))
-        self.margin = math.ceil(2 * curve.time_constant)  # A bend nearer to an end than this may lie beyond it.
+        self.margin = math.ceil(3 * curve.time_constant)  # A bend nearer to an end than this may lie beyond it.
         self._time_constant = curve.time_constant
 
         self.highest_loss = float(self.loss[: self.lowest + 1].max())
         self.fall = self.highest_loss - float(self.loss[self.lowest])
-        if self.fall <= max(_CHANGE * self.highest_loss, self._noise(curve.loss[kept])):
-            if self.diverged or self.loss[-1] > self.highest_loss * (1.0 + _CHANGE):
+        change = max(_CHANGE * self.highest_loss, self._noise(curve.loss[kept]))
+        if self.fall <= change:
+            if self.diverged or self.loss[-1] > self.highest_loss + change:
                 raise NoSuggestionError(
-                    f"the loss never fell and then rose, by a rate of {self.rates[-1]:.2g}; lower --start_lr"
+                    f"the loss rose, up to a rate of {self.rates[-1]:.2g}, without ever having fallen; lower --start_lr"
                 )
             raise NoSuggestionError(
                 f"the curve is flat: the loss stays near {self.highest_loss:.3g} up to a rate of {self.rates[-1]:.2g}; "
@@ -298,9 +303,9 @@ class _Reading:
     def check_begins_inside(self, step: int, what: str) -> None:
         """Refuses a bend at the low end of the sweep."""
         if step < self.margin:
-            raise NoSuggestionError(
-                f"{what} from the first rates on, {self.rates[0]:.2g}; lower --start_lr, or take an exponential sweep"
-            )
+            steps = np.diff(self.log_rates)
+            cure = "take --sweep=exponential" if steps[0] > 2.0 * steps.mean() else "lower --start_lr"
+            raise NoSuggestionError(f"{what} from the first rates on, {self.rates[0]:.2g}; {cure}")
 
     def check_ends_inside(self, step: int, what: str) -> None:
         """Refuses a bend at the high end of a sweep that might have gone on."""

@@ -91,9 +91,7 @@ def main() -> None:
     batch_sizes = [int(size) for size in FLAGS.batch_sizes]
     from_range_test = [name for name in ("base_lr", "max_lr", "step_size") if FLAGS[name].using_default_value]
     if FLAGS.bounds == "range_test" and not {"base_lr", "max_lr"} <= set(from_range_test):
-        raise ValueError(
-            "--base_lr and --max_lr must be left to --bounds=range_test, received them too; take away the one or the other"
-        )
+        raise ValueError("--base_lr and --max_lr must be left to --bounds=range_test, received them too; leave one out")
     output_dir = run_files.claim(FLAGS.output_dir)
 
     command_line.start_tensorflow()

@@ -9,6 +9,7 @@ prints what the curves suggest and last the flags to train with, and writes into
 range_test.csv (every step), range_test.png and TensorBoard's events. --epochs is the length of the run planned.
 """
 
+import contextlib
 from functools import partial
 
 from absl import flags
@@ -33,7 +34,9 @@ flags.adopt_module_key_flags(command_line)
 
 @flags.validator("early_stop", message="must be a number such as 4, or none")
 def _is_number_or_none(value: str) -> bool:
-    return value == "none" or value.replace(".", "", 1).isdecimal()
+    with contextlib.suppress(ValueError):
+        return value == "none" or float(value) > 0.0
+    return False
 
 
 def main() -> None:
