@@ -285,11 +285,12 @@ class _Reading:
         if self.fall <= change:
             if self.diverged or self.loss[-1] > self.highest_loss + change:
                 raise NoSuggestionError(
-                    f"the loss rose, up to a rate of {self.rates[-1]:.2g}, without ever having fallen; lower --start_lr"
+                    f"the loss rose, up to a rate of {self.rates[-1]:.2g}, without ever having fallen; "
+                    "raise --num_steps or lower --start_lr"
                 )
             raise NoSuggestionError(
                 f"the curve is flat: the loss stays near {self.highest_loss:.3g} up to a rate of {self.rates[-1]:.2g}; "
-                "raise --end_lr"
+                "raise --end_lr or --num_steps"
             )
         self.peak = int(np.argmax(self.accuracy))
         self.lowest_accuracy = float(self.accuracy[: self.peak + 1].min())

@@ -92,7 +92,7 @@ def test_a_flat_curve_has_no_suggestion_and_is_told_to_raise_end_lr(seed, num_st
     for suggestion in suggest([curve]):
         assert suggestion.learning_rate is None
         assert "the curve is flat: the loss stays near 2." in suggestion.reasons[0]
-        assert suggestion.reasons[0].endswith("raise --end_lr")
+        assert suggestion.reasons[0].endswith("raise --end_lr or --num_steps")
         assert str(suggestion) == f"{suggestion.name}: no suggestion: {suggestion.reasons[0]}"
 
 
@@ -185,7 +185,7 @@ def test_a_curve_that_only_rises_is_told_to_lower_start_lr():
     curve = Curve(rates, 2.3 + 5.0 * rates, np.full(500, 0.1), 6.0)
     for reasons in reasons_of(curve).values():
         assert reasons[0].startswith("the loss rose, up to a rate of 1")
-        assert reasons[0].endswith("lower --start_lr")
+        assert reasons[0].endswith("raise --num_steps or lower --start_lr")
 
 
 def test_a_curve_cut_at_either_end_says_which_flag_to_change():
