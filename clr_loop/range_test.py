@@ -257,14 +257,11 @@ def _stop(
     """The number of steps to keep, the one that stopped the sweep included, and the reason; None to go on."""
     if early_stop is None:
         return None
-    finite = np.isfinite(losses)
-    first_bad = len(losses) if finite.all() else int(np.argmin(finite))
-    curve = Curve(rates, losses, losses, time_constant, early_stop)
-    step = curve.num_usable
+    step = Curve(rates, losses, losses, time_constant, early_stop).num_usable  # The accuracy has no say in it.
     if step == len(losses):
         return None
     where = f"at step {step} with learning rate {rates[step]:.3g}"
-    if step == first_bad:
+    if not np.isfinite(losses[step]):
         return step + 1, f"non-finite loss: {losses[step]} {where}"
     return step + 1, f"divergence: the smoothed loss went above {early_stop:g} times its best {where}"
 

@@ -74,7 +74,9 @@ def suggested_bounds(dataset: Dataset, make_model: Callable[[int], keras.Model],
     try:
         return range_test.suggested_bounds(range_test.run_seeds(train_loop, make_model, FLAGS.seeds), FLAGS.epochs)
     except NoSuggestionError as error:
-        raise NoSuggestionError(f"range test at batch {batch_size}: {error}; or take --bounds=flags") from error
+        raise NoSuggestionError(
+            f"range test at batch {batch_size}: {error} of scripts/range_test.py, or take --bounds=flags"
+        ) from error
 
 
 def set_flags(bounds: Bounds, names: Sequence[str]) -> str:
