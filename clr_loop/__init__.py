@@ -21,7 +21,9 @@ The rooms, from the ground up; each imports only what stands before it:
     plots           results → pictures
     records         all that a run leaves behind, and the way back to a checkpoint
     identity        whether two runs are the same to the last bit
+    suggestions     the curves of an LR range test → base_lr and max_lr, pure NumPy
     training        `fit`: epochs, validation, timing and records around a `TrainLoop`
+    range_test      a sweep of rates that leaves no trace
     comparison      arms × seeds → runs → effects with their spread
     report          a comparison in tables, words and pictures
 

@@ -138,6 +138,60 @@ def schedule(
     return figure
 
 
+def range_test(
+    seeds: Sequence[Mapping[str, NDArray[Any]]], bands: Mapping[str, tuple[float, float, float]], title: str
+) -> Figure:
+    """Draws the curves of an LR range test over the logarithm of the rate, and what they suggest.
+
+    Args:
+        seeds: for each seed [n] each: learning_rate, loss, accuracy (0–1), smoothed_loss, smoothed_accuracy; a NaN
+            breaks a line.
+        bands: name of a suggestion → lowest, middle and highest rate over the seeds.
+        title: what was tested.
+    """
+    figure = _figure(10, 8)
+    loss_axes, accuracy_axes = figure.subplots(2, 1, sharex=True)
+    for i, curves in enumerate(seeds):
+        colour = _COLOURS[i % len(_COLOURS)]
+        for axes, name in ((loss_axes, "loss"), (accuracy_axes, "accuracy")):
+            axes.plot(curves["learning_rate"], curves[name], color=colour, linewidth=0.6, alpha=0.3)
+            axes.plot(curves["learning_rate"], curves[f"smoothed_{name}"], color=colour, linewidth=2)
+    # Room for twice the loss of the beginning: what a diverging loss reaches would press all else to the floor.
+    starts = [curves["smoothed_loss"][0] for curves in seeds]
+    if np.isfinite(starts).all() and max(starts) > 0.0:
+        loss_axes.set_ylim(0.0, 2.0 * max(starts))
+    accuracy_axes.set_ylim(0.0, 1.0)
+    for axes in (loss_axes, accuracy_axes):
+        axes.set_xscale("log")
+        axes.margins(x=0)
+        axes.grid(alpha=0.3)
+    # Neighbours often lie close, so each name has a height of its own, and the lower ones stand to the left.
+    for i, (name, (low, middle, high)) in enumerate(sorted(bands.items(), key=lambda item: item[1][1])):
+        colour, style = ("black", "solid") if name in ("base_lr", "max_lr") else ("dimgray", "dotted")
+        for axes in (loss_axes, accuracy_axes):
+            axes.axvline(middle, color=colour, linestyle=style, linewidth=1.2)
+            axes.axvspan(low, high, color=colour, alpha=0.07, linewidth=0)
+        loss_axes.annotate(
+            f"{name} {middle:.2g}",
+            (middle, 0.97 - 0.075 * i),
+            xycoords=loss_axes.get_xaxis_transform(),
+            xytext=(-4 if i < 2 else 4, 0),
+            textcoords="offset points",
+            horizontalalignment="right" if i < 2 else "left",
+            verticalalignment="top",
+            color=colour,
+            bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
+        )
+    loss_axes.set_ylabel("loss")
+    accuracy_axes.set_ylabel("accuracy")
+    accuracy_axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    accuracy_axes.set_xlabel(
+        "learning rate (thin: each batch; bold: smoothed; a colour for each seed; grey: over seeds)"
+    )
+    loss_axes.set_title(f"LR range test: {title}")
+    return figure
+
+
 def _figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)

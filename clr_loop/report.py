@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def markdown(comparison: Comparison, dataset: str, model: str) -> str:
     )
     sections = [
         f"# Batch size and learning-rate schedule\n\n{head}",
-        f"## Arms\n\n{_arms_table(comparison, is_article)}\n\n{_ARMS_NOTE}",
+        f"## Arms\n\n{_arms_table(comparison, is_article)}\n\n{_ARMS_NOTE}{_bounds_note(first.settings)}",
         f"## Effects\n\n{_effects_table(comparison.effects)}\n\n{_EFFECTS_NOTE}" if comparison.effects else "",
         "## What follows\n\n" + "\n".join(f"- {sentence}" for sentence in conclusions(comparison)),
     ]
@@ -130,6 +130,13 @@ def _arms_table(comparison: Comparison, is_article: bool) -> str:
             row.append(f"{figures[0]:.2f} s, {figures[1]:.4f}" if figures else "–")
         rows.append(row)
     return _table(header, rows)
+
+
+def _bounds_note(settings: Mapping[str, Any]) -> str:
+    """Where the bounds of the cycles came from, if not from the flags; see `--bounds` of the script."""
+    prefix = "range_test_batch_"
+    found = [f"{name.removeprefix(prefix)} `{value}`" for name, value in settings.items() if name.startswith(prefix)]
+    return f"\n\nCycles as an LR range test suggested for each batch size: {'; '.join(found)}." if found else ""
 
 
 def _effects_table(effects: Sequence[Effect]) -> str:

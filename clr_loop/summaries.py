@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -115,6 +116,29 @@ class SummaryWriter:
         self._run.add(0, summary.session_end_pb(status))
         for file in (self._train, self._validation, self._run):
             file.close()
+
+
+def write_curves(run_dir: Path, curves: Mapping[str, NDArray[Any]]) -> None:
+    """Writes a run of curves alone: an event for each step, counted from 0.
+
+    Args:
+        run_dir: the run directory, which may not exist yet.
+        curves: tag → floats [n].
+    """
+    file = _EventFile(run_dir)
+    now = time.time()
+    for step, row in enumerate(zip(*(values.tolist() for values in curves.values()), strict=True)):
+        file.add_scalars(step, dict(zip(curves, row, strict=True)), now)
+    file.close()
+
+
+def write_picture(run_dir: Path, tag: str, png: bytes) -> None:
+    """Writes a picture in PNG format, at step 0."""
+    width, height = struct.unpack(">II", png[16:24])  # The first chunk of every PNG begins with them.
+    file = _EventFile(run_dir)
+    image = summary_pb2.Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
+    file.add(0, summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=tag, image=image)]))
+    file.close()
 
 
 class _EventFile:

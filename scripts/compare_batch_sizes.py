@@ -7,19 +7,27 @@ Examples:
 
     python scripts/compare_batch_sizes.py
     python scripts/compare_batch_sizes.py --model=relu_mlp --seeds=5 --output_dir=runs/relu
+    python scripts/compare_batch_sizes.py --bounds=range_test --output_dir=runs/measured_bounds
 
 writes into --output_dir: comparison.json, comparison.csv, report.md, comparison.png, and a folder for each run.
 """
 
+from __future__ import annotations
+
+import dataclasses
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 import command_line
 import schedule_flags
-from clr_loop import data, run_files
+from clr_loop import data, run_files, schedules
 from clr_loop.schedules import Schedule
+
+if TYPE_CHECKING:
+    from clr_loop.suggestions import Bounds
 
 FLAGS = flags.FLAGS
 
@@ -29,6 +37,13 @@ flags.DEFINE_list(
 )
 flags.DEFINE_integer("seeds", 3, "Runs of each arm; they differ in initial weights and order of the data.")
 flags.DEFINE_float("target_accuracy", 0.9, "Validation accuracy, 0 to 1, that arms are timed to.")
+flags.DEFINE_enum(
+    "bounds",
+    "flags",
+    ("flags", "range_test"),
+    "Where base_lr and max_lr come from: the flags, or an LR range test for each batch size before any training, which "
+    "sets --step_size too, to two whole cycles, unless it is given.",
+)
 flags.DEFINE_string("output_dir", "runs/comparison", "Where to write; must be empty or not exist yet, unless --resume.")
 flags.DEFINE_bool("resume", False, "Go on with the comparison in --output_dir; finished runs are not run again.")
 flags.DEFINE_bool("overwrite", False, "Remove the comparison in --output_dir first.")
@@ -49,26 +64,71 @@ def _are_schedules(names: list[str]) -> bool:
 def main() -> None:
     """Compares, prints the report and writes it."""
     schedule_flags.check(FLAGS.schedules)
+    if FLAGS.bounds == "range_test" and (FLAGS["base_lr"].present or FLAGS["max_lr"].present):
+        raise ValueError("--base_lr and --max_lr must be left to --bounds=range_test, received them too; leave one out")
     dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
-    chosen, plans = [], []
-    for batch_size in map(int, FLAGS.batch_sizes):
-        steps_per_epoch, total_steps = command_line.run_length(len(dataset.train.labels), batch_size)
-        for name in FLAGS.schedules:
-            schedule = schedule_flags.make(name, steps_per_epoch, total_steps)
-            chosen.append((batch_size, name, schedule))
-            plans.append(f"{name}, batch {batch_size}:\n{schedule.describe(total_steps, steps_per_epoch)}")
+    planned = {size: _schedules(dataset, size) for size in map(int, FLAGS.batch_sizes)}
     with run_files.claim(FLAGS.output_dir, resume=FLAGS.resume, overwrite=FLAGS.overwrite) as output_dir:
-        print("\n\n".join(plans) + "\n", flush=True)
-        _compare(dataset, chosen, output_dir)
+        settings = {"dataset": dataset.name, "dataset_sha256": dataset.sha256(), "model": FLAGS.model}
+        run_files.write_json(output_dir / run_files.CONFIG, {**settings, "command": command_line.given_flags(())})
+        if FLAGS.bounds == "range_test":
+            command_line.start_tensorflow()
+            for size in planned:
+                found = dataclasses.asdict(_suggested_bounds(dataset, size))
+                if FLAGS["step_size"].present:
+                    del found["step_size"]
+                planned[size] = {name: _within(found, schedule) for name, schedule in planned[size].items()}
+                text = " ".join(f"--{name}={value:g}" for name, value in found.items())
+                print(f"range test, batch {size}: {text}\n")
+                settings[f"range_test_batch_{size}"] = text
+        for size, arms in planned.items():
+            steps_per_epoch, total_steps = command_line.run_length(len(dataset.train.labels), size)
+            for name, schedule in arms.items():
+                print(f"{name}, batch {size}:\n{schedule.describe(total_steps, steps_per_epoch)}\n", flush=True)
+        _compare(dataset, planned, settings, output_dir)
 
 
-def _compare(dataset: data.Dataset, chosen: list[tuple[int, str, Schedule]], output_dir: Path) -> None:
+def _schedules(dataset: data.Dataset, batch_size: int) -> dict[str, Schedule]:
+    """The schedules at this batch size, as the flags say."""
+    length = command_line.run_length(len(dataset.train.labels), batch_size)
+    return {name: schedule_flags.make(name, *length) for name in FLAGS.schedules}
+
+
+def _suggested_bounds(dataset: data.Dataset, batch_size: int) -> Bounds:
+    """What an LR range test with each seed suggests."""
+    from clr_loop import models, range_test
+    from clr_loop.loop import TrainLoop
+    from clr_loop.suggestions import NoSuggestionError
+
+    make_model = partial(models.build, FLAGS.model, dataset.train.images.shape[1:], dataset.num_classes)
+    train_loop = TrainLoop(
+        make_model(0),
+        command_line.make_optimizer(),
+        *dataset.train,
+        batch_size=batch_size,
+        jit_compile=command_line.jit_compile(),
+    )
+    try:
+        return range_test.suggested_bounds(range_test.run_seeds(train_loop, make_model, FLAGS.seeds), FLAGS.epochs)
+    except NoSuggestionError as error:
+        raise NoSuggestionError(
+            f"range test at batch {batch_size}: {error} of scripts/range_test.py, or take --bounds=flags"
+        ) from error
+
+
+def _within(found: dict[str, float], schedule: Schedule) -> Schedule:
+    """The schedule with those of these arguments that it takes; a constant takes none."""
+    config = schedule.to_config()
+    return schedules.from_config({**config, **{name: value for name, value in found.items() if name in config}})
+
+
+def _compare(
+    dataset: data.Dataset, planned: dict[int, dict[str, Schedule]], settings: dict[str, str], output_dir: Path
+) -> None:
     command_line.start_tensorflow()
     from clr_loop import models, report
     from clr_loop.comparison import Arm, Run, compare
 
-    settings = {"dataset": dataset.name, "dataset_sha256": dataset.sha256(), "model": FLAGS.model}
-    run_files.write_json(output_dir / run_files.CONFIG, {**settings, "command": command_line.given_flags(())})
     progress = command_line.ProgressBar()
 
     def start(arm: Arm, seed: int, total_steps: int) -> None:
@@ -87,7 +147,7 @@ def _compare(dataset: data.Dataset, chosen: list[tuple[int, str, Schedule]], out
             dataset,
             partial(models.build, FLAGS.model, dataset.train.images.shape[1:], dataset.num_classes),
             command_line.make_optimizer,
-            [Arm(*arm) for arm in chosen],
+            [Arm(size, name, schedule) for size, arms in planned.items() for name, schedule in arms.items()],
             epochs=FLAGS.epochs,
             num_seeds=FLAGS.seeds,
             target_accuracy=FLAGS.target_accuracy,

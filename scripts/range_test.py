@@ -1,0 +1,103 @@
+"""Which learning rates should a cycle move between? Sweeps the rate over a few seeds and suggests base_lr and max_lr.
+
+Examples:
+
+    python scripts/range_test.py --model=relu_mlp --batch_size=2000
+    python scripts/range_test.py --batch_size=100 --early_stop=none --seeds=5 --output_dir=runs/range_test_100
+
+prints what the curves suggest and last the flags to train with, and writes into --output_dir: range_test.json,
+range_test.csv (every step), range_test.png and TensorBoard's events. --epochs is the length of the run planned.
+"""
+
+import contextlib
+from functools import partial
+from pathlib import Path
+
+from absl import flags
+
+import command_line
+from clr_loop import data, run_files
+from clr_loop.lengths import to_steps
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_integer("batch_size", 100, "Examples per step.")
+flags.DEFINE_float("start_lr", 1e-7, "The first rate.")
+flags.DEFINE_float("end_lr", 10.0, "The last rate, unless the sweep stops early.")
+flags.DEFINE_string(
+    "num_steps",
+    "1000",
+    "From the first rate to the last: 1000 or 1000st (steps), 2ep (epochs) or 30% (of --epochs). About "
+    "100 steps for each decade read well.",
+)
+flags.DEFINE_enum(
+    "sweep", "exponential", ("exponential", "linear"), "Equal ratios between rates, or equal differences."
+)
+flags.DEFINE_string("early_stop", "4", "Stop when the smoothed loss is this many times its best; none: never.")
+flags.DEFINE_integer("seeds", 3, "Sweeps; they differ in initial weights and order of the data.")
+flags.DEFINE_string("output_dir", "runs/range_test", "Where to write; must be empty or not exist yet.")
+flags.adopt_module_key_flags(command_line)
+
+
+@flags.validator("early_stop", message="must be a number such as 4, or none")
+def _is_number_or_none(value: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return value == "none" or float(value) > 0.0
+    return False
+
+
+def main() -> None:
+    """Sweeps, prints what follows and writes it."""
+    dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
+    steps_per_epoch, total_steps = command_line.run_length(len(dataset.train.labels), FLAGS.batch_size)
+    num_steps = to_steps(FLAGS.num_steps, steps_per_epoch, total_steps, "num_steps")
+    with run_files.claim(FLAGS.output_dir) as output_dir:
+        _sweep(dataset, num_steps, output_dir)
+
+
+def _sweep(dataset: data.Dataset, num_steps: int, output_dir: Path) -> None:
+    command_line.start_tensorflow()
+    from clr_loop import models, range_test
+    from clr_loop.loop import TrainLoop
+
+    make_model = partial(models.build, FLAGS.model, dataset.train.images.shape[1:], dataset.num_classes)
+    train_loop = TrainLoop(
+        make_model(0),
+        command_line.make_optimizer(),
+        *dataset.train,
+        batch_size=FLAGS.batch_size,
+        jit_compile=command_line.jit_compile(),
+    )
+    progress = command_line.ProgressBar()
+
+    def start(seed: int) -> None:
+        progress.close()
+        progress.start(num_steps, f"seed {seed}")
+
+    try:
+        tests = range_test.run_seeds(
+            train_loop,
+            make_model,
+            FLAGS.seeds,
+            on_start=start,
+            start_lr=FLAGS.start_lr,
+            end_lr=FLAGS.end_lr,
+            num_steps=num_steps,
+            sweep=FLAGS.sweep,
+            early_stop=None if FLAGS.early_stop == "none" else float(FLAGS.early_stop),
+            on_block=progress.block,
+        )
+    finally:
+        progress.close()
+    settings = {
+        "dataset": dataset.name,
+        "dataset_sha256": dataset.sha256(),
+        "model": FLAGS.model,
+        "optimizer": FLAGS.optimizer,
+    }
+    range_test.write(tests, FLAGS.epochs, output_dir, settings)
+    print(f"{command_line.where(output_dir)}\n\n{range_test.text(tests, FLAGS.epochs)}")
+
+
+if __name__ == "__main__":
+    command_line.run(main)
