@@ -13,10 +13,10 @@ The rooms, from the ground up; each imports only what stands before it:
     models          named Keras models, seeded
     momentum        a momentum that changes inside a compiled step
     loop            the compiled training block: `TrainLoop`
+    run_files       a run directory: its lock, its settings, its CSV files
     checkpoints     the whole state of a run on disk, verified
     timing          a stopwatch
     summaries       arrays → TensorBoard events
-    run_files       a run directory: its lock, its settings, its CSV files
     results         what a run gave
     plots           results → pictures
     records         all that a run leaves behind, and the way back to a checkpoint

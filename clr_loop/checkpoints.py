@@ -9,7 +9,9 @@ finished; damage done to it later is found by the digests. Nothing in it is pick
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from clr_loop import run_files
 from clr_loop.loop import TrainLoop
 
 _FORMAT = 1
@@ -259,17 +262,21 @@ def _variable(variable: keras.Variable) -> str:
     return f"{variable.path} {variable.dtype}{list(variable.shape)}"
 
 
+def _unnumbered(variable: str) -> str:
+    """Without the numbers by which Keras tells apart what it has named itself in one process: `adam_3/iteration`."""
+    return re.sub(r"_\d+(?=[/_ ])", "", variable)
+
+
 def _check_same(checkpoint: Checkpoint, description: Mapping[str, Any]) -> None:
     for name, ours in description.items():
         theirs = checkpoint.manifest[name]
+        if isinstance(ours, list):  # Of variables: the first that differs tells more than all of them.
+            pairs = itertools.zip_longest(theirs, ours, fillvalue="nothing")
+            theirs, ours = next((pair for pair in pairs if _unnumbered(pair[0]) != _unnumbered(pair[1])), (None, None))
         if theirs == ours:
             continue
-        if isinstance(ours, list):  # Of variables: the first that differs tells more than all of them.
-            pairs = zip([*theirs, *["nothing"] * len(ours)], [*ours, *["nothing"] * len(theirs)], strict=False)
-            theirs, ours = next((a, b) for a, b in pairs if a != b)
-        elif isinstance(ours, dict):
-            theirs, ours = ({key: side.get(key) for key in {*theirs, *ours} if theirs.get(key) != ours.get(key)}
-                            for side in (theirs, ours))  # fmt: skip
+        if isinstance(ours, dict):
+            theirs, ours = run_files.only_differing(theirs, ours)
         raise CheckpointError(
             f"checkpoint {checkpoint.directory} is of another run: {name.replace('_', ' ')} {theirs}, received {ours}; "
             "use the settings that it was saved with, or another directory"

@@ -110,6 +110,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def only_differing(saved: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns both without the entries in which they agree; one that a side lacks is None there.
+
+    >>> only_differing({"a": 1, "b": 2}, {"a": 1, "b": 3})
+    ({'b': 2}, {'b': 3})
+    """
+    names = [name for name in {**saved, **now} if saved.get(name) != now.get(name)]
+    return {name: saved.get(name) for name in names}, {name: now.get(name) for name in names}
+
+
 class RunFiles:
     """Writes `history.csv` and `epochs.csv` while a run goes on. A context manager.
 

@@ -33,8 +33,9 @@ OnChange = Literal["keep", "replace", "rebase"]
 _BLOCK_SECONDS = 1.0
 _FIRST_BLOCK_STEPS = 8
 
-# What may differ when a run is resumed, because the weights can follow it from there on.
+# What may differ when a run is resumed: if the caller says so, because the weights can follow it from there on; freely.
 _CHANGEABLE = ("schedule", "versions")
+_FREE = ("epochs", "command")
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -302,11 +303,16 @@ def check_changes(saved: Mapping[str, Any], settings: Mapping[str, Any], on_chan
         ValueError: if anything but schedule and versions differs, or these do and on_change is None.
     """
     # Through JSON, as the saved ones came: a tuple is a list there.
-    now = json.loads(json.dumps(settings))
-    compared = sorted({*saved, *now} - {"epochs", "command"})
-    changed = [name for name in compared if saved.get(name) != now.get(name)]
+    before, now = run_files.only_differing(saved, json.loads(json.dumps(settings)))
+    changed = [name for name in before if name not in _FREE]
     fixed = [name for name in changed if name not in _CHANGEABLE]
-    listed = "; ".join(f"{name} {saved.get(name)}, now {now.get(name)}" for name in fixed or changed)
+    told = []
+    for name in fixed or changed:
+        pair = before[name], now[name]
+        if all(isinstance(side, dict) for side in pair):
+            pair = run_files.only_differing(*pair)
+        told.append(f"{name} {pair[0]}, now {pair[1]}")
+    listed = "; ".join(told)
     if fixed:
         raise ValueError(f"a run must keep its settings, received other ones: {listed}; use the saved ones")
     if changed and on_change is None:

@@ -1,0 +1,223 @@
+"""What happens to runs: signals, a second process, a full disk, a directory that goes away. In real processes."""
+
+import json
+import os
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clr_loop.identity import differences
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory):
+    """A run of 40 epochs of 150 steps on small images: about two seconds of training after the start."""
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    rng = np.random.default_rng(0)
+    labels = np.arange(1200) % 4
+    images = np.clip(rng.normal(60.0 * labels[:, None, None], 40.0, (1200, 6, 6)), 0, 255).astype(np.uint8)
+    np.savez(path, x_train=images[:900], y_train=labels[:900], x_test=images[900:], y_test=labels[900:])
+    return [f"--dataset={path}", "--model=relu_mlp", "--batch_size=6", "--epochs=40", "--step_size=2ep"]
+
+
+def start(script, *flags, **arguments):
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPTS / script), *flags],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **arguments,
+    )  # fmt: skip
+
+
+def finish(script, *flags, **arguments):
+    process = start(script, *flags, **arguments)
+    stdout, stderr = process.communicate()
+    return process.returncode, stdout, stderr
+
+
+def wait_for_epochs(process, run_dir, num_epochs):
+    """Waits until a run has recorded so many epochs; fails if the process ends before."""
+    path = run_dir / "epochs.csv"
+    while not path.exists() or len(path.read_text().splitlines()) < 1 + num_epochs:
+        assert process.poll() is None, process.communicate()
+        os.sched_yield()
+
+
+@pytest.fixture(scope="module")
+def whole(flags, tmp_path_factory):
+    """The run that nothing happened to."""
+    run_dir = tmp_path_factory.mktemp("whole") / "run"
+    returncode, _, stderr = finish("train.py", *flags, f"--run_dir={run_dir}")
+    assert returncode == 0, stderr
+    return run_dir
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_with_a_checkpoint_and_the_line_that_resumes_it(flags, whole, tmp_path, number, code):
+    run_dir = tmp_path / "run"
+    process = start("train.py", *flags, "--checkpoint_every=50%", f"--run_dir={run_dir}")
+    wait_for_epochs(process, run_dir, 2)
+    sent = time.monotonic()
+    process.send_signal(number)
+    stdout, stderr = process.communicate()
+    assert time.monotonic() - sent < 10.0  # The block it was in, the checkpoint, and Python's own end.
+    assert process.returncode == code
+    assert stderr == "stopping after this block of steps; once more stops at once\n"
+    assert not (run_dir / "result.json").exists()
+    (line,) = [line for line in stdout.splitlines() if line.startswith("resume:")]
+    command = shlex.split(line.removeprefix("resume:"))
+    done = subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert differences(whole, run_dir) == []
+
+
+def test_stopped_without_checkpoints_it_says_that_there_is_nothing_to_go_on_from(flags, tmp_path):
+    process = start("train.py", *flags, "--checkpoint_every=never", f"--run_dir={tmp_path}/run")
+    wait_for_epochs(process, tmp_path / "run", 1)
+    process.send_signal(signal.SIGINT)
+    stdout, _ = process.communicate()
+    assert process.returncode == 130
+    assert stdout.endswith("no checkpoint was asked for\n")
+
+
+def test_a_second_ctrl_c_stops_at_once(flags, tmp_path):
+    process = start("train.py", *flags, "--epochs=100000", f"--run_dir={tmp_path}/run")
+    wait_for_epochs(process, tmp_path / "run", 1)
+    os.kill(process.pid, signal.SIGSTOP)  # So that both are there before it can answer the first.
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    os.kill(process.pid, signal.SIGCONT)
+    process.communicate()
+    assert process.returncode in (130, 143, -signal.SIGINT, -signal.SIGTERM)
+
+
+def test_killed_it_loses_the_steps_since_the_checkpoint_and_a_second_process_is_kept_out_until_then(
+    flags, whole, tmp_path
+):
+    run_dir = tmp_path / "run"
+    process = start("train.py", *flags, f"--run_dir={run_dir}")
+    wait_for_epochs(process, run_dir, 3)
+    for arguments in (["--resume"], ["--overwrite"]):
+        returncode, _, stderr = finish("train.py", *flags, *arguments, f"--run_dir={run_dir}")
+        assert returncode == 2
+        assert f"output directory {run_dir} is held by another process" in stderr
+    assert process.poll() is None
+    process.kill()
+    process.communicate()
+    recorded = len((run_dir / "epochs.csv").read_text().splitlines()) - 1
+    checkpoints = sorted(path.name for path in (run_dir / "checkpoints").glob("step_*"))
+    assert int(checkpoints[-1].removeprefix("step_")) >= (recorded - 1) * 150
+    returncode, stdout, stderr = finish("train.py", *flags, f"--run_dir={run_dir}", "--resume")
+    assert returncode == 0, stderr
+    assert "epoch   1/40" not in stdout
+    assert differences(whole, run_dir) == []
+
+
+def limit_file_size(num_bytes):
+    """What a full disk looks like to one process: no file of it can grow beyond this."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
+
+
+def test_a_full_disk_is_one_line_and_the_earlier_checkpoints_are_good(flags, whole, tmp_path):
+    run_dir = tmp_path / "run"
+    returncode, _, stderr = finish("train.py", *flags, f"--run_dir={run_dir}", preexec_fn=limit_file_size(200_000))
+    assert returncode == 2
+    assert stderr.startswith("error: ")
+    assert stderr.count("\n") == 1
+    assert not (run_dir / "result.json").exists()
+    assert len(list((run_dir / "checkpoints").glob("step_*"))) > 1
+    returncode, _, stderr = finish("train.py", *flags, f"--run_dir={run_dir}", "--resume")
+    assert returncode == 0, stderr
+    assert differences(whole, run_dir) == []
+
+
+def test_no_room_for_a_first_checkpoint_is_one_line(flags, tmp_path):
+    returncode, _, stderr = finish("train.py", *flags, f"--run_dir={tmp_path}/run", preexec_fn=limit_file_size(20_000))
+    assert returncode == 2
+    assert stderr.startswith("error: checkpoint of step 0 could not be written to ")
+    assert stderr.count("\n") == 1
+
+
+def test_a_directory_that_goes_away_in_mid_run_is_one_line(flags, tmp_path):
+    process = start("train.py", *flags, "--epochs=100000", f"--run_dir={tmp_path}/run")
+    wait_for_epochs(process, tmp_path / "run", 1)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    _, stderr = process.communicate()
+    assert process.returncode == 2
+    assert stderr.startswith("error: ")
+    assert stderr.count("\n") == 1
+    assert list((tmp_path / "moved" / "checkpoints").glob("step_*"))
+
+
+def test_a_run_is_not_begun_over_another_unless_it_is_to_be_overwritten(flags, whole, tmp_path):
+    before = (whole / "result.json").read_bytes()
+    returncode, _, stderr = finish("train.py", *flags, f"--run_dir={whole}")
+    assert returncode == 2
+    assert "already holds a run; choose another, --resume to go on with it or --overwrite to remove it" in stderr
+    returncode, _, stderr = finish("train.py", *flags, "--resume", "--overwrite", f"--run_dir={whole}")
+    assert returncode == 2
+    assert "--resume and --overwrite exclude each other" in stderr
+    assert (whole / "result.json").read_bytes() == before
+
+
+def test_kept_flags_are_those_the_run_was_begun_with(flags, whole, tmp_path):
+    run_dir = tmp_path / "run"
+    assert finish("train.py", *flags, "--epochs=1", f"--run_dir={run_dir}")[0] == 0
+    returncode, _, stderr = finish("train.py", flags[0], "--epochs=40", f"--run_dir={run_dir}", "--resume")
+    assert returncode == 2
+    assert (
+        "a run must keep its settings, received other ones: model relu_mlp, now article_mlp; batch_size 6, now 100"
+        in stderr
+    )
+    returncode, _, stderr = finish("train.py", "--epochs=40", f"--run_dir={run_dir}", "--resume", "--on_change=keep")
+    assert returncode == 0, stderr
+    assert differences(whole, run_dir) == []
+
+
+def test_a_comparison_resumed_runs_only_what_is_not_finished(flags, tmp_path):
+    arguments = [*flags[:2], "--epochs=2", "--batch_sizes=50,100", "--seeds=2", f"--output_dir={tmp_path}/out"]
+    returncode, _, stderr = finish("compare_batch_sizes.py", *arguments)
+    assert returncode == 0, stderr
+    results = sorted((tmp_path / "out").glob("*/seed_*/result.json"))
+    assert len(results) == 8
+    before = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    results[3].unlink()  # As if the process had been killed in this run.
+    written = {path: path.stat().st_mtime_ns for path in results if path.exists()}
+    (tmp_path / "out" / "comparison.json").unlink()
+
+    returncode, _, stderr = finish("compare_batch_sizes.py", *arguments, "--resume")
+    assert returncode == 0, stderr
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    after = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    digests = [[run["weights_sha256"] for run in content["runs"]] for content in (before, after)]
+    assert digests[0] == digests[1]
+
+    returncode, _, stderr = finish("compare_batch_sizes.py", *arguments, "--resume", "--learning_rate=0.2")
+    assert returncode == 2
+    assert (
+        "the run was begun with other settings: schedule {'learning_rate': 0.1}, now {'learning_rate': 0.2}" in stderr
+    )
+
+
+def test_prove_resume_kills_and_compares(flags, tmp_path):
+    train_flags = shlex.join([*flags, "--checkpoint_every=200"])
+    returncode, stdout, stderr = finish(
+        "prove_resume.py", "--kills=2", f"--train_flags={train_flags}", f"--output_dir={tmp_path}/out"
+    )
+    assert returncode == 0, stderr
+    assert stdout.endswith("kills: 2\nbit-identical: yes\n")
+
+
+@pytest.mark.parametrize("place", ["/proc/clr_loop_run", "/proc"])
+def test_a_place_that_cannot_be_written_to_is_one_line(flags, place):
+    returncode, _, stderr = finish("train.py", *flags, f"--run_dir={place}")
+    assert returncode == 2
+    assert stderr.startswith(f"error: output directory {place} ")
+    assert stderr.count("\n") == 1
