@@ -32,7 +32,7 @@ from tensorboard.plugins.text import summary_v2 as text
 # The same list in every run, because the HParams page takes its columns from one of them.
 HYPERPARAMETERS = (
     "schedule", "batch_size", "seed", "model", "optimizer", "learning_rate", "base_lr", "max_lr", "step_size",
-    "step_size_down", "gamma", "epochs", "dataset",
+    "step_size_down", "gamma", "total_steps", "pct_start", "first_cycle_steps", "momentum", "epochs", "dataset",
 )  # fmt: skip
 
 FINAL_METRICS = {
@@ -64,7 +64,8 @@ class SummaryWriter:
     def _add_settings(self, run_dir: Path, settings: Mapping[str, Any]) -> None:
         table = "\n".join(["| setting | value |", "|---|---|", *(f"| {k} | {v} |" for k, v in settings.items())])
         self._run.add(0, text.text_pb("settings", table))
-        plain = {name: settings[name] for name in HYPERPARAMETERS if settings.get(name) is not None}
+        given = {name: settings[name] for name in HYPERPARAMETERS if settings.get(name) is not None}
+        plain = {name: str(value) if isinstance(value, list | tuple) else value for name, value in given.items()}
         self._run.add(
             0,
             hparams_api.hparams_config_pb(

@@ -137,21 +137,9 @@ def fit(
             directory = stack.enter_context(run_files.claim(run_dir, resume=resume))
             keep = None if checkpoint_every is None else keep_checkpoints
             records = stack.enter_context(RunRecords(directory, train_loop, keep))
-            saved = (
-                run_files.read_json(directory / run_files.CONFIG) if (directory / run_files.CONFIG).exists() else None
-            )
-            if saved is not None:
-                check_changes(saved, settings, on_change)
             if resume:
-                records.restore()
-            if saved is not None:
-                schedule = _schedule_from_here(schedule, saved, on_change, train_loop.step)
+                schedule = _go_on(directory, records, train_loop, schedule, settings, on_change)
                 settings["schedule"] = _config_of(schedule)
-            if train_loop.position > last:
-                raise ValueError(
-                    f"epochs must be at least those trained already, received {epochs} for {train_loop.position} "
-                    f"batches of {steps_per_epoch} an epoch; give more"
-                )
             progress = records.open(settings)
         compiling = Stopwatch()
         with compiling:
@@ -322,20 +310,45 @@ def check_changes(saved: Mapping[str, Any], settings: Mapping[str, Any], on_chan
         )
 
 
-def _schedule_from_here(
-    schedule: ScheduleFn, saved: Mapping[str, Any], on_change: OnChange | None, step: int
+def _go_on(
+    directory: Path,
+    records: RunRecords,
+    train_loop: TrainLoop,
+    schedule: ScheduleFn,
+    settings: Mapping[str, Any],
+    on_change: OnChange | None,
 ) -> ScheduleFn:
-    """Returns the schedule of a run that is resumed at this step."""
-    if on_change in (None, "replace") or saved["schedule"] == json.loads(json.dumps(_config_of(schedule))):
+    """Takes the loop back to its newest checkpoint, if it may go on from there, and returns the schedule from there."""
+    if not (directory / run_files.CONFIG).exists():
+        records.restore()
         return schedule
-    kept = schedules.from_config(saved["schedule"])
-    if on_change == "keep":
-        return kept
-    if step == 0:
-        return schedule
-    if not isinstance(schedule, schedules.Schedule):
-        raise ValueError("rebase must be given a schedule of clr_loop.schedules, received a function; shift its steps")
-    return schedules.join([kept, schedule], boundaries=[step])
+    saved = run_files.read_json(directory / run_files.CONFIG)
+    check_changes(saved, settings, on_change)
+    records.restore()
+    position, last = train_loop.position, settings["epochs"] * train_loop.steps_per_epoch
+    if position > last:
+        raise ValueError(
+            f"epochs must be at least those trained already, received {settings['epochs']} for {position} batches of "
+            f"{train_loop.steps_per_epoch} an epoch; give more"
+        )
+    is_changed = saved["schedule"] != json.loads(json.dumps(settings["schedule"]))
+    if is_changed and on_change != "replace":
+        kept = schedules.from_config(saved["schedule"])
+        if on_change == "keep":
+            schedule = kept
+        elif train_loop.step > 0:
+            if not isinstance(schedule, schedules.Schedule):
+                raise ValueError(
+                    "rebase must be given a schedule of clr_loop.schedules, received a function; shift its steps"
+                )
+            schedule = schedules.join([kept, schedule], boundaries=[train_loop.step])
+    has_momentum = _momentums(schedule, np.arange(1)) is not None
+    if train_loop.step > 0 and has_momentum != ("momentum" in run_files.read_history(directory)):
+        raise ValueError(
+            "a schedule that cycles the momentum cannot follow one that does not, or the other way round, received "
+            f"{_config_of(schedule)}; choose one like the saved"
+        )
+    return schedule
 
 
 def _check(train_loop: TrainLoop, epochs: int, target_accuracy: float | None, checkpoint_every: int | None) -> None:

@@ -204,6 +204,12 @@ def test_another_schedule_is_refused_unless_it_is_said_what_to_do(train, tmp_pat
     np.testing.assert_array_equal(result.history["learning_rate"], expected.astype(np.float32))
 
 
+def test_momentum_cannot_begin_or_end_to_be_cycled_in_mid_run(train, tmp_path):
+    train(tmp_path / "run", epochs=1)
+    with pytest.raises(ValueError, match="a schedule that cycles the momentum cannot follow one that does not"):
+        train(tmp_path / "run", SCHEDULES["one_cycle"], resume=True, on_change="replace")
+
+
 def test_settings_that_a_run_cannot_change_are_listed(train, tmp_path):
     with pytest.raises(CrashError):
         train(tmp_path / "run", settings={"model": "mlp", "command": ["--a"]}, on_block=crash_after(7))

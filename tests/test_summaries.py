@@ -11,7 +11,7 @@ from clr_loop.schedules import ExpRange
 from clr_loop.summaries import FINAL_METRICS, HYPERPARAMETERS, SummaryWriter
 from clr_loop.training import NonFiniteLossError, fit
 
-SCHEDULE = ExpRange(0.001, 0.01, 5, gamma=0.99)
+SCHEDULE = ExpRange(0.001, 0.01, 5, gamma=0.99, momentum=(0.8, 0.9))
 
 
 def events(directory):
@@ -54,7 +54,7 @@ def test_every_step_is_there_once_with_the_rate_of_the_schedule(run):
     steps, rates = zip(*scalars(directory / "train", "learning_rate"), strict=True)
     assert steps == tuple(range(12))
     np.testing.assert_array_equal(np.float32(rates), SCHEDULE(np.arange(12)).astype(np.float32))
-    for tag in ("loss", "accuracy"):
+    for tag in ("loss", "accuracy", "momentum"):
         np.testing.assert_array_equal(
             scalars(directory / "train", tag), list(zip(range(12), result.history[tag].tolist(), strict=True))
         )
@@ -97,6 +97,7 @@ def test_the_hparams_page_has_every_setting_and_final_value(run):
     assert start.group_name == "triangular/seed_3"
     assert start.hparams["schedule"].string_value == "ExpRange"
     assert start.hparams["batch_size"].number_value == 64
+    assert start.hparams["momentum"].string_value == "[0.8, 0.9]"
     assert hparams(directory, "session_end_info").status == api_pb2.STATUS_SUCCESS
     assert scalars(directory, "final/validation_accuracy") == [(11, pytest.approx(result.val_accuracy))]
     assert scalars(directory, "final/epoch_seconds") == [(11, pytest.approx(np.median(result.epoch_seconds)))]

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from clr_loop import training
+from clr_loop import schedules, training
 from clr_loop.data import Split
 from clr_loop.results import EpochRecord, TrainingResult
 from clr_loop.schedules import Constant, Triangular
@@ -35,6 +35,38 @@ def test_fit_is_the_loop_driven_by_the_schedule(make_loop, validation):
         np.testing.assert_array_equal(result.history[name], values)
     evaluated = by_hand.evaluate(*validation)
     assert (result.val_accuracy, result.epochs[-1].val_loss) == (evaluated["accuracy"], evaluated["loss"])
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Triangular(0.001, 0.01, 3, 5),
+        schedules.Triangular2(0.001, 0.01, 3),
+        schedules.ExpRange(0.001, 0.01, 3, gamma=0.9),
+        schedules.OneCycle(0.01, total_steps=20),
+        schedules.CosineRestarts(0.001, 0.01, first_cycle_steps=4, t_mul=2),
+        schedules.ExponentialRamp(1e-6, 0.01, total_steps=20),
+        schedules.join([Constant(0.01), Triangular(0.001, 0.01, 3)], boundaries=[7]),
+    ],
+    ids=lambda schedule: type(schedule).__name__,
+)
+def test_the_rates_used_are_those_of_the_schedule_and_of_its_keras_form(make_loop, schedule):
+    steps = np.arange(20)
+    used = make_loop(batch_size=100, jit_compile=False).run(schedule(steps))["learning_rate"]
+    np.testing.assert_array_equal(used, schedule(steps).astype(np.float32))
+    np.testing.assert_array_max_ulp(used, np.array(schedule.as_keras()(steps)), maxulp=1)
+
+
+def test_momentum_of_the_schedule_reaches_the_optimizer_and_the_records(make_loop, validation, tmp_path):
+    schedule = schedules.OneCycle(0.01, total_steps=8, momentum=(0.5, 0.95))
+    by_hand, fitted = make_loop(batch_size=64), make_loop(batch_size=64)
+    by_hand.run(schedule(np.arange(8)), schedule.momentum_at(np.arange(8)))
+    result = fit(fitted, schedule, validation, epochs=2, run_dir=tmp_path / "run")
+    assert result.weights_sha256 == by_hand.weights_sha256()
+    expected = schedule.momentum_at(np.arange(8)).astype(np.float32)
+    np.testing.assert_array_equal(
+        np.float32([row["momentum"] for row in read_csv(tmp_path / "run/history.csv")]), expected
+    )
 
 
 def test_an_epochs_record_is_of_its_own_steps(make_loop, validation):
