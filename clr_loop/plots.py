@@ -105,7 +105,7 @@ def benchmark(cases: Mapping[str, Mapping[str, Sequence[float]]], growth: Mappin
 
     Args:
         cases: title → contender → seconds of each timed epoch. A bar ends at the median, its line spans all of them.
-        growth: contender → batch size → median seconds of an epoch; empty draws no such panel.
+        growth: contender → batch size, rising → median seconds of an epoch; empty draws no such panel.
     """
     num_panels = max(len(cases) + bool(growth), 1)
     num_columns = min(num_panels, 2)
@@ -127,7 +127,10 @@ def benchmark(cases: Mapping[str, Mapping[str, Sequence[float]]], growth: Mappin
         axes, rest = rest[0], rest[1:]
         for colour, (label, points) in zip(_COLOURS, growth.items(), strict=False):
             axes.plot(list(points), list(points.values()), "o-", color=colour, label=label)
-        axes.set(title="against batch size", xlabel="examples per step", ylabel="seconds an epoch", xscale="log")
+            axes.set_xscale("log")
+            axes.set_xticks(list(points), [f"{size:,}" for size in points], rotation=45)
+        axes.set(title="against batch size", xlabel="examples per step", ylabel="seconds an epoch")
+        axes.minorticks_off()
         axes.set_ylim(bottom=0)
         axes.legend()
     for axes in rest:

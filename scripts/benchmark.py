@@ -216,10 +216,12 @@ def draw(
         }
         for job, measured in cases
     }
+    by_batch_size = sorted(
+        ((job.batch_size, measured) for job, measured in growth if job.copies == job.width == 1),
+        key=lambda pair: pair[0],
+    )
     lines = {
-        CONTENDERS[key].label: {
-            job.batch_size: measured[key].median for job, measured in growth if job.copies == job.width == 1
-        }
+        CONTENDERS[key].label: {size: measured[key].median for size, measured in by_batch_size}
         for key in ("clr_loop", "products")
     }
     plots.benchmark(bars, lines if growth else {}).savefig(path)

@@ -22,8 +22,8 @@ from absl import flags
 import command_line
 from contenders import CONTENDERS, Job
 
-# Some libraries' threads spin for a while when their work is done; the next turn begins after that.
-_PAUSE_SECONDS = 0.1
+# Some libraries' threads go on spinning when their work is done, OpenBLAS' for 0.1 s; the next turn begins after that.
+_PAUSE_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
