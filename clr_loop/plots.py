@@ -192,6 +192,46 @@ def range_test(
     return figure
 
 
+def benchmark(cases: Mapping[str, Mapping[str, Sequence[float]]], growth: Mapping[str, Mapping[int, float]]) -> Figure:
+    """Draws what an epoch costs each contender, a panel for each case, and how the cost falls with the batch size.
+
+    Args:
+        cases: title → contender → seconds of each timed epoch. A bar ends at the median, its line spans all of them.
+        growth: contender → batch size, rising → median seconds of an epoch; empty draws no such panel.
+    """
+    num_panels = max(len(cases) + bool(growth), 1)
+    num_columns = min(num_panels, 2)
+    num_rows = -(-num_panels // num_columns)
+    figure = _figure(6.5 * num_columns, 3.2 * num_rows)
+    panels = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
+    for axes, (title, contenders) in zip(panels, cases.items(), strict=False):
+        for i, (label, seconds) in enumerate(contenders.items()):
+            median = float(np.median(seconds))
+            axes.barh(i, median, color=_COLOURS[0] if label == "clr_loop" else _COLOURS[5], height=0.7)
+            axes.hlines(i, min(seconds), max(seconds), color="black", linewidth=1)
+            axes.annotate(f" {median:.3f}", (max(seconds), i), va="center", fontsize=8)
+        axes.set_yticks(range(len(contenders)), list(contenders))
+        axes.invert_yaxis()
+        axes.margins(x=0.15)
+        axes.set(title=title, xlabel="seconds an epoch, median and range")
+    rest = panels[len(cases) :]
+    if growth:
+        axes, rest = rest[0], rest[1:]
+        for colour, (label, points) in zip(_COLOURS, growth.items(), strict=False):
+            axes.plot(list(points), list(points.values()), "o-", color=colour, label=label)
+            axes.set_xscale("log")
+            axes.set_xticks(list(points), [f"{size:,}" for size in points], rotation=45)
+        axes.set(title="against batch size", xlabel="examples per step", ylabel="seconds an epoch")
+        axes.minorticks_off()
+        axes.set_ylim(bottom=0)
+        axes.legend()
+    for axes in rest:
+        axes.set_axis_off()
+    for axes in panels:
+        axes.grid(alpha=0.3)
+    return figure
+
+
 def _figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)

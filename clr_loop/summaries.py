@@ -42,6 +42,15 @@ FINAL_METRICS = {
 }
 
 
+@contextlib.contextmanager
+def _os_errors() -> Iterator[None]:
+    """Python's own kind of error, for a disk that is full or gone, in place of TensorFlow's."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(f"TensorBoard's events could not be written ({error.message.splitlines()[0]})") from error
+
+
 class SummaryWriter:
     """Writes one run's events. A context manager: leaving it marks the run as finished or failed.
 
@@ -54,6 +63,7 @@ class SummaryWriter:
         OSError: here and from every method, if the events cannot be written.
     """
 
+    @_os_errors()
     def __init__(self, run_dir: Path, settings: Mapping[str, Any] | None) -> None:
         self._train = _EventFile(run_dir / "train")
         self._validation = _EventFile(run_dir / "validation")
@@ -77,6 +87,7 @@ class SummaryWriter:
         self._run.add(0, hparams_api.hparams_pb(plain, trial_id="/".join(run_dir.absolute().parts[-2:])))
         self._run.flush()
 
+    @_os_errors()
     def add_steps(
         self, first_step: int, metrics: Mapping[str, NDArray[np.float32]], began: float, ended: float
     ) -> None:
@@ -91,10 +102,17 @@ class SummaryWriter:
         columns = [values.tolist() for values in metrics.values()]
         num_steps = len(columns[0])
         times = np.linspace(began, ended, num_steps + 1)[1:].tolist()
+        # One message, filled anew for each step: to make one with all its parts takes three times as long.
+        event = event_pb2.Event(summary=_scalars(dict.fromkeys(metrics, 0.0)))
+        value_pbs = list(event.summary.value)
         for i, (wall_time, row) in enumerate(zip(times, zip(*columns, strict=True), strict=True)):
-            self._train.add_scalars(first_step + i, dict(zip(metrics, row, strict=True)), wall_time)
+            event.step, event.wall_time = first_step + i, wall_time
+            for value_pb, value in zip(value_pbs, row, strict=True):
+                value_pb.simple_value = value
+            self._train.add_event(event)
         self._train.flush()
 
+    @_os_errors()
     def add_epoch(self, step: int, epoch_seconds: float, validation: Mapping[str, float]) -> None:
         """Writes an epoch's seconds to `train/` and its validation values to `validation/`, at the given step."""
         now = time.time()
@@ -103,6 +121,7 @@ class SummaryWriter:
         self._train.flush()
         self._validation.flush()
 
+    @_os_errors()
     def add_final(self, step: int, values: Mapping[str, float]) -> None:
         """Writes what the HParams page compares; tags from `FINAL_METRICS`."""
         self._run.add_scalars(step, values, time.time())
@@ -110,6 +129,7 @@ class SummaryWriter:
     def __enter__(self) -> SummaryWriter:
         return self
 
+    @_os_errors()
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -119,6 +139,7 @@ class SummaryWriter:
             file.close()
 
 
+@_os_errors()
 def write_curves(run_dir: Path, curves: Mapping[str, NDArray[Any]]) -> None:
     """Writes a run of curves alone: an event for each step, counted from 0.
 
@@ -133,6 +154,7 @@ def write_curves(run_dir: Path, curves: Mapping[str, NDArray[Any]]) -> None:
     file.close()
 
 
+@_os_errors()
 def write_picture(run_dir: Path, tag: str, png: bytes) -> None:
     """Writes a picture in PNG format, at step 0."""
     width, height = struct.unpack(">II", png[16:24])  # The first chunk of every PNG begins with them.
@@ -149,37 +171,28 @@ class _EventFile:
         directory.mkdir(parents=True, exist_ok=True)
         # TensorBoard reads a directory's files in the order of their names.
         number = len(list(directory.glob("*tfevents*")))
-        self._path = directory / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{number}"
-        with self._os_errors():
-            self._records = tf.io.TFRecordWriter(str(self._path))
-        self._write(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{number}"
+        self._records = tf.io.TFRecordWriter(str(directory / name))
+        self.add_event(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def add(self, step: int, summary: summary_pb2.Summary) -> None:
         event = event_pb2.Event(wall_time=time.time(), step=step)
         # Through bytes, because some of TensorBoard's helpers return TensorFlow's twin of the same message.
         event.summary.ParseFromString(summary.SerializeToString())
-        self._write(event)
+        self.add_event(event)
 
     def add_scalars(self, step: int, values: Mapping[str, float], wall_time: float) -> None:
-        value_pbs = [summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        self._write(event_pb2.Event(wall_time=wall_time, step=step, summary=summary_pb2.Summary(value=value_pbs)))
+        self.add_event(event_pb2.Event(wall_time=wall_time, step=step, summary=_scalars(values)))
+
+    def add_event(self, event: event_pb2.Event) -> None:
+        self._records.write(event.SerializeToString())
 
     def flush(self) -> None:
-        with self._os_errors():
-            self._records.flush()
+        self._records.flush()
 
     def close(self) -> None:
-        with self._os_errors():
-            self._records.close()
+        self._records.close()
 
-    def _write(self, event: event_pb2.Event) -> None:
-        with self._os_errors():
-            self._records.write(event.SerializeToString())
 
-    @contextlib.contextmanager
-    def _os_errors(self) -> Iterator[None]:
-        """Python's own kind of error, for a disk that is full or gone, in place of TensorFlow's."""
-        try:
-            yield
-        except tf.errors.OpError as error:
-            raise OSError(f"events could not be written to {self._path} ({error.message.splitlines()[0]})") from error
+def _scalars(values: Mapping[str, float]) -> summary_pb2.Summary:
+    return summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=t, simple_value=v) for t, v in values.items()])
