@@ -16,6 +16,7 @@ The rooms, from the ground up; each imports only what stands before it:
     run_files       a run directory: its lock, its settings, its CSV files
     checkpoints     the whole state of a run on disk, verified
     timing          a stopwatch
+    profiling       a window of steps under TensorFlow's profiler
     summaries       arrays → TensorBoard events
     results         what a run gave
     plots           results → pictures

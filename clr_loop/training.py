@@ -22,6 +22,7 @@ import clr_loop
 from clr_loop import run_files, schedules
 from clr_loop.data import Split
 from clr_loop.loop import Metrics, TrainLoop
+from clr_loop.profiling import StepProfiler
 from clr_loop.records import Progress, RunRecords
 from clr_loop.results import EpochRecord, TrainingResult
 from clr_loop.timing import Stopwatch
@@ -86,6 +87,7 @@ def fit(
     keep_checkpoints: int = 3,
     resume: bool = False,
     on_change: OnChange | None = None,
+    profile: tuple[int, int] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     on_block: Callable[[int, Metrics], None] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
@@ -114,20 +116,25 @@ def fit(
         on_change: what to do when the schedule, or a version of what the result depends on, is not the one that the run
             was begun with. None: raise; "keep": the saved schedule; "replace": the given one, at the same step;
             "rebase": the given one, its step 0 at the current step. More epochs are always allowed.
+        profile: (first, last): profiles these batches into run_dir, which must be given; see `profiling.StepProfiler`.
+            The epochs in which they lie take longer for it.
         should_stop: asked after each block, about once a second; True ends the run with a checkpoint.
         on_block: called after each block of steps with the number of batches visited so far and the block's metrics.
         on_epoch: called after each epoch.
 
     Raises:
-        ValueError: if epochs, checkpoint_every or keep_checkpoints is below 1, target_accuracy outside 0–1, the loop
-            has taken steps already, the schedule returns a rate that is negative or not finite; if, on resuming, the
-            settings differ from the saved ones, or more epochs have been trained than are asked for.
+        ValueError: if epochs, checkpoint_every or keep_checkpoints is below 1, target_accuracy outside 0–1, profile no
+            window or without run_dir, the loop has taken steps already, or the schedule returns a rate that is negative
+            or not finite; if, on resuming, the settings differ from the saved ones, or more epochs have been trained
+            than are asked for.
         CheckpointError: if the newest checkpoint is of another run, or none of several is whole.
         OSError: if run_dir holds a run and `resume` is False, is held by another process, or cannot be written to.
         NonFiniteLossError: if a loss is NaN or infinite; what was recorded up to that step is kept.
         TrainingInterruptedError: if should_stop returned True.
     """
     _check(train_loop, epochs, target_accuracy, checkpoint_every)
+    if profile is not None and run_dir is None:
+        raise ValueError("profile must come with a run_dir to write to, received none; give one")
     settings = run_settings(train_loop, schedule, epochs, settings)
     steps_per_epoch = train_loop.steps_per_epoch
     last = epochs * steps_per_epoch
@@ -141,6 +148,7 @@ def fit(
                 schedule = _go_on(directory, records, train_loop, schedule, settings, on_change)
                 settings["schedule"] = _config_of(schedule)
             progress = records.open(settings)
+        profiler = stack.enter_context(StepProfiler(Path(run_dir), *profile)) if run_dir and profile else None
         compiling = Stopwatch()
         with compiling:
             train_loop.compile(with_momentums=_momentums(schedule, np.arange(1)) is not None)
@@ -150,6 +158,9 @@ def fit(
             to_epoch_end = steps_per_epoch - position % steps_per_epoch
             to_checkpoint = last if checkpoint_every is None else checkpoint_every - position % checkpoint_every
             num_batches = min(block_steps, train_loop.block_steps, to_epoch_end, to_checkpoint)
+            if profiler is not None:
+                profiler.at(position)
+                num_batches = min(num_batches, profiler.steps_to_boundary(position))
             seconds = _train_block(train_loop, schedule, num_batches, progress, records, on_block)
             block_steps = max(1, round(num_batches * _BLOCK_SECONDS / max(seconds, 1e-3)))
             if num_batches == to_epoch_end:

@@ -8,6 +8,7 @@ writes into --run_dir: config.json, history.csv (every step), epochs.csv, result
 and checkpoints. Stopped by Ctrl-C, SIGTERM or worse, the same command with --resume goes on, to the same last bit.
 """
 
+import re
 from pathlib import Path
 
 from absl import flags
@@ -44,13 +45,25 @@ flags.DEFINE_enum(
     "At a loss or gradient that is NaN or infinite: stop the run, or skip the update, which then counts no step.",
 )
 
+flags.DEFINE_string("profile", None, "FROM:TO, in steps: profiles these, for TensorBoard's profile page.")
+
 # Flags of a command, not of the run: they may differ when it is resumed.
 NOT_OF_RUN = (
     "data_dir", "epochs", "run_dir", "checkpoint_every", "keep_checkpoints", "resume", "overwrite", "on_change",
-    "on_non_finite",
+    "on_non_finite", "profile",
 )  # fmt: skip
 flags.adopt_module_key_flags(command_line)
 flags.adopt_module_key_flags(schedule_flags)
+
+
+def _window(text: str) -> tuple[int, int]:
+    first, _, last = text.partition(":")
+    return int(first), int(last)
+
+
+@flags.validator("profile", message="must be FROM:TO in steps, FROM below TO, such as 100:200")
+def _is_window(text: str | None) -> bool:
+    return text is None or (re.fullmatch(r"\d+:\d+", text) is not None and _window(text)[0] < _window(text)[1])
 
 
 def main() -> int | None:
@@ -117,6 +130,7 @@ def _train(
             keep_checkpoints=FLAGS.keep_checkpoints,
             resume=FLAGS.resume,
             on_change=FLAGS.on_change,
+            profile=_window(FLAGS.profile) if FLAGS.profile else None,
             should_stop=lambda: signals.received is not None,
             on_block=progress.block,
             on_epoch=say_epoch,
