@@ -12,7 +12,9 @@ The rooms, from the ground up; each imports only what stands before it:
     data            named datasets as uint8 arrays, the order of an epoch
     models          named Keras models, seeded
     momentum        a momentum that changes inside a compiled step
+    step            what one step does with its batch
     loop            the compiled training block: `TrainLoop`
+    streaming       a `TrainLoop` fed by a `tf.data.Dataset`
     run_files       a run directory: its lock, its settings, its CSV files
     checkpoints     the whole state of a run on disk, verified
     timing          a stopwatch
@@ -28,7 +30,8 @@ The rooms, from the ground up; each imports only what stands before it:
     comparison      arms × seeds → runs → effects with their spread
     report          a comparison in tables, words and pictures
 
-Only `Schedule.describe` and `Schedule.as_keras` reach upward, when called, to the rooms that know how. Importing
+Only `Schedule.describe`, `Schedule.as_keras` and `TrainLoop.from_dataset` reach upward, when called, to the rooms that
+know how. Importing
 `clr_loop`, `clr_loop.schedules`, `clr_loop.description` or `clr_loop.plots` does not import TensorFlow.
 """
 

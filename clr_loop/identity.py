@@ -35,7 +35,10 @@ def differences(run_dir: Path, other_dir: Path) -> list[str]:
         a, b = ours.history.get(name, np.empty(0)), theirs.history.get(name, np.empty(0))
         if not np.array_equal(a, b):
             found.append(f"history.csv, {name}: {_first_difference(a.tolist(), b.tolist())}")
-    untimed = [[dataclasses.replace(record, epoch_seconds=0.0) for record in run.epochs] for run in (ours, theirs)]
+    untimed = [
+        [dataclasses.replace(record, epoch_seconds=0.0, input_wait_seconds=0.0) for record in run.epochs]
+        for run in (ours, theirs)
+    ]
     if untimed[0] != untimed[1]:
         found.append(f"epochs.csv: {_first_difference(*untimed)}")
     for place, tags in _TAGS.items():

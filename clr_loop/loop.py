@@ -19,9 +19,9 @@ import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
 from clr_loop import data
-from clr_loop.momentum import momentum_attribute, momentum_in_graph
+from clr_loop.momentum import momentum_attribute
+from clr_loop.step import Loss, TrainStep, cross_entropy, metric_names
 
-Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 Metrics = dict[str, NDArray[np.float32]]
 
 # A block's batches are copied together before it runs. This many bytes, or steps, at most: enough for the cost of a
@@ -43,19 +43,6 @@ _CONVOLUTIONS = (
     keras.layers.SeparableConv1D,
     keras.layers.SeparableConv2D,
 )
-
-
-def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Returns the cross-entropy of each example, from logits, numerically stable.
-
-    Args:
-        labels: integers [batch].
-        logits: floats [batch, num_classes].
-
-    Returns:
-        float [batch].
-    """
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 
 
 @dataclass(frozen=True)
@@ -88,6 +75,8 @@ class TrainLoop:
         shuffle: bool, whether an epoch's order is made from the seed or is the one given.
         num_skipped: updates left out because their loss or a gradient was not finite; 0 without `skip_non_finite`.
         jit_compile: bool, whether the block is an XLA program.
+        device: that computes, for example `CPU:0`.
+        input_wait_seconds: float, spent so far in waiting for batches; 0 where the data is resident.
         num_traces: how often the block has been traced; 1, or 2 with a short last batch; as often again for rates that
             come with momentums.
     """
@@ -127,13 +116,58 @@ class TrainLoop:
                 finite, a label is outside the model's classes, or the optimizer was made with a schedule.
             TypeError: if images or labels are of another dtype.
         """
-        num_classes = _num_classes(model, images)
-        _check_examples(images, labels, num_classes)
+        num_classes = num_classes_of(model, images)
+        check_examples(images, labels, num_classes)
         if not 1 <= batch_size <= len(images):
             raise ValueError(
                 f"batch_size must be from 1 to the {len(images)} training examples, received {batch_size}; choose one "
                 "in this range"
             )
+        self._set_up(model, optimizer, batch_size, len(images), seed, jit_compile, loss, skip_non_finite)
+        self.shuffle = shuffle
+        self._images = tf.convert_to_tensor(images)
+        self._labels = tf.cast(labels, tf.int32)
+        self._order: tuple[tuple[int, int], NDArray[np.int32]] = ((-1, -1), np.empty(0, np.int32))
+
+        batch_bytes = batch_size * images[0].nbytes
+        self.block_steps = max(1, min(_BLOCK_BYTES // batch_bytes, _BLOCK_STEPS, len(images) // batch_size))
+        self._block = tf.function(self._train_block, jit_compile=self.jit_compile)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        dataset: tf.data.Dataset | Callable[[int, int], tf.data.Dataset],
+        num_examples: int | None = None,
+        **arguments: Any,
+    ) -> TrainLoop:
+        """Makes a loop over data that does not fit in memory; see `streaming.StreamingLoop`, which it is.
+
+            train_loop = TrainLoop.from_dataset(model, keras.optimizers.Adam(), dataset, num_examples=1_000_000)
+
+        Args:
+            model, optimizer: as above.
+            dataset: of (images, labels) batches, for every epoch the same; or a function (seed, epoch) → dataset.
+            num_examples: int, examples in an epoch. None reads the dataset once to count them.
+            **arguments: see `streaming.StreamingLoop`.
+        """
+        from clr_loop.streaming import StreamingLoop  # It stands above: it is a TrainLoop that is fed otherwise.
+
+        return StreamingLoop(model, optimizer, dataset, num_examples, **arguments)
+
+    def _set_up(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        batch_size: int,
+        num_examples: int,
+        seed: int,
+        jit_compile: bool | Literal["auto"],
+        loss: Loss,
+        skip_non_finite: bool,
+    ) -> None:
+        """Checks and keeps what a loop has however it is fed."""
         if not 0 <= seed < 2**32:
             raise ValueError(f"seed must be from 0 to 2**32 - 1, received {seed}; choose a smaller one")
         if jit_compile not in (True, False, "auto"):
@@ -146,25 +180,18 @@ class TrainLoop:
         self.model = model
         self.optimizer = optimizer
         self.batch_size = batch_size
-        self.num_examples = len(images)
+        self.num_examples = num_examples
         self.seed = seed
-        self.steps_per_epoch = -(-self.num_examples // batch_size)
+        self.steps_per_epoch = -(-num_examples // batch_size)
         self.num_skipped = 0
         self.num_traces = 0
-        self._skip_non_finite = skip_non_finite
-        self.shuffle = shuffle
-        self._loss = loss
-        self._images = tf.convert_to_tensor(images)
-        self._labels = tf.cast(labels, tf.int32)
-        self._order: tuple[tuple[int, int], NDArray[np.int32]] = ((-1, -1), np.empty(0, np.int32))
-
-        batch_bytes = batch_size * images[0].nbytes
-        self.block_steps = max(1, min(_BLOCK_BYTES // batch_bytes, _BLOCK_STEPS, len(images) // batch_size))
+        self.input_wait_seconds = 0.0
+        self.device = _device()
         if jit_compile == "auto":
             jit_compile = not (self.device.startswith("CPU") and _has_convolutions(model))
         self.jit_compile = jit_compile
-        self._block = tf.function(self._train_block, jit_compile=jit_compile)
-        self._evaluate_batch = tf.function(self._evaluation_step)
+        self._take_step = TrainStep(model, optimizer, loss, skip_non_finite)
+        self._evaluate_batch = tf.function(self._take_step.evaluate)
 
     @property
     def step(self) -> int:
@@ -175,11 +202,6 @@ class TrainLoop:
     def position(self) -> int:
         """Batches visited so far, in all epochs: steps taken and updates skipped."""
         return self.step + self.num_skipped
-
-    @property
-    def device(self) -> str:
-        """The device that holds the data, for example `CPU:0`."""
-        return self._images.device.rpartition("device:")[2]
 
     def compile(self, with_momentums: bool = False) -> None:
         """Traces and compiles all that `run` will need, and changes nothing; so that it can be timed by itself."""
@@ -211,25 +233,16 @@ class TrainLoop:
         if momentums is not None:
             momentums = _checked_momentums(momentums, len(rates))
             momentum_attribute(self.optimizer)
-        first_step, position, taken = self.step, self.position, 0
-        parts = []
-        for start, n in self._blocks(position, len(rates)):
-            epoch, batch = divmod(start, self.steps_per_epoch)
-            size, capacity = self._shape_at(batch)
-            indices = np.zeros(capacity * size, np.int32)
-            indices[: n * size] = self._epoch_order(epoch)[batch * self.batch_size :][: n * size]
-            part = self._call_block(
-                indices, rates[taken:][:n], None if momentums is None else momentums[taken:][:n], size, capacity
-            )
-            parts.append(part)
-            taken += len(part["loss"])
+        first_step = self.step
+        parts = self._visit(self.position, rates, momentums)
+        taken = sum(len(part["loss"]) for part in parts)
         if self.step != first_step + taken:
             raise RuntimeError(
                 f"the optimizer must count one iteration per step, received {self.step - first_step} for {taken}; "
                 "its variables were changed from outside"
             )
         self.num_skipped += len(rates) - taken
-        names = ("learning_rate", "loss", "accuracy") + (() if momentums is None else ("momentum",))
+        names = metric_names(momentums is not None)
         return {name: np.concatenate([np.empty(0, np.float32), *(part[name] for part in parts)]) for name in names}
 
     def evaluate(self, images: NDArray[np.uint8] | NDArray[np.float32], labels: NDArray[Any]) -> dict[str, float]:
@@ -241,7 +254,7 @@ class TrainLoop:
         Raises:
             ValueError, TypeError: as for the training data.
         """
-        _check_examples(images, labels, _num_classes(self.model, images))
+        check_examples(images, labels, num_classes_of(self.model, images))
         loss_sum, num_correct = 0.0, 0
         for start in range(0, len(images), _EVALUATION_BATCH_SIZE):
             batch = slice(start, start + _EVALUATION_BATCH_SIZE)
@@ -276,34 +289,7 @@ class TrainLoop:
         """Returns the hex digest of the images and labels that the loop trains on."""
         return _sha256([self._images.numpy(), self._labels.numpy()])
 
-    # The compiled part: a step, and a block of them.
-
-    def _train_step(
-        self, images: tf.Tensor, labels: tf.Tensor, learning_rate: tf.Tensor, momentum: tf.Tensor | None
-    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        """Returns the step's metrics, and 1 if the update was taken, 0 if it was skipped."""
-        statistics = self.model.non_trainable_variables
-        kept = [tf.identity(variable.value) for variable in statistics] if self._skip_non_finite else []
-        with tf.GradientTape() as tape:
-            logits = self.model(_to_float(images), training=True)
-            loss = self._mean_loss(labels, logits)
-        variables = self.model.trainable_variables
-        gradients = tape.gradient(loss, variables)
-        taken = tf.constant(1)
-        if self._skip_non_finite and not _all_finite([loss, *gradients]):
-            for variable, value in zip(statistics, kept, strict=True):
-                variable.assign(value)  # The forward pass alone may have spoiled them (batch-norm).
-            taken = tf.constant(0)
-        else:
-            with momentum_in_graph(self.optimizer, momentum):
-                self.optimizer.learning_rate.assign(learning_rate)
-                self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        metrics = {
-            "learning_rate": keras.ops.convert_to_tensor(self.optimizer.learning_rate),
-            "loss": loss,
-            "accuracy": tf.reduce_mean(tf.cast(_is_correct(labels, logits), tf.float32)),
-        }
-        return metrics if momentum is None else {**metrics, "momentum": momentum}, taken
+    # The compiled part: a block of steps.
 
     def _train_block(
         self,
@@ -319,11 +305,11 @@ class TrainLoop:
         """
         self.num_traces += 1
         capacity = images.shape[0]
-        names = ("learning_rate", "loss", "accuracy") + (() if momentums is None else ("momentum",))
+        names = metric_names(momentums is not None)
         columns = {name: tf.TensorArray(tf.float32, capacity) for name in names}
         i, num_taken = tf.constant(0), tf.constant(0)
         while i < n:  # A loop in the graph; n is a tensor, so that its value does not need a new program.
-            metrics, taken = self._train_step(
+            metrics, taken = self._take_step(
                 tf.gather(images, i),
                 tf.gather(labels, i),
                 tf.gather(learning_rates, num_taken),
@@ -334,14 +320,23 @@ class TrainLoop:
             i += 1
         return {name: column.stack() for name, column in columns.items()}, num_taken
 
-    def _evaluation_step(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        logits = self.model(_to_float(images), training=False)
-        return self._mean_loss(labels, logits), tf.math.count_nonzero(_is_correct(labels, logits))
-
-    def _mean_loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        return tf.add_n([tf.reduce_mean(self._loss(labels, logits)), *self.model.losses])
-
     # What is fed to it.
+
+    def _visit(self, position: int, rates: NDArray[np.float32], momentums: NDArray[np.float32] | None) -> list[Metrics]:
+        """Visits a batch for each rate, from this position on; returns the metrics of each block."""
+        taken = 0
+        parts: list[Metrics] = []
+        for start, n in self._blocks(position, len(rates)):
+            epoch, batch = divmod(start, self.steps_per_epoch)
+            size, capacity = self._shape_at(batch)
+            indices = np.zeros(capacity * size, np.int32)
+            indices[: n * size] = self._epoch_order(epoch)[batch * self.batch_size :][: n * size]
+            part = self._call_block(
+                indices, rates[taken:][:n], None if momentums is None else momentums[taken:][:n], size, capacity
+            )
+            parts.append(part)
+            taken += len(part["loss"])
+        return parts
 
     def _block_shapes(self) -> list[tuple[int, int]]:
         """The (batch size, steps) of each compiled program: whole batches, and the short last one if there is one."""
@@ -390,16 +385,9 @@ class TrainLoop:
         return {name: values.numpy()[: int(num_taken)] for name, values in metrics.items()}
 
 
-def _all_finite(tensors: list[tf.Tensor | None]) -> tf.Tensor:
-    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(tensor)) for tensor in tensors if tensor is not None])
-
-
-def _to_float(images: tf.Tensor) -> tf.Tensor:
-    return tf.cast(images, tf.float32) / 255.0 if images.dtype == tf.uint8 else images
-
-
-def _is_correct(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    return tf.equal(tf.argmax(logits, -1, labels.dtype), labels)
+def _device() -> str:
+    """The device that TensorFlow computes on, for example `CPU:0`."""
+    return tf.zeros(()).device.rpartition("device:")[2]
 
 
 def _sha256(arrays: list[np.ndarray]) -> str:
@@ -414,8 +402,15 @@ def _to_numpy(variable: keras.Variable) -> np.ndarray:
     return np.array(keras.ops.convert_to_numpy(variable))
 
 
-def _num_classes(model: keras.Model, images: np.ndarray) -> int:
-    """Runs the model on one empty image, which also builds it, and returns the number of its logits."""
+def num_classes_of(model: keras.Model, images: np.ndarray) -> int:
+    """Runs the model on one empty image, which also builds it, and returns the number of its logits.
+
+    Args:
+        images: [n, *image shape], of which only the shape is used.
+
+    Raises:
+        ValueError: if the model does not take such images, or does not return logits [batch, num_classes].
+    """
     try:
         shape = tuple(model(tf.zeros((1, *images.shape[1:])), training=False).shape)
     except ValueError as error:
@@ -437,7 +432,8 @@ def _has_convolutions(layer: keras.Layer) -> bool:
     return any(_has_convolutions(part) for part in inside)
 
 
-def _check_examples(images: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
+def check_examples(images: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
+    """Raises if images and labels are not what a loop can train on: see `TrainLoop`."""
     if images.dtype not in (np.uint8, np.float32):
         raise TypeError(f"images must be uint8 or float32, received {images.dtype}; convert them")
     if not np.issubdtype(labels.dtype, np.integer):

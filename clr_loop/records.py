@@ -28,12 +28,13 @@ class Progress:
     Attributes:
         blocks: the metrics of every block of steps.
         epochs: a record for each whole epoch.
-        epoch_seconds: float, of training, in the epoch that is not whole yet.
+        epoch_seconds, input_wait_seconds: float, of training, in the epoch that is not whole yet; see `EpochRecord`.
     """
 
     blocks: list[Metrics] = field(default_factory=list)
     epochs: list[EpochRecord] = field(default_factory=list)
     epoch_seconds: float = 0.0
+    input_wait_seconds: float = 0.0
 
     def history(self) -> dict[str, NDArray[Any]]:
         """Returns `step` int64 [n] and the metrics of all steps, float32 [n]."""
@@ -108,7 +109,8 @@ class RunRecords:
             return Progress()
         history, epochs = read_records(self._directory)
         history.pop("step", None)
-        return Progress([history] if history else [], epochs, restored.manifest["epoch_seconds"])
+        in_epoch = {name: restored.manifest[name] for name in ("epoch_seconds", "input_wait_seconds")}
+        return Progress([history] if history else [], epochs, **in_epoch)
 
     def add_steps(self, first_step: int, metrics: Metrics, began: float, ended: float) -> None:
         """Records a block of steps that ran from `began` to `ended`, in seconds since 1970."""
@@ -132,6 +134,7 @@ class RunRecords:
                 "schedule": self._settings["schedule"],
                 "versions": self._settings["versions"],
                 "epoch_seconds": progress.epoch_seconds,
+                "input_wait_seconds": progress.input_wait_seconds,
                 "records": run_files.growing_files(self._directory),
             },
         )

@@ -21,6 +21,7 @@ class EpochRecord:
         loss, accuracy: float, means over the epoch's steps, each before its update; accuracy 0–1.
         val_loss, val_accuracy: float, over the validation split, after the epoch.
         epoch_seconds: float, of training alone.
+        input_wait_seconds: float, those of them in which nothing was computed because the next batch was not there yet.
     """
 
     epoch: int
@@ -31,6 +32,12 @@ class EpochRecord:
     val_loss: float
     val_accuracy: float
     epoch_seconds: float
+    input_wait_seconds: float = 0.0
+
+    @property
+    def input_wait_share(self) -> float:
+        """The share of the epoch's seconds that was spent in waiting for batches, 0–1."""
+        return self.input_wait_seconds / self.epoch_seconds
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,7 @@ class TrainingResult:
             "batch_size": self.settings["batch_size"],
             "epochs": len(self.epochs),
             "epoch_seconds": self.epoch_seconds,
+            "input_wait_shares": [record.input_wait_share for record in self.epochs],
             "compile_seconds": self.compile_seconds,
             "train_seconds": self.train_seconds,
             "examples_per_second": self.examples_per_second,

@@ -227,11 +227,13 @@ def _train_block(
     first = train_loop.step
     steps = np.arange(first, first + num_batches)
     rates, momentums = schedule(steps), _momentums(schedule, steps)
+    waited = train_loop.input_wait_seconds
     began = time.time()
     with training:
         metrics = train_loop.run(rates, momentums)
     ended = time.time()
     progress.epoch_seconds += training.seconds
+    progress.input_wait_seconds += train_loop.input_wait_seconds - waited
     finite = np.isfinite(metrics["loss"])
     if not finite.all():
         bad = int(np.argmin(finite))
@@ -259,7 +261,9 @@ def _end_epoch(
     metrics = progress.of_this_epoch()
     if not len(metrics["loss"]):
         checkpoint = records.newest_checkpoint if records is not None else None
-        raise NonFiniteLossError(train_loop.step, float(train_loop.optimizer.learning_rate), math.nan, checkpoint)
+        raise NonFiniteLossError(
+            train_loop.step, float(keras.ops.convert_to_numpy(train_loop.optimizer.learning_rate)), math.nan, checkpoint
+        )
     evaluated = train_loop.evaluate(*validation)
     record = EpochRecord(
         epoch=len(progress.epochs) + 1,
@@ -270,9 +274,10 @@ def _end_epoch(
         val_loss=evaluated["loss"],
         val_accuracy=evaluated["accuracy"],
         epoch_seconds=progress.epoch_seconds,
+        input_wait_seconds=progress.input_wait_seconds,
     )
     progress.epochs.append(record)
-    progress.epoch_seconds = 0.0
+    progress.epoch_seconds = progress.input_wait_seconds = 0.0
     if records is not None:
         records.add_epoch(record)
     if on_epoch is not None:

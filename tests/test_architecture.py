@@ -13,8 +13,8 @@ SCRIPTS = PACKAGE.parent / "scripts"
 
 ROOMS = re.findall(r"^    (\w+)  ", clr_loop.__doc__, re.MULTILINE)
 
-# Methods of a schedule that reach upward, when called.
-UPWARD = {("schedule_base", "description"), ("schedule_base", "keras_schedule")}
+# Methods that reach upward, when called.
+UPWARD = {("schedule_base", "description"), ("schedule_base", "keras_schedule"), ("loop", "streaming")}
 HEAVY = {"tensorflow", "keras", "tensorboard", "matplotlib"}
 
 
