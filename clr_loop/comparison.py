@@ -17,6 +17,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from clr_loop import run_files
 from clr_loop.data import Dataset
@@ -247,11 +248,13 @@ def compare(
         raise ValueError(f"seeds must be at least 1, received {num_seeds}; 3 or more show the spread")
     models = [make_model(seed) for seed in range(num_seeds)]
     initial = [[keras.ops.convert_to_numpy(v).copy() for v in model.variables] for model in models]
+    images = tf.convert_to_tensor(dataset.train.images)  # On the device once, for the loops of all batch sizes.
     train_loops = {
         size: TrainLoop(
             models[0] if i == 0 else make_model(0),
             make_optimizer(),
-            *dataset.train,
+            images,
+            dataset.train.labels,
             batch_size=size,
             jit_compile=jit_compile,
         )

@@ -85,7 +85,7 @@ class TrainLoop:
         self,
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
-        images: NDArray[np.uint8] | NDArray[np.float32],
+        images: NDArray[np.uint8] | NDArray[np.float32] | tf.Tensor,
         labels: NDArray[Any],
         batch_size: int = 100,
         seed: int = 0,
@@ -99,7 +99,8 @@ class TrainLoop:
         Args:
             model: float32 [batch, *image shape] → logits [batch, num_classes].
             optimizer: any Keras optimizer with a plain learning rate, whose value is overwritten at every step.
-            images: uint8 [n, …], scaled to 0–1 inside each step, or float32 [n, …], taken as they are.
+            images: uint8 [n, …], scaled to 0–1 inside each step, or float32 [n, …], taken as they are. A tensor is not
+                copied, so that several loops can share it.
             labels: integers [n], from 0 to num_classes - 1.
             batch_size: int, 1 to n.
             seed: int in [0, 2**32), of the data order.
@@ -129,7 +130,7 @@ class TrainLoop:
         self._labels = tf.cast(labels, tf.int32)
         self._order: tuple[tuple[int, int], NDArray[np.int32]] = ((-1, -1), np.empty(0, np.int32))
 
-        batch_bytes = batch_size * images[0].nbytes
+        batch_bytes = batch_size * self._images[0].numpy().nbytes
         self.block_steps = max(1, min(_BLOCK_BYTES // batch_bytes, _BLOCK_STEPS, len(images) // batch_size))
         self._block = tf.function(self._train_block, jit_compile=self.jit_compile)
 
@@ -402,7 +403,7 @@ def _to_numpy(variable: keras.Variable) -> np.ndarray:
     return np.array(keras.ops.convert_to_numpy(variable))
 
 
-def num_classes_of(model: keras.Model, images: np.ndarray) -> int:
+def num_classes_of(model: keras.Model, images: np.ndarray | tf.Tensor) -> int:
     """Runs the model on one empty image, which also builds it, and returns the number of its logits.
 
     Args:
@@ -432,7 +433,7 @@ def _has_convolutions(layer: keras.Layer) -> bool:
     return any(_has_convolutions(part) for part in inside)
 
 
-def check_examples(images: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
+def check_examples(images: np.ndarray | tf.Tensor, labels: np.ndarray, num_classes: int) -> None:
     """Raises if images and labels are not what a loop can train on: see `TrainLoop`."""
     if images.dtype not in (np.uint8, np.float32):
         raise TypeError(f"images must be uint8 or float32, received {images.dtype}; convert them")

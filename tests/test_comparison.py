@@ -3,6 +3,7 @@ import math
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from clr_loop import comparison, models
@@ -34,12 +35,12 @@ def small(mnist):
 @pytest.fixture(scope="module")
 def compared(small, tmp_path_factory):
     directory = tmp_path_factory.mktemp("comparison")
-    traces = []
+    loops = []
 
     class CountedLoop(TrainLoop):
         def __init__(self, *arguments, **named):
             super().__init__(*arguments, **named)
-            traces.append(self)
+            loops.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparison, "TrainLoop", CountedLoop)
@@ -47,7 +48,7 @@ def compared(small, tmp_path_factory):
             small, make_model, keras.optimizers.Adam, ARMS, epochs=2, num_seeds=2, target_accuracy=0.9,
             output_dir=directory,
         )  # fmt: skip
-    return result, directory, [train_loop.num_traces for train_loop in traces]
+    return result, directory, loops
 
 
 def test_every_run_is_the_one_that_a_fresh_loop_of_its_seed_makes(compared, small):
@@ -62,11 +63,18 @@ def test_every_run_is_the_one_that_a_fresh_loop_of_its_seed_makes(compared, smal
 
 
 def test_each_batch_size_is_compiled_once(compared):
-    result, _, traces = compared
-    assert traces == [1, 2]  # 80 leaves a short last batch of 40.
+    result, _, loops = compared
+    assert [train_loop.num_traces for train_loop in loops] == [1, 2]  # 80 leaves a short last batch of 40.
     assert {arm.compile_seconds for arm in result.arms if arm.arm.batch_size == 50} == {
         result.runs[0].result.compile_seconds
     }
+
+
+def test_the_images_are_on_the_device_once_as_bytes(compared):
+    _, _, loops = compared
+    assert len(loops) == 2
+    assert loops[0]._images is loops[1]._images
+    assert loops[0]._images.dtype == tf.uint8
 
 
 def test_every_run_has_its_files_and_a_tensorboard_run(compared):
