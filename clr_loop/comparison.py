@@ -19,8 +19,9 @@ import keras
 import numpy as np
 
 from clr_loop import run_files
-from clr_loop.data import Dataset
-from clr_loop.loop import Metrics, TrainLoop
+from clr_loop.data import AnyDataset
+from clr_loop.feeding import make_loop
+from clr_loop.loop import Metrics
 from clr_loop.records import read_result
 from clr_loop.results import TrainingResult
 from clr_loop.schedules import Schedule
@@ -195,7 +196,7 @@ class Comparison:
 
 
 def compare(
-    dataset: Dataset,
+    dataset: AnyDataset,
     make_model: Callable[[int], keras.Model],
     make_optimizer: Callable[[], keras.optimizers.Optimizer],
     arms: Sequence[Arm],
@@ -248,11 +249,11 @@ def compare(
     models = [make_model(seed) for seed in range(num_seeds)]
     initial = [[keras.ops.convert_to_numpy(v).copy() for v in model.variables] for model in models]
     train_loops = {
-        size: TrainLoop(
+        size: make_loop(
             models[0] if i == 0 else make_model(0),
             make_optimizer(),
-            *dataset.train,
-            batch_size=size,
+            dataset,
+            size,
             jit_compile=jit_compile,
         )
         for i, size in enumerate(batch_sizes)
