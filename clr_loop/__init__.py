@@ -9,12 +9,14 @@ The rooms, from the ground up; each imports only what stands before it:
     lengths         `2000st`, `2ep`, `30%` → steps
     keras_schedule  a schedule for a Keras optimizer
     keras_callback  the CLR repository's callback for Keras 3
+    named           a function by its name, `package.module:function`
     data            named datasets as uint8 arrays, the order of an epoch
     models          named Keras models, seeded
     momentum        a momentum that changes inside a compiled step
     step            what one step does with its batch
     loop            the compiled training block: `TrainLoop`
     streaming       a `TrainLoop` fed by a `tf.data.Dataset`
+    feeding         which feed a run takes, and the loop with it
     run_files       a run directory: its lock, its settings, its CSV files
     checkpoints     the whole state of a run on disk, verified
     timing          a stopwatch

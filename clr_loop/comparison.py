@@ -20,8 +20,9 @@ import numpy as np
 import tensorflow as tf
 
 from clr_loop import run_files
-from clr_loop.data import Dataset
-from clr_loop.loop import Metrics, TrainLoop
+from clr_loop.data import AnyDataset, Dataset, Split
+from clr_loop.feeding import choose, make_loop
+from clr_loop.loop import Metrics
 from clr_loop.records import read_result
 from clr_loop.results import TrainingResult
 from clr_loop.schedules import Schedule
@@ -196,7 +197,7 @@ class Comparison:
 
 
 def compare(
-    dataset: Dataset,
+    dataset: AnyDataset,
     make_model: Callable[[int], keras.Model],
     make_optimizer: Callable[[], keras.optimizers.Optimizer],
     arms: Sequence[Arm],
@@ -248,14 +249,18 @@ def compare(
         raise ValueError(f"seeds must be at least 1, received {num_seeds}; 3 or more show the spread")
     models = [make_model(seed) for seed in range(num_seeds)]
     initial = [[keras.ops.convert_to_numpy(v).copy() for v in model.variables] for model in models]
-    images = tf.convert_to_tensor(dataset.train.images)  # On the device once, for the loops of all batch sizes.
+    feed, _ = choose(dataset)
+    if isinstance(dataset, Dataset) and feed == "resident":
+        # The images on the device once, for the loops of all batch sizes.
+        shared = Split(tf.convert_to_tensor(dataset.train.images), dataset.train.labels)
+        dataset = dataclasses.replace(dataset, train=shared)
     train_loops = {
-        size: TrainLoop(
+        size: make_loop(
             models[0] if i == 0 else make_model(0),
             make_optimizer(),
-            images,
-            dataset.train.labels,
-            batch_size=size,
+            dataset,
+            size,
+            feed=feed,
             jit_compile=jit_compile,
         )
         for i, size in enumerate(batch_sizes)

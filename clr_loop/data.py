@@ -11,12 +11,15 @@ import math
 import os
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from clr_loop import named
 
 NAMES = ("mnist", "fashion_mnist")
 
@@ -60,23 +63,59 @@ class Dataset:
     validation: Split
     num_classes: int
 
+    @property
+    def num_examples(self) -> int:
+        """Examples in the training split."""
+        return len(self.train.labels)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of one image."""
+        return self.train.images.shape[1:]
+
     def sha256(self) -> str:
         """Returns the hex digest of both splits: their dtypes, shapes and bytes."""
-        digest = hashlib.sha256()
-        for array in (*self.train, *self.validation):
-            digest.update(f"{array.dtype.str}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
+        return _sha256([*self.train, *self.validation])
 
 
-def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
+@dataclass(frozen=True)
+class StreamedDataset:
+    """A training split that is read as it is trained on, because it does not fit in memory; the validation split does.
+
+    batches: (batch_size, seed, epoch), ints → the `tf.data.Dataset` of that epoch's batches, as
+        `streaming.StreamingLoop` describes them; the same arguments must give the same batches.
+    num_examples: int, examples in an epoch.
+    """
+
+    name: str
+    batches: Callable[[int, int, int], Any]
+    num_examples: int
+    validation: Split
+    num_classes: int
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of one image."""
+        return self.validation.images.shape[1:]
+
+    def sha256(self) -> str:
+        """Returns the hex digest of the number of training examples and of the validation split."""
+        return _sha256([np.array(self.num_examples), *self.validation])
+
+
+AnyDataset = Dataset | StreamedDataset
+
+
+def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> AnyDataset:
     """Loads a dataset; its validation split is the test set.
 
     Args:
         name: `mnist` (from the package), `fashion_mnist` (from `data_dir`, else Debian's package
-            dataset-fashion-mnist, else Keras' downloader), or a path ending in `.npz` that holds the arrays
-            x_train, y_train, x_test and y_test, as Keras' own files do.
-        data_dir: a folder with the four gzipped IDX files, instead of the place above; not for `.npz`.
+            dataset-fashion-mnist, else Keras' downloader), a path ending in `.npz` that holds the arrays
+            x_train, y_train, x_test and y_test, as Keras' own files do, or `package.module:function`: a function
+            without arguments that returns these as ((x_train, y_train), (x_test, y_test)), as Keras' own loaders do,
+            or a `Dataset` or `StreamedDataset`.
+        data_dir: a folder with the four gzipped IDX files, instead of the place above; not for `.npz` or a function.
 
     Returns:
         The dataset; images keep their dtype if that is uint8, else they become float32.
@@ -84,18 +123,24 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     Raises:
         ValueError: if the name is unknown; if a file is truncated, damaged or not the expected one; if images and
             labels differ in number, a float image is not finite, a label is negative, or a label of the test set
-            does not occur in the training set's range.
+            does not occur in the training set's range; if a function cannot be called or returns something else.
         FileNotFoundError: if a file is missing.
     """
+    if data_dir is not None and (name.endswith(".npz") or named.is_function_name(name)):
+        raise ValueError(f"data_dir is for named datasets, received it with {name}; leave it out")
     if name.endswith(".npz"):
-        if data_dir is not None:
-            raise ValueError(f"data_dir is for named datasets, received it with {name}; leave it out")
         arrays = _read_npz(Path(name))
+    elif named.is_function_name(name):
+        loaded = named.call(name, "dataset")
+        if isinstance(loaded, StreamedDataset):
+            return loaded
+        arrays = _arrays(name, loaded)
     elif name in NAMES:
         arrays = _read_named(name, Path(data_dir) if data_dir is not None else None)
     else:
         raise ValueError(
-            f"dataset must be one of {', '.join(NAMES)} or a path ending in .npz, received {name!r}; choose one"
+            f"dataset must be one of {', '.join(NAMES)}, a path ending in .npz or package.module:function, received "
+            f"{name!r}; choose one"
         )
     x_train, y_train, x_test, y_test = arrays
     train = _checked_split(f"{name} (training)", x_train, y_train)
@@ -192,6 +237,28 @@ def _read_npz(path: Path) -> list[np.ndarray]:
         raise ValueError(
             f"dataset file {path} cannot be used: {reason}; save it with numpy.savez as {', '.join(names)}"
         ) from error
+
+
+def _arrays(name: str, loaded: Any) -> list[np.ndarray]:
+    """Takes what a user's function returned apart."""
+    if isinstance(loaded, Dataset):
+        return [*loaded.train, *loaded.validation]
+    try:
+        (x_train, y_train), (x_test, y_test) = loaded
+        return [np.asarray(array) for array in (x_train, y_train, x_test, y_test)]
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"dataset {name} must return a Dataset, a StreamedDataset or ((x_train, y_train), (x_test, y_test)), "
+            f"received a {type(loaded).__name__}; return one of these"
+        ) from error
+
+
+def _sha256(arrays: list[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _checked_split(name: str, images: np.ndarray, labels: np.ndarray) -> Split:

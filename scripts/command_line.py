@@ -31,11 +31,17 @@ FLAGS = flags.FLAGS
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 
 flags.DEFINE_string(
-    "dataset", "mnist", "mnist, fashion_mnist, or the path of an .npz with x_train, y_train, x_test, y_test."
+    "dataset",
+    "mnist",
+    "mnist, fashion_mnist, the path of an .npz with x_train, y_train, x_test, y_test, or package.module:function that "
+    "returns one.",
 )
 flags.DEFINE_string("data_dir", None, "Folder with the dataset's four gzipped IDX files, instead of the usual place.")
 flags.DEFINE_string(
-    "model", "article_mlp", "article_mlp (softmax on every layer) or relu_mlp (ReLU in the hidden ones)."
+    "model",
+    "article_mlp",
+    "article_mlp (softmax on every layer), relu_mlp (ReLU in the hidden ones), small_cnn, or package.module:function "
+    "that returns a Keras model of logits.",
 )
 flags.DEFINE_enum("optimizer", "adam", OPTIMIZERS, "Keras' own defaults; sgd has momentum 0.9.")
 flags.DEFINE_integer("epochs", 15, "How often to visit the training set.")

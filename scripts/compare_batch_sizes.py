@@ -82,30 +82,30 @@ def main() -> None:
                 print(f"range test, batch {size}: {text}\n")
                 settings[f"range_test_batch_{size}"] = text
         for size, arms in planned.items():
-            steps_per_epoch, total_steps = command_line.run_length(len(dataset.train.labels), size)
+            steps_per_epoch, total_steps = command_line.run_length(dataset.num_examples, size)
             for name, schedule in arms.items():
                 print(f"{name}, batch {size}:\n{schedule.describe(total_steps, steps_per_epoch)}\n", flush=True)
         _compare(dataset, planned, settings, output_dir)
 
 
-def _schedules(dataset: data.Dataset, batch_size: int) -> dict[str, Schedule]:
+def _schedules(dataset: data.AnyDataset, batch_size: int) -> dict[str, Schedule]:
     """The schedules at this batch size, as the flags say."""
-    length = command_line.run_length(len(dataset.train.labels), batch_size)
+    length = command_line.run_length(dataset.num_examples, batch_size)
     return {name: schedule_flags.make(name, *length) for name in FLAGS.schedules}
 
 
-def _suggested_bounds(dataset: data.Dataset, batch_size: int) -> Bounds:
+def _suggested_bounds(dataset: data.AnyDataset, batch_size: int) -> Bounds:
     """What an LR range test with each seed suggests."""
     from clr_loop import models, range_test
-    from clr_loop.loop import TrainLoop
+    from clr_loop.feeding import make_loop
     from clr_loop.suggestions import NoSuggestionError
 
-    make_model = partial(models.build, FLAGS.model, dataset.train.images.shape[1:], dataset.num_classes)
-    train_loop = TrainLoop(
+    make_model = partial(models.build, FLAGS.model, dataset.image_shape, dataset.num_classes)
+    train_loop = make_loop(
         make_model(0),
         command_line.make_optimizer(),
-        *dataset.train,
-        batch_size=batch_size,
+        dataset,
+        batch_size,
         jit_compile=command_line.jit_compile(),
     )
     try:
@@ -123,7 +123,10 @@ def _within(found: dict[str, float], schedule: Schedule) -> Schedule:
 
 
 def _compare(
-    dataset: data.Dataset, planned: dict[int, dict[str, Schedule]], settings: dict[str, str], output_dir: Path
+    dataset: data.AnyDataset,
+    planned: dict[int, dict[str, Schedule]],
+    settings: dict[str, str],
+    output_dir: Path,
 ) -> None:
     command_line.start_tensorflow()
     from clr_loop import models, report
@@ -145,7 +148,7 @@ def _compare(
     try:
         comparison = compare(
             dataset,
-            partial(models.build, FLAGS.model, dataset.train.images.shape[1:], dataset.num_classes),
+            partial(models.build, FLAGS.model, dataset.image_shape, dataset.num_classes),
             command_line.make_optimizer,
             [Arm(size, name, schedule) for size, arms in planned.items() for name, schedule in arms.items()],
             epochs=FLAGS.epochs,

@@ -67,7 +67,9 @@ class Job:
 
     def load(self) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
         """Returns images, uint8 [examples, 28, 28], and labels, int32 [examples]."""
-        images, labels = data.load("mnist").train
+        mnist = data.load("mnist")
+        assert isinstance(mnist, data.Dataset)  # And not a stream.
+        images, labels = mnist.train
         return (
             np.tile(images[: self.num_examples], (self.copies, 1, 1)),
             np.tile(labels[: self.num_examples], self.copies),

@@ -16,6 +16,7 @@ from pathlib import Path
 from absl import flags
 
 import command_line
+import scale_flags
 from clr_loop import data, run_files
 from clr_loop.lengths import to_steps
 
@@ -37,6 +38,7 @@ flags.DEFINE_string("early_stop", "4", "Stop when the smoothed loss is this many
 flags.DEFINE_integer("seeds", 3, "Sweeps; they differ in initial weights and order of the data.")
 flags.DEFINE_string("output_dir", "runs/range_test", "Where to write; must be empty or not exist yet.")
 flags.adopt_module_key_flags(command_line)
+flags.adopt_module_key_flags(scale_flags)
 
 
 @flags.validator("early_stop", message="must be a number such as 4, or none")
@@ -49,24 +51,22 @@ def _is_number_or_none(value: str) -> bool:
 def main() -> None:
     """Sweeps, prints what follows and writes it."""
     dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
-    steps_per_epoch, total_steps = command_line.run_length(len(dataset.train.labels), FLAGS.batch_size)
+    steps_per_epoch, total_steps = command_line.run_length(dataset.num_examples, FLAGS.batch_size)
     num_steps = to_steps(FLAGS.num_steps, steps_per_epoch, total_steps, "num_steps")
     with run_files.claim(FLAGS.output_dir) as output_dir:
         _sweep(dataset, num_steps, output_dir)
 
 
-def _sweep(dataset: data.Dataset, num_steps: int, output_dir: Path) -> None:
+def _sweep(dataset: data.AnyDataset, num_steps: int, output_dir: Path) -> None:
     command_line.start_tensorflow()
     from clr_loop import models, range_test
-    from clr_loop.loop import TrainLoop
 
-    make_model = partial(models.build, FLAGS.model, dataset.train.images.shape[1:], dataset.num_classes)
-    train_loop = TrainLoop(
+    make_model = partial(models.build, FLAGS.model, dataset.image_shape, dataset.num_classes)
+    train_loop = scale_flags.make_loop(
         make_model(0),
         command_line.make_optimizer(),
-        *dataset.train,
+        dataset,
         batch_size=FLAGS.batch_size,
-        jit_compile=command_line.jit_compile(),
     )
     progress = command_line.ProgressBar()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from absl import flags
 
 import command_line
+import scale_flags
 import schedule_flags
 from clr_loop import data, run_files
 from clr_loop.lengths import to_steps
@@ -50,9 +51,10 @@ flags.DEFINE_string("profile", None, "FROM:TO, in steps: profiles these, for Ten
 # Flags of a command, not of the run: they may differ when it is resumed.
 NOT_OF_RUN = (
     "data_dir", "epochs", "run_dir", "checkpoint_every", "keep_checkpoints", "resume", "overwrite", "on_change",
-    "on_non_finite", "profile",
+    "on_non_finite", "profile", "feed",
 )  # fmt: skip
 flags.adopt_module_key_flags(command_line)
+flags.adopt_module_key_flags(scale_flags)
 flags.adopt_module_key_flags(schedule_flags)
 
 
@@ -74,7 +76,7 @@ def main() -> int | None:
         command_line.use_saved_flags(FLAGS.run_dir, NOT_OF_RUN)
     schedule_flags.check([FLAGS.schedule])
     dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
-    steps_per_epoch, total_steps = command_line.run_length(len(dataset.train.labels), FLAGS.batch_size)
+    steps_per_epoch, total_steps = command_line.run_length(dataset.num_examples, FLAGS.batch_size)
     schedule = schedule_flags.make(FLAGS.schedule, steps_per_epoch, total_steps)
     every = None
     if FLAGS.checkpoint_every != "never":
@@ -85,22 +87,20 @@ def main() -> int | None:
 
 
 def _train(
-    dataset: data.Dataset, schedule: Schedule, total_steps: int, checkpoint_every: int | None, run_dir: Path
+    dataset: data.AnyDataset, schedule: Schedule, total_steps: int, checkpoint_every: int | None, run_dir: Path
 ) -> int | None:
     signals = command_line.SignalWatch()
     command_line.start_tensorflow()
     from clr_loop import models, plots
-    from clr_loop.loop import TrainLoop
     from clr_loop.results import EpochRecord
     from clr_loop.training import TrainingInterruptedError, fit
 
-    train_loop = TrainLoop(
-        models.build(FLAGS.model, dataset.train.images.shape[1:], dataset.num_classes, FLAGS.seed),
+    train_loop = scale_flags.make_loop(
+        models.build(FLAGS.model, dataset.image_shape, dataset.num_classes, FLAGS.seed),
         command_line.make_optimizer(),
-        *dataset.train,
+        dataset,
         batch_size=FLAGS.batch_size,
         seed=FLAGS.seed,
-        jit_compile=command_line.jit_compile(),
         skip_non_finite=FLAGS.on_non_finite == "skip",
     )
     progress = command_line.ProgressBar()
@@ -109,7 +109,7 @@ def _train(
         progress.say(
             f"epoch {record.epoch:3d}/{FLAGS.epochs}  lr {record.learning_rate:.5f}  loss {record.loss:.4f}  "
             f"accuracy {record.accuracy:.4f}  val_loss {record.val_loss:.4f}  val_accuracy {record.val_accuracy:.4f}  "
-            f"{record.epoch_seconds:.2f} s"
+            f"{record.epoch_seconds:.2f} s{scale_flags.waiting(record)}"
         )
 
     progress.start(total_steps)

@@ -53,6 +53,7 @@ def test_imports_go_only_downward(room):
         "schedules",
         "description",
         "lengths",
+        "named",
         "data",
         "timing",
         "run_files",

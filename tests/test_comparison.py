@@ -9,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from clr_loop import comparison, models
 from clr_loop.comparison import Arm, Run, Sample, compare, effects
 from clr_loop.data import Dataset, Split
+from clr_loop.feeding import make_loop
 from clr_loop.loop import TrainLoop
 from clr_loop.results import EpochRecord, TrainingResult
 from clr_loop.schedules import Constant, Triangular
@@ -37,13 +38,12 @@ def compared(small, tmp_path_factory):
     directory = tmp_path_factory.mktemp("comparison")
     loops = []
 
-    class CountedLoop(TrainLoop):
-        def __init__(self, *arguments, **named):
-            super().__init__(*arguments, **named)
-            loops.append(self)
+    def seen_loop(*arguments, **named):
+        loops.append(make_loop(*arguments, **named))
+        return loops[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparison, "TrainLoop", CountedLoop)
+        patch.setattr(comparison, "make_loop", seen_loop)
         result = compare(
             small, make_model, keras.optimizers.Adam, ARMS, epochs=2, num_seeds=2, target_accuracy=0.9,
             output_dir=directory,

@@ -117,8 +117,64 @@ def test_file_that_is_no_npz_is_named(tmp_path):
 
 
 def test_unknown_name_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match=r"one of mnist, fashion_mnist or a path ending in \.npz, received 'minst'"):
+    with pytest.raises(
+        ValueError, match=r"one of mnist, fashion_mnist, a path ending in \.npz or package\.module:function"
+    ):
         data.load("minst")
+
+
+USERS_DATA = """
+import numpy as np
+from clr_loop import data
+x, y = np.arange(5 * 16).reshape(5, 4, 4).astype(np.float32), np.arange(5) % 3
+def arrays():
+    return (x, y), (x[:3], y[:3])
+def whole():
+    return data.Dataset("own", data.Split(x, y), data.Split(x[:3], y[:3]), 3)
+def streamed():
+    return data.StreamedDataset("own", lambda batch_size, seed, epoch: None, 1000, data.Split(x, y), 3)
+def three():
+    return x, y, x
+def bad_labels():
+    return (x, y - 1), (x, y)
+"""
+
+
+@pytest.fixture
+def users_data(tmp_path, monkeypatch):
+    (tmp_path / "users_data.py").write_text(USERS_DATA)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.parametrize("function", ["arrays", "whole"])
+def test_a_users_function_gives_arrays_or_a_dataset(users_data, function):
+    dataset = data.load(f"users_data:{function}")
+    np.testing.assert_array_equal(dataset.train.images, np.arange(80).reshape(5, 4, 4))
+    assert dataset.validation.labels.tolist() == [0, 1, 2]
+    assert (dataset.num_classes, dataset.num_examples, dataset.image_shape) == (3, 5, (4, 4))
+
+
+def test_a_users_function_gives_a_stream_as_it_is(users_data):
+    dataset = data.load("users_data:streamed")
+    assert isinstance(dataset, data.StreamedDataset)
+    assert (dataset.num_examples, dataset.image_shape, len(dataset.sha256())) == (1000, (4, 4), 64)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("three", r"must return a Dataset, a StreamedDataset or \(\(x_train, y_train\), .* received a tuple"),
+        ("bad_labels", "labels must be integers from 0"),
+    ],
+)
+def test_a_function_that_returns_something_else_is_named(users_data, function, message):
+    with pytest.raises(ValueError, match=message):
+        data.load(f"users_data:{function}")
+
+
+def test_data_dir_is_not_for_a_function():
+    with pytest.raises(ValueError, match="data_dir is for named datasets, received it with users_data:arrays"):
+        data.load("users_data:arrays", data_dir="somewhere")
 
 
 @pytest.mark.parametrize("num_examples", [1, 2, 100, 60000])

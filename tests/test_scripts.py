@@ -139,10 +139,16 @@ def test_a_bad_flag_is_one_line_without_starting_tensorflow(name, flags, message
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--dataset=minst"], "dataset must be one of mnist, fashion_mnist or a path ending in .npz, received 'minst'"),
+        (
+            ["--dataset=minst"],
+            "dataset must be one of mnist, fashion_mnist, a path ending in .npz or package.module:function, received",
+        ),
         (["--dataset=none.npz"], "dataset file none.npz does not exist; give the path of an .npz file"),
         (["--dataset=mnist", "--data_dir=nowhere"], "data file nowhere/train-images-idx3-ubyte.gz is missing"),
-        (["--model=mlp"], "model must be one of article_mlp, relu_mlp, received 'mlp'; choose one of these"),
+        (
+            ["--model=mlp"],
+            "model must be one of article_mlp, relu_mlp, small_cnn or package.module:function, received 'mlp'",
+        ),
         (["--batch_size=0"], "batch_size must be from 1 to the 300 training examples, received 0; choose one"),
         (["--batch_size=301"], "batch_size must be from 1 to the 300 training examples, received 301; choose one"),
         (["--epochs=0"], "epochs must be at least 1, received 0; give the number of visits to the data"),
