@@ -13,13 +13,12 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -85,9 +84,7 @@ class RunCheckpoints:
         self._keep = keep
         self._kept = find(directory)
         # Traced once: called eagerly, it would spend most of its time in building the same operations again.
-        self._write = tf.function(
-            _saver(train_loop).write, input_signature=[tf.TensorSpec([], tf.string)], autograph=False
-        )
+        self._write = tf.function(_writer(train_loop), input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
         self._constant = _description(train_loop)
 
     @property
@@ -109,14 +106,15 @@ class RunCheckpoints:
         place = {"step": train_loop.step, "num_skipped": train_loop.num_skipped}
         if self.newest is not None and place == {name: self.newest.manifest[name] for name in place}:
             return
-        variables = [*train_loop.model.variables, *train_loop.optimizer.variables]
-        if not all(np.isfinite(keras.ops.convert_to_numpy(variable)).all() for variable in variables):
-            return  # The loss of the next step will say so; the checkpoint to go back to is the one before.
         epoch, batch = divmod(train_loop.position, train_loop.steps_per_epoch)
         draft = self._directory / f"{_DRAFT}_{train_loop.step}"
         try:
             draft.mkdir()
-            self._write(tf.constant(str(draft / _VARIABLES)))
+            if not self._write(tf.constant(str(draft / _VARIABLES))):
+                shutil.rmtree(
+                    draft
+                )  # The loss of the next step will tell; the checkpoint to go back to is the one before.
+                return
             manifest = {
                 "format": _FORMAT,
                 **place,
@@ -238,6 +236,19 @@ def _saver(train_loop: TrainLoop) -> tf.train.Checkpoint:
         model=[variable.value for variable in train_loop.model.variables],
         optimizer=[variable.value for variable in train_loop.optimizer.variables],
     )
+
+
+def _writer(train_loop: TrainLoop) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function of a path that writes all variables there, and returns whether all of them are finite."""
+    saver = _saver(train_loop)
+    variables = [variable.value for variable in (*train_loop.model.variables, *train_loop.optimizer.variables)]
+    floats = [variable for variable in variables if variable.dtype.is_floating]
+
+    def write(path: tf.Tensor) -> tf.Tensor:
+        saver.write(path)
+        return tf.reduce_all([tf.reduce_all(tf.math.is_finite(variable)) for variable in floats])
+
+    return write
 
 
 def _description(train_loop: TrainLoop) -> dict[str, Any]:

@@ -57,16 +57,16 @@ class RunRecords:
     Args:
         directory: claimed; empty, or with a run to go on with.
         train_loop: of the run.
-        keep_checkpoints: int, at least 1: how many of the newest to keep, beside the best. None: there are none.
+        keep_checkpoints: int, at least 1: how many of the newest to keep, beside the best. None saves none.
     """
 
     def __init__(self, directory: Path, train_loop: TrainLoop, keep_checkpoints: int | None) -> None:
         self._directory = directory
-        self._checkpoints = (
-            RunCheckpoints(directory / "checkpoints", train_loop, keep_checkpoints)
-            if keep_checkpoints is not None
-            else None
-        )
+        self._is_saving = keep_checkpoints is not None
+        self._checkpoints = None
+        # A run that saves none may still go on from those that are there.
+        if self._is_saving or (directory / "checkpoints").is_dir():
+            self._checkpoints = RunCheckpoints(directory / "checkpoints", train_loop, keep_checkpoints or 1)
         self._restored: Checkpoint | None = None
         self._stack = contextlib.ExitStack()
 
@@ -125,7 +125,7 @@ class RunRecords:
 
     def save_checkpoint(self, progress: Progress) -> None:
         """Saves the state of the run, if it keeps checkpoints."""
-        if self._checkpoints is None:
+        if self._checkpoints is None or not self._is_saving:
             return
         is_whole_epoch = progress.epochs and not progress.epoch_seconds
         self._checkpoints.save(

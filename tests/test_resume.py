@@ -152,6 +152,16 @@ def test_without_a_checkpoint_it_starts_afresh_and_says_so(train, tmp_path, capl
     assert differences(tmp_path / "nothing", tmp_path / "none_asked") == []
 
 
+def test_a_run_that_saves_no_more_checkpoints_still_goes_on_from_those_it_has(train, tmp_path):
+    train(tmp_path / "whole")
+    with pytest.raises(CrashError):
+        train(tmp_path / "broken", on_block=crash_after(7))
+    seen = []
+    train(tmp_path / "broken", checkpoint_every=None, resume=True, on_block=lambda done, metrics: seen.append(done))
+    assert seen[0] > 7
+    assert differences(tmp_path / "whole", tmp_path / "broken") == []
+
+
 def test_a_finished_run_resumed_stays_as_it_is(train, tmp_path):
     finished = train(tmp_path / "run")
     again = train(tmp_path / "run", resume=True)
