@@ -25,10 +25,13 @@ The rooms, from the ground up; each imports only what stands before it:
     results         what a run gave
     plots           results → pictures
     records         all that a run leaves behind, and the way back to a checkpoint
+    settings        what a run depends on, and what in it has changed
+    resuming        how a run goes on, and with which schedule
     identity        whether two runs are the same to the last bit
     suggestions     the curves of an LR range test → base_lr and max_lr, pure NumPy
     training        `fit`: epochs, validation, timing and records around a `TrainLoop`
     range_test      a sweep of rates that leaves no trace
+    tables          Markdown tables
     comparison      arms × seeds → runs → effects with their spread
     report          a comparison in tables, words and pictures
 

@@ -8,9 +8,11 @@ finished; damage done to it later is found by the digests. Nothing in it is pick
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -65,7 +67,7 @@ class RunCheckpoints:
     """Saves checkpoints of a loop, keeps the newest and the best of them, and goes back to the newest that is whole.
 
     Args:
-        directory: of all the run's checkpoints; made if missing.
+        directory: of all the run's checkpoints; made when the first is saved.
         train_loop: the loop to save.
         keep: int, at least 1: how many of the newest to keep; the one of the highest validation accuracy stays too.
 
@@ -76,7 +78,6 @@ class RunCheckpoints:
     def __init__(self, directory: Path, train_loop: TrainLoop, keep: int) -> None:
         if keep < 1:
             raise ValueError(f"keep_checkpoints must be at least 1, received {keep}; 3 is usual")
-        directory.mkdir(parents=True, exist_ok=True)
         for leftover in directory.glob(f"{_DRAFT}*"):
             shutil.rmtree(leftover)
         self._directory = directory
@@ -109,7 +110,7 @@ class RunCheckpoints:
         epoch, batch = divmod(train_loop.position, train_loop.steps_per_epoch)
         draft = self._directory / f"{_DRAFT}_{train_loop.step}"
         try:
-            draft.mkdir()
+            draft.mkdir(parents=True)
             if not self._write(tf.constant(str(draft / _VARIABLES))):
                 shutil.rmtree(
                     draft
@@ -129,10 +130,10 @@ class RunCheckpoints:
             (draft / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
             directory = self._directory / _name(**place)
             draft.rename(directory)
-        except tf.errors.OpError as error:
+        except (OSError, tf.errors.OpError) as error:
             raise OSError(
-                f"checkpoint of step {train_loop.step} could not be written to {self._directory} "
-                f"({error.message.splitlines()[0]}); free some space or choose another directory"
+                f"checkpoint of step {train_loop.step} could not be written to {self._directory} ({_reason(error)}); "
+                "free some space or choose another directory"
             ) from error
         self._kept.append(Checkpoint(directory, manifest))
         self._remove_old()
@@ -319,6 +320,12 @@ def _manifest_sha256(manifest: Mapping[str, Any]) -> str:
 
 def _file_sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _reason(error: OSError | tf.errors.OpError) -> str:
+    """What the operating system said, without TensorFlow's account of where in the graph that was."""
+    text = error.strerror if isinstance(error, OSError) else error.message
+    return next((code for code in map(os.strerror, errno.errorcode) if code in str(text)), type(error).__name__)
 
 
 def _name(step: int, num_skipped: int) -> str:

@@ -26,7 +26,8 @@ from clr_loop.loop import Metrics
 from clr_loop.records import read_result
 from clr_loop.results import TrainingResult
 from clr_loop.schedules import Schedule
-from clr_loop.training import check_changes, fit, run_settings
+from clr_loop.settings import changes, run_settings
+from clr_loop.training import fit
 
 # Student's t, two-sided 95 %, for 1 to 30 degrees of freedom.
 _T_95 = (
@@ -72,7 +73,7 @@ class Sample:
         values: one for each seed.
         mean: float.
         sd: sample standard deviation; None for a single value.
-        low, high: 95 % interval of the mean by Student's t; None for a single value.
+        half_width: half the width of the 95 % interval of the mean by Student's t; None for a single value.
     """
 
     values: tuple[float, ...]
@@ -162,12 +163,14 @@ class Effect:
         factor: "batch_size", "schedule", "interaction" or "both".
         change: in words, what was changed.
         sample: the differences, one for each seed.
+        arms: labels of the two arms compared, the reference last; () where it is not two arms that are compared.
     """
 
     measure: str
     factor: str
     change: str
     sample: Sample
+    arms: tuple[str, ...] = ()
 
     @property
     def beyond_spread(self) -> bool:
@@ -247,6 +250,8 @@ def compare(
         )
     if num_seeds < 1:
         raise ValueError(f"seeds must be at least 1, received {num_seeds}; 3 or more show the spread")
+    if not 0.0 <= target_accuracy <= 1.0:
+        raise ValueError(f"target_accuracy must be from 0 to 1, received {target_accuracy}; 0.9 means 90 %")
     models = [make_model(seed) for seed in range(num_seeds)]
     initial = [[keras.ops.convert_to_numpy(v).copy() for v in model.variables] for model in models]
     feed, _ = choose(dataset)
@@ -297,11 +302,18 @@ def compare(
 
 
 def _finished(run_dir: Path, settings: Mapping[str, Any]) -> TrainingResult | None:
-    """Returns the result in a run directory, if there is one of as many epochs; raises if its settings are others."""
+    """Returns the result in a run directory, if there is one; raises if its settings are others."""
     result = read_result(run_dir)
-    if result is None or result.settings["epochs"] != settings["epochs"]:
+    if result is None:
         return None
-    check_changes(result.settings, settings, on_change=None)
+    found = [change for kind in changes(result.settings, settings) for change in kind]
+    if result.settings["epochs"] != settings["epochs"]:
+        found.append(f"epochs {result.settings['epochs']}, now {settings['epochs']}")
+    if found:
+        raise ValueError(
+            f"finished runs must have the settings asked for, received others in {run_dir}: {'; '.join(found)}; use "
+            "the same, or another directory"
+        )
     return result
 
 
@@ -324,29 +336,32 @@ def effects(runs: Sequence[Run]) -> list[Effect]:
     sizes = list(dict.fromkeys(run.arm.batch_size for run in runs))
     names = list(dict.fromkeys(run.arm.schedule_name for run in runs))
     seeds = sorted({run.seed for run in runs})
-    found = []
+    labels = {(run.arm.batch_size, run.arm.schedule_name): run.arm.label for run in runs}
+    found: list[Effect] = []
     for measure, value in _MEASURES.items():
         y = np.empty((len(sizes), len(names), len(seeds)))
         for run in runs:
             cell = sizes.index(run.arm.batch_size), names.index(run.arm.schedule_name), seeds.index(run.seed)
             y[cell] = value(run.result)
-        changes: list[tuple[str, str, np.ndarray]] = []
+
+        def add(factor: str, change: str, difference: np.ndarray, *arms: str, measure: str = measure) -> None:
+            found.append(Effect(measure, factor, change, Sample(tuple(difference.tolist())), arms))
+
         for i, size in enumerate(sizes[1:], 1):
-            changes.append(("batch_size", f"batch {size} instead of {sizes[0]}", (y[i] - y[0]).mean(axis=0)))
+            add("batch_size", f"batch {size} instead of {sizes[0]}", (y[i] - y[0]).mean(axis=0))
         for j, name in enumerate(names[1:], 1):
-            changes.append(("schedule", f"{name} instead of {names[0]}", (y[:, j] - y[:, 0]).mean(axis=0)))
+            add("schedule", f"{name} instead of {names[0]}", (y[:, j] - y[:, 0]).mean(axis=0))
         for (i, size), (j, name) in itertools.product(enumerate(sizes[1:], 1), enumerate(names[1:], 1)):
-            more = f"what {name} does at batch {size}, less what it does at {sizes[0]}"
-            changes.append(("interaction", more, (y[i, j] - y[i, 0]) - (y[0, j] - y[0, 0])))
-            both = f"{name}, batch {size}, instead of {names[0]}, batch {sizes[0]}"
-            changes.append(("both", both, y[i, j] - y[0, 0]))
-        found += [Effect(measure, factor, change, Sample(tuple(d.tolist()))) for factor, change, d in changes]
+            what = f"what {name} does at batch {size}, less what it does at {sizes[0]}"
+            add("interaction", what, (y[i, j] - y[i, 0]) - (y[0, j] - y[0, 0]))
+            changed, reference = labels[size, name], labels[sizes[0], names[0]]
+            add("both", f"{changed}, instead of {reference}", y[i, j] - y[0, 0], changed, reference)
     return found
 
 
 _MEASURES: dict[str, Callable[[TrainingResult], float]] = {
     "val_accuracy": lambda result: result.val_accuracy,
-    "epoch_seconds": lambda result: statistics.median(result.epoch_seconds),
+    "epoch_seconds": lambda result: result.median_epoch_seconds,
 }
 
 

@@ -11,7 +11,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,7 +75,7 @@ class Dataset:
 
     def sha256(self) -> str:
         """Returns the hex digest of both splits: their dtypes, shapes and bytes."""
-        return _sha256([*self.train, *self.validation])
+        return sha256_of([*self.train, *self.validation])
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class StreamedDataset:
 
     def sha256(self) -> str:
         """Returns the hex digest of the number of training examples and of the validation split."""
-        return _sha256([np.array(self.num_examples), *self.validation])
+        return sha256_of([np.array(self.num_examples), *self.validation])
 
 
 AnyDataset = Dataset | StreamedDataset
@@ -151,6 +151,11 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> AnyDatase
             f"and {validation.images.dtype} {validation.images.shape[1:]}; save both in one form"
         )
     num_classes = int(train.labels.max()) + 1
+    if num_classes > len(train.labels):
+        raise ValueError(
+            f"{name}: labels must number the classes from 0 without gaps, received up to {num_classes - 1} in "
+            f"{len(train.labels)} examples; number them anew"
+        )
     if validation.labels.max() >= num_classes:
         raise ValueError(
             f"{name}: test labels must be among the training set's classes 0 to {num_classes - 1}, received "
@@ -253,7 +258,8 @@ def _arrays(name: str, loaded: Any) -> list[np.ndarray]:
         ) from error
 
 
-def _sha256(arrays: list[np.ndarray]) -> str:
+def sha256_of(arrays: Sequence[np.ndarray]) -> str:
+    """Returns the hex digest of arrays: their dtypes, shapes and bytes, in order."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
@@ -269,7 +275,7 @@ def _checked_split(name: str, images: np.ndarray, labels: np.ndarray) -> Split:
             f"{name}: images must be [n, …] and labels [n] with n at least 1, received shapes {images.shape} and "
             f"{labels.shape}; pair each image with one label"
         )
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= 2**31:
         raise ValueError(
             f"{name}: labels must be integers from 0, received {_summary(labels)}; number the classes from 0"
         )

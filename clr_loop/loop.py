@@ -8,7 +8,6 @@ program thus serves every schedule, every n and every place in an epoch, with on
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -230,7 +229,7 @@ class TrainLoop:
                 in [0, 1), or the optimizer has no momentum.
             RuntimeError: if the optimizer's counter did not grow by exactly the steps taken.
         """
-        rates = _checked_rates(learning_rates)
+        rates = checked_rates(learning_rates)
         if momentums is not None:
             momentums = _checked_momentums(momentums, len(rates))
             momentum_attribute(self.optimizer)
@@ -284,11 +283,11 @@ class TrainLoop:
     def weights_sha256(self) -> str:
         """Returns the hex digest of all variables of model and optimizer: their dtypes, shapes and bytes, in order."""
         now = self.snapshot()
-        return _sha256([*now.model, *now.optimizer])
+        return data.sha256_of([*now.model, *now.optimizer])
 
     def data_sha256(self) -> str:
         """Returns the hex digest of the images and labels that the loop trains on."""
-        return _sha256([self._images.numpy(), self._labels.numpy()])
+        return data.sha256_of([self._images.numpy(), self._labels.numpy()])
 
     # The compiled part: a block of steps.
 
@@ -391,14 +390,6 @@ def _device() -> str:
     return tf.zeros(()).device.rpartition("device:")[2]
 
 
-def _sha256(arrays: list[np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
-
-
 def _to_numpy(variable: keras.Variable) -> np.ndarray:
     return np.array(keras.ops.convert_to_numpy(variable))
 
@@ -462,7 +453,12 @@ def _check_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
         )
 
 
-def _checked_rates(learning_rates: ArrayLike) -> NDArray[np.float32]:
+def checked_rates(learning_rates: ArrayLike) -> NDArray[np.float32]:
+    """Returns rates as the block takes them.
+
+    Raises:
+        ValueError: unless they are a vector of finite numbers of at least 0.
+    """
     rates = np.asarray(learning_rates, np.float64)
     if rates.ndim != 1:
         raise ValueError(f"learning_rates must be a vector, received shape {rates.shape}; give one rate for each step")

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike, NDArray
 
 
 def momentum_attribute(optimizer: keras.optimizers.Optimizer) -> str:
@@ -48,6 +51,11 @@ def momentum_in_graph(optimizer: keras.optimizers.Optimizer, momentum: tf.Tensor
         yield
     finally:
         setattr(optimizer, name, own)
+
+
+def momentums_of(schedule: Any, steps: NDArray[np.int64]) -> ArrayLike | None:
+    """Returns the momentums that a schedule gives for these steps, floats [n], or None if it does not cycle them."""
+    return schedule.momentum_at(steps) if hasattr(schedule, "momentum_at") else None
 
 
 class _HasMomentum:

@@ -102,6 +102,7 @@ def comparison(arms: Sequence[ArmCurves]) -> Figure:
 
 
 def schedule(
+    steps: NDArray[np.int64],
     rates: NDArray[np.float64],
     momentums: NDArray[np.float64] | None,
     steps_per_epoch: int,
@@ -111,8 +112,9 @@ def schedule(
     """Draws a schedule over a run, before it is run.
 
     Args:
-        rates: float [n], the learning rate of each step.
-        momentums: float [n], the momentum of each step, or None to leave it out.
+        steps: int [n], rising; of a long run a few thousand are enough.
+        rates: float [n], the learning rate of each.
+        momentums: float [n], the momentum of each, or None to leave it out.
         steps_per_epoch: steps, for the epochs along the top.
         title: of the picture.
         notes: sentences to write under it.
@@ -122,7 +124,7 @@ def schedule(
     all_axes = figure.subplots(axes_count, 1, sharex=True, squeeze=False)[:, 0]
     curves = [("learning rate", rates)] + ([] if momentums is None else [("momentum", momentums)])
     for axes, (name, values) in zip(all_axes, curves, strict=True):
-        axes.plot(values, color=_COLOURS[0], marker="." if len(values) <= 100 else "")
+        axes.plot(steps, values, color=_COLOURS[0], marker="." if len(values) <= 100 else "")
         axes.set_ylabel(name)
         axes.grid(alpha=0.3)
     all_axes[0].set_ylim(bottom=0)

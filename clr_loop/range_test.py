@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from clr_loop import plots, run_files, summaries
 from clr_loop.loop import Metrics, TrainLoop
 from clr_loop.schedules import ExponentialRamp, LinearRamp
+from clr_loop.settings import versions
 from clr_loop.suggestions import DIVERGENCE_FACTOR, Bounds, Curve, NoSuggestionError, Suggestion, bounds, suggest
-from clr_loop.training import versions
 
 NUM_STEPS = 1000
 """Steps of a sweep unless told otherwise: 125 for each decade of the default range, which read well also when noisy."""
@@ -124,7 +124,8 @@ def run(
                 break
     finally:
         train_loop.restore(before)
-    num_kept, reason = stop or (num_steps, f"finished: all {num_steps} steps, up to learning rate {rates[-1]:.3g}")
+    finished = f"finished: all {num_steps} steps, up to learning rate {rates[-1]:.3g}"
+    num_kept, reason = stop or (len(measured["loss"]), finished)
     curve = Curve(
         **{name: values[:num_kept] for name, values in measured.items()},
         time_constant=time_constant,

@@ -98,6 +98,7 @@ class RunRecords:
         self._settings = settings
         restored = self._restored
         run_files.cut_back(self._directory, {} if restored is None else restored.manifest["records"])
+        history, epochs = read_records(self._directory)
         (self._directory / run_files.RESULT).unlink(missing_ok=True)  # Where it stands, the run is finished.
         run_files.write_json(self._directory / run_files.CONFIG, settings)
         self._files = self._stack.enter_context(run_files.RunFiles(self._directory))
@@ -107,7 +108,6 @@ class RunRecords:
         if restored is None:
             self.save_checkpoint(Progress())
             return Progress()
-        history, epochs = read_records(self._directory)
         history.pop("step", None)
         in_epoch = {name: restored.manifest[name] for name in ("epoch_seconds", "input_wait_seconds")}
         return Progress([history] if history else [], epochs, **in_epoch)
@@ -144,7 +144,7 @@ class RunRecords:
         run_files.write_json(self._directory / run_files.RESULT, result.to_json())
         final = {
             "final/validation_accuracy": result.val_accuracy,
-            "final/epoch_seconds": float(np.median(result.epoch_seconds)),
+            "final/epoch_seconds": result.median_epoch_seconds,
         }
         if result.seconds_to_target is not None:
             final["final/seconds_to_target"] = result.seconds_to_target

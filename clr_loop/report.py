@@ -13,6 +13,7 @@ import numpy as np
 from clr_loop import plots, run_files
 from clr_loop.comparison import ArmSummary, Comparison, Effect, Run, Sample
 from clr_loop.schedules import Constant, Triangular
+from clr_loop.tables import markdown_table
 
 # "Implementing Cyclic Learning Rates in Keras": (batch size, schedule) → training seconds, validation accuracy.
 ARTICLE_EPOCHS = 15
@@ -108,7 +109,7 @@ _EFFECTS_NOTE = (
 def _arms_table(comparison: Comparison, is_article: bool) -> str:
     header = [
         "arm", "updates", "epoch s (median)", "train s", "compile s", "examples/s", "validation accuracy",
-        f"train s to {comparison.target_accuracy:.0%}",
+        f"train s to {100 * comparison.target_accuracy:.4g} %",
     ]  # fmt: skip
     if is_article:
         header.append("the article")
@@ -129,7 +130,7 @@ def _arms_table(comparison: Comparison, is_article: bool) -> str:
             figures = ARTICLE.get((arm.arm.batch_size, arm.arm.schedule))
             row.append(f"{figures[0]:.2f} s, {figures[1]:.4f}" if figures else "–")
         rows.append(row)
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def _bounds_note(settings: Mapping[str, Any]) -> str:
@@ -154,7 +155,7 @@ def _effects_table(effects: Sequence[Effect]) -> str:
                 _verdict(effect),
             ]
         )
-    return _table(["measure", "factor", "change", "effect", "95 % interval", "verdict"], rows)
+    return markdown_table(["measure", "factor", "change", "effect", "95 % interval", "verdict"], rows)
 
 
 _MEASURE_NAMES = {"val_accuracy": "validation accuracy", "epoch_seconds": "epoch seconds"}
@@ -175,8 +176,6 @@ def _sentence(effect: Effect, comparison: Comparison) -> str:
         amount = f"{_plus_minus(effect.sample, '+.2f', 100)} points"
     else:
         amount = f"{_plus_minus(effect.sample, '+.3f')} s"
-        if effect.factor == "both":
-            amount += f" ({_speed_ratio(effect, comparison)})"
     if effect.sample.sd is None:
         return f"{subject}: {amount}, from one seed; nothing follows, run more seeds."
     if not effect.beyond_spread:
@@ -187,13 +186,11 @@ def _sentence(effect: Effect, comparison: Comparison) -> str:
         direction = "better" if effect.sample.mean > 0 else "worse"
     else:
         direction = "faster" if effect.sample.mean < 0 else "slower"
+        if effect.arms:
+            seconds = {arm.arm.label: arm.epoch_seconds for arm in comparison.arms}
+            changed, reference = effect.arms
+            direction += f" ({seconds[reference] / seconds[changed]:.2f} times the speed)"
     return f"{subject}: {amount}, {direction}, beyond the spread over seeds."
-
-
-def _speed_ratio(effect: Effect, comparison: Comparison) -> str:
-    seconds = {arm.arm.label: arm.epoch_seconds for arm in comparison.arms}
-    after, before = effect.change.split(", instead of ")
-    return f"{seconds[before] / seconds[after]:.2f} times the speed"
 
 
 def _to_target(arm: ArmSummary) -> str:
@@ -212,15 +209,6 @@ def _count(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, its columns padded so that it also reads well in a terminal."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    )
-
-
 def _csv_row(run: Run) -> dict[str, Any]:
     result = run.result
     return {
@@ -231,7 +219,7 @@ def _csv_row(run: Run) -> dict[str, Any]:
         "steps": len(result.history["step"]),
         "val_accuracy": result.val_accuracy,
         "val_loss": result.epochs[-1].val_loss,
-        "median_epoch_seconds": statistics.median(result.epoch_seconds),
+        "median_epoch_seconds": result.median_epoch_seconds,
         "train_seconds": result.train_seconds,
         "compile_seconds": result.compile_seconds,
         "examples_per_second": result.examples_per_second,

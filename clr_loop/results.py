@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,11 @@ class TrainingResult:
     def epoch_seconds(self) -> list[float]:
         """Seconds of training alone, for each epoch."""
         return [record.epoch_seconds for record in self.epochs]
+
+    @property
+    def median_epoch_seconds(self) -> float:
+        """Median of `epoch_seconds`."""
+        return statistics.median(self.epoch_seconds)
 
     @property
     def train_seconds(self) -> float:

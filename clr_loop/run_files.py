@@ -17,31 +17,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONFIG, RESULT, HISTORY, EPOCHS = "config.json", "result.json", "history.csv", "epochs.csv"
-_LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def claim(path: str | os.PathLike[str], *, resume: bool = False, overwrite: bool = False) -> Iterator[Path]:
+def claim(
+    path: str | os.PathLike[str], kind: str = "run", *, resume: bool = False, overwrite: bool = False
+) -> Iterator[Path]:
     """Holds a directory for one process, until left or until the process dies; makes it if it does not exist.
 
-    Within a process it can be claimed again by whoever holds it already.
+    The lock file in it, `<kind>.lock`, stays and says what the directory is. Within a process it can be claimed again
+    by whoever holds it already.
 
     Args:
         path: of the directory.
-        resume: allows one that holds a run.
-        overwrite: allows one that holds a run, and removes all that is in it.
+        kind: what it is for; a directory of another kind is never taken.
+        resume: allows one that holds something of this kind.
+        overwrite: allows one that holds something of this kind, and removes all that is in it.
 
     Raises:
-        FileExistsError: if it is not empty and neither is given, or what it holds is no run; nothing in it is touched.
+        ValueError: if both resume and overwrite are given.
+        FileExistsError: if it is not empty and neither is given, or what it holds is not of this kind; nothing in it is
+            touched.
         NotADirectoryError, PermissionError: as `make`.
         BlockingIOError: if another process holds it.
     """
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite exclude each other, received both; choose one")
     directory = make(path)
-    _content(directory, resume, overwrite)  # A directory that is refused is not even given a lock.
-    lock = filelock.FileLock(directory / _LOCK, blocking=False, is_singleton=True)
+    _content(directory, kind, resume or overwrite)  # A directory that is refused is not even given a lock.
+    lock = filelock.FileLock(directory / f"{kind}.lock", blocking=False, is_singleton=True)
     try:
         with lock:
-            content = _content(directory, resume, overwrite)
+            content = _content(directory, kind, resume or overwrite)
             if overwrite:
                 for file in content:
                     shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
@@ -50,6 +57,20 @@ def claim(path: str | os.PathLike[str], *, resume: bool = False, overwrite: bool
         raise BlockingIOError(
             f"output directory {directory} is held by another process; wait for it to end or choose another"
         ) from error
+
+
+def _content(directory: Path, kind: str, is_wanted: bool) -> list[Path]:
+    """Returns what a directory holds, if that allows to claim it."""
+    lock = directory / f"{kind}.lock"
+    content = [file for file in directory.iterdir() if file != lock]
+    if content and not lock.exists():
+        raise FileExistsError(f"output directory {directory} is not empty and holds no {kind}; choose another")
+    if content and not is_wanted:
+        raise FileExistsError(
+            f"output directory {directory} already holds a {kind}; choose another, --overwrite to remove it or, where "
+            "the script has it, --resume to go on"
+        )
+    return content
 
 
 def make(path: str | os.PathLike[str]) -> Path:
@@ -73,19 +94,6 @@ def make(path: str | os.PathLike[str]) -> Path:
     if not os.access(directory, os.W_OK | os.X_OK):
         raise PermissionError(f"output directory {directory} cannot be written to; choose another")
     return directory
-
-
-def _content(directory: Path, resume: bool, overwrite: bool) -> list[Path]:
-    """Returns what a directory holds, if that allows to claim it."""
-    content = [file for file in directory.iterdir() if file.name != _LOCK]
-    if content and not (directory / CONFIG).is_file():
-        raise FileExistsError(f"output directory {directory} is not empty and holds no run; choose another")
-    if content and not (resume or overwrite):
-        raise FileExistsError(
-            f"output directory {directory} already holds a run; choose another, --resume to go on with it or "
-            "--overwrite to remove it"
-        )
-    return content
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -178,19 +186,38 @@ class _GrowingCsv:
 
 
 def read_history(directory: Path) -> dict[str, NDArray[Any]]:
-    """Reads `history.csv`: `step` int64 [n], every other column float32 [n], to the bit; {} if it holds nothing yet."""
-    header, rows = _read_csv(directory / HISTORY)
-    columns = zip(*rows, strict=True) if rows else ([] for _ in header)
-    return {
-        name: np.array(column, np.int64 if name == "step" else np.float32)
-        for name, column in zip(header, columns, strict=True)
-    }
+    """Reads `history.csv`: `step` int64 [n], every other column float32 [n], to the bit; {} if it holds nothing yet.
+
+    Raises:
+        ValueError: if it holds anything else.
+    """
+    with _naming(directory / HISTORY):
+        header, rows = _read_csv(directory / HISTORY)
+        columns = zip(*rows, strict=True) if rows else ([] for _ in header)
+        return {
+            name: np.array(column, np.int64 if name == "step" else np.float32)
+            for name, column in zip(header, columns, strict=True)
+        }
 
 
 def read_epochs(directory: Path) -> list[dict[str, float]]:
-    """Reads `epochs.csv`: a dictionary for each epoch."""
-    header, rows = _read_csv(directory / EPOCHS)
-    return [dict(zip(header, map(json.loads, row), strict=True)) for row in rows]
+    """Reads `epochs.csv`: a dictionary for each epoch.
+
+    Raises:
+        ValueError: if it holds anything else.
+    """
+    with _naming(directory / EPOCHS):
+        header, rows = _read_csv(directory / EPOCHS)
+        return [dict(zip(header, map(json.loads, row), strict=True)) for row in rows]
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Adds the name of the file to an error in reading it."""
+    try:
+        yield
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it or start a new run") from error
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:

@@ -7,7 +7,6 @@ epoch), so that a run goes on in mid-epoch by skipping the batches already visit
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -107,11 +106,7 @@ class StreamingLoop(TrainLoop):
 
     def data_sha256(self) -> str:
         """Returns the hex digest of the first batch: of a stream no more is known than that it began the same."""
-        digest = hashlib.sha256()
-        for array in self._first_batch:
-            digest.update(f"{array.dtype.str}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
+        return data.sha256_of(self._first_batch)
 
     # The compiled part: a block of steps.
 

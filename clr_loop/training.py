@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
-from numpy.typing import ArrayLike, NDArray
 
-import clr_loop
-from clr_loop import run_files, schedules
+from clr_loop import run_files
 from clr_loop.data import Split
-from clr_loop.loop import Metrics, TrainLoop
+from clr_loop.loop import Metrics, TrainLoop, check_examples, checked_rates, num_classes_of
+from clr_loop.momentum import momentum_attribute, momentums_of
 from clr_loop.profiling import StepProfiler
 from clr_loop.records import Progress, RunRecords
 from clr_loop.results import EpochRecord, TrainingResult
+from clr_loop.resuming import OnChange, go_on
+from clr_loop.schedule_base import checked_whole
+from clr_loop.settings import ScheduleFn, run_settings, schedule_config
 from clr_loop.timing import Stopwatch
-
-ScheduleFn = Callable[[NDArray[np.int64]], ArrayLike]
-OnChange = Literal["keep", "replace", "rebase"]
 
 # A block of steps should take about this long: the time in which a run answers a signal or moves its progress bar.
 _BLOCK_SECONDS = 1.0
 _FIRST_BLOCK_STEPS = 8
-
-# What may differ when a run is resumed: if the caller says so, because the weights can follow it from there on; freely.
-_CHANGEABLE = ("schedule", "versions")
-_FREE = ("epochs", "command")
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -89,6 +80,7 @@ def fit(
     on_change: OnChange | None = None,
     profile: tuple[int, int] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    on_start: Callable[[ScheduleFn], None] | None = None,
     on_block: Callable[[int, Metrics], None] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> TrainingResult:
@@ -118,7 +110,8 @@ def fit(
             "rebase": the given one, its step 0 at the current step. More epochs are always allowed.
         profile: (first, last): profiles these batches into run_dir, which must be given; see `profiling.StepProfiler`.
             The epochs in which they lie take longer for it.
-        should_stop: asked after each block, about once a second; True ends the run with a checkpoint.
+        should_stop: asked before each block, about once a second; True ends the run with a checkpoint.
+        on_start: called before the first step with the schedule that the run takes, which `on_change` may have decided.
         on_block: called after each block of steps with the number of batches visited so far and the block's metrics.
         on_epoch: called after each epoch.
 
@@ -132,7 +125,7 @@ def fit(
         NonFiniteLossError: if a loss is NaN or infinite; what was recorded up to that step is kept.
         TrainingInterruptedError: if should_stop returned True.
     """
-    _check(train_loop, epochs, target_accuracy, checkpoint_every)
+    _check(train_loop, schedule, validation, epochs, target_accuracy, checkpoint_every)
     if profile is not None and run_dir is None:
         raise ValueError("profile must come with a run_dir to write to, received none; give one")
     settings = run_settings(train_loop, schedule, epochs, settings)
@@ -145,15 +138,21 @@ def fit(
             keep = None if checkpoint_every is None else keep_checkpoints
             records = stack.enter_context(RunRecords(directory, train_loop, keep))
             if resume:
-                schedule = _go_on(directory, records, train_loop, schedule, settings, on_change)
-                settings["schedule"] = _config_of(schedule)
+                schedule = go_on(directory, records, train_loop, schedule, settings, on_change)
+                settings["schedule"] = schedule_config(schedule)
             progress = records.open(settings)
+        if on_start is not None:
+            on_start(schedule)
         profiler = stack.enter_context(StepProfiler(Path(run_dir), *profile)) if run_dir and profile else None
         compiling = Stopwatch()
         with compiling:
-            train_loop.compile(with_momentums=_momentums(schedule, np.arange(1)) is not None)
+            train_loop.compile(with_momentums=momentums_of(schedule, np.arange(1)) is not None)
         block_steps = _FIRST_BLOCK_STEPS
         while train_loop.position < last:
+            if should_stop():
+                if records is not None:
+                    records.save_checkpoint(progress)
+                raise TrainingInterruptedError(train_loop.step, _newest_checkpoint(records))
             position = train_loop.position
             to_epoch_end = steps_per_epoch - position % steps_per_epoch
             to_checkpoint = last if checkpoint_every is None else checkpoint_every - position % checkpoint_every
@@ -165,11 +164,8 @@ def fit(
             block_steps = max(1, round(num_batches * _BLOCK_SECONDS / max(seconds, 1e-3)))
             if num_batches == to_epoch_end:
                 _end_epoch(train_loop, validation, progress, records, on_epoch)
-            stopping = should_stop()
-            if records is not None and (num_batches == to_checkpoint or train_loop.position == last or stopping):
+            if records is not None and (num_batches == to_checkpoint or train_loop.position == last):
                 records.save_checkpoint(progress)
-            if stopping and train_loop.position < last:
-                raise TrainingInterruptedError(train_loop.step, records.newest_checkpoint if records else None)
         result = TrainingResult(
             settings=settings,
             history=progress.history(),
@@ -186,34 +182,6 @@ def fit(
     return result
 
 
-def run_settings(
-    train_loop: TrainLoop, schedule: ScheduleFn, epochs: int, settings: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """Returns what a run depends on, as JSON types: the caller's settings and those that `fit` knows itself."""
-    return {
-        **(settings or {}),
-        "optimizer": type(train_loop.optimizer).__name__,
-        "batch_size": train_loop.batch_size,
-        "epochs": epochs,
-        "steps_per_epoch": train_loop.steps_per_epoch,
-        "seed": train_loop.seed,
-        "jit_compile": train_loop.jit_compile,
-        "schedule": _config_of(schedule),
-        "versions": versions(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of what a result depends on."""
-    return {
-        "clr_loop": clr_loop.__version__,
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "numpy": version("numpy"),
-    }
-
-
 def _train_block(
     train_loop: TrainLoop,
     schedule: ScheduleFn,
@@ -226,7 +194,7 @@ def _train_block(
     training = Stopwatch()
     first = train_loop.step
     steps = np.arange(first, first + num_batches)
-    rates, momentums = schedule(steps), _momentums(schedule, steps)
+    rates, momentums = schedule(steps), momentums_of(schedule, steps)
     waited = train_loop.input_wait_seconds
     began = time.time()
     with training:
@@ -241,9 +209,8 @@ def _train_block(
     if records is not None:
         records.add_steps(first, metrics, began, ended)
     if not finite.all():
-        checkpoint = records.newest_checkpoint if records is not None else None
         rate, loss = float(metrics["learning_rate"][bad]), float(metrics["loss"][bad])
-        raise NonFiniteLossError(first + bad, rate, loss, checkpoint)
+        raise NonFiniteLossError(first + bad, rate, loss, _newest_checkpoint(records))
     progress.blocks.append(metrics)
     if on_block is not None:
         on_block(train_loop.position, metrics)
@@ -260,10 +227,8 @@ def _end_epoch(
     """Evaluates, and records the epoch."""
     metrics = progress.of_this_epoch()
     if not len(metrics["loss"]):
-        checkpoint = records.newest_checkpoint if records is not None else None
-        raise NonFiniteLossError(
-            train_loop.step, float(keras.ops.convert_to_numpy(train_loop.optimizer.learning_rate)), math.nan, checkpoint
-        )
+        rate = float(keras.ops.convert_to_numpy(train_loop.optimizer.learning_rate))
+        raise NonFiniteLossError(train_loop.step, rate, math.nan, _newest_checkpoint(records))
     evaluated = train_loop.evaluate(*validation)
     record = EpochRecord(
         epoch=len(progress.epochs) + 1,
@@ -284,97 +249,29 @@ def _end_epoch(
         on_epoch(record)
 
 
-def _momentums(schedule: ScheduleFn, steps: NDArray[np.int64]) -> ArrayLike | None:
-    return schedule.momentum_at(steps) if hasattr(schedule, "momentum_at") else None
+def _newest_checkpoint(records: RunRecords | None) -> Path | None:
+    return records.newest_checkpoint if records is not None else None
 
 
-def _config_of(schedule: ScheduleFn) -> dict[str, Any]:
-    try:
-        return schedule.to_config()  # type: ignore[attr-defined]
-    except (AttributeError, ValueError):  # A function, or a schedule with one inside: its name must do.
-        return {"name": repr(schedule)}
-
-
-def check_changes(saved: Mapping[str, Any], settings: Mapping[str, Any], on_change: OnChange | None) -> None:
-    """Raises if a run has other settings than the saved ones, epochs aside, and on_change does not say what to do.
-
-    Args:
-        saved: from config.json.
-        settings: from `run_settings`.
-        on_change: see `fit`.
-
-    Raises:
-        ValueError: if anything but schedule and versions differs, or these do and on_change is None.
-    """
-    # Through JSON, as the saved ones came: a tuple is a list there.
-    before, now = run_files.only_differing(saved, json.loads(json.dumps(settings)))
-    changed = [name for name in before if name not in _FREE]
-    fixed = [name for name in changed if name not in _CHANGEABLE]
-    told = []
-    for name in fixed or changed:
-        pair = before[name], now[name]
-        if all(isinstance(side, dict) for side in pair):
-            pair = run_files.only_differing(*pair)
-        told.append(f"{name} {pair[0]}, now {pair[1]}")
-    listed = "; ".join(told)
-    if fixed:
-        raise ValueError(f"a run must keep its settings, received other ones: {listed}; use the saved ones")
-    if changed and on_change is None:
-        raise ValueError(
-            f"the run was begun with other settings: {listed}; choose --on_change=keep (the saved schedule), replace "
-            "(the new one, at the same step) or rebase (the new one, from its step 0)"
-        )
-
-
-def _go_on(
-    directory: Path,
-    records: RunRecords,
+def _check(
     train_loop: TrainLoop,
     schedule: ScheduleFn,
-    settings: Mapping[str, Any],
-    on_change: OnChange | None,
-) -> ScheduleFn:
-    """Takes the loop back to its newest checkpoint, if it may go on from there, and returns the schedule from there."""
-    if not (directory / run_files.CONFIG).exists():
-        records.restore()
-        return schedule
-    saved = run_files.read_json(directory / run_files.CONFIG)
-    check_changes(saved, settings, on_change)
-    records.restore()
-    position, last = train_loop.position, settings["epochs"] * train_loop.steps_per_epoch
-    if position > last:
-        raise ValueError(
-            f"epochs must be at least those trained already, received {settings['epochs']} for {position} batches of "
-            f"{train_loop.steps_per_epoch} an epoch; give more"
-        )
-    is_changed = saved["schedule"] != json.loads(json.dumps(settings["schedule"]))
-    if is_changed and on_change != "replace":
-        kept = schedules.from_config(saved["schedule"])
-        if on_change == "keep":
-            schedule = kept
-        elif train_loop.step > 0:
-            if not isinstance(schedule, schedules.Schedule):
-                raise ValueError(
-                    "rebase must be given a schedule of clr_loop.schedules, received a function; shift its steps"
-                )
-            schedule = schedules.join([kept, schedule], boundaries=[train_loop.step])
-    has_momentum = _momentums(schedule, np.arange(1)) is not None
-    if train_loop.step > 0 and has_momentum != ("momentum" in run_files.read_history(directory)):
-        raise ValueError(
-            "a schedule that cycles the momentum cannot follow one that does not, or the other way round, received "
-            f"{_config_of(schedule)}; choose one like the saved"
-        )
-    return schedule
-
-
-def _check(train_loop: TrainLoop, epochs: int, target_accuracy: float | None, checkpoint_every: int | None) -> None:
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, received {epochs}; give the number of times to visit the data")
+    validation: Split,
+    epochs: int,
+    target_accuracy: float | None,
+    checkpoint_every: int | None,
+) -> None:
+    """Raises for whatever can be known to be wrong before anything is written."""
+    checked_whole("epochs", epochs)
     if target_accuracy is not None and not 0.0 <= target_accuracy <= 1.0:
         raise ValueError(f"target_accuracy must be from 0 to 1, received {target_accuracy}; 0.9 means 90 %")
-    if checkpoint_every is not None and checkpoint_every < 1:
-        raise ValueError(f"checkpoint_every must be at least 1 batch, received {checkpoint_every}; an epoch is usual")
+    if checkpoint_every is not None:
+        checked_whole("checkpoint_every", checkpoint_every)
     if train_loop.position != 0:
         raise ValueError(
             f"the loop must not have taken a step yet, received one at step {train_loop.step}; make a new one"
         )
+    checked_rates(schedule(np.arange(1)))
+    if momentums_of(schedule, np.arange(1)) is not None:
+        momentum_attribute(train_loop.optimizer)
+    check_examples(*validation, num_classes_of(train_loop.model, validation.images))

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 import command_line
 from clr_loop import run_files
+from clr_loop.tables import markdown_table
 from contenders import CONTENDERS, Job
 from turns import Measurement, measure_in_turns
 
@@ -40,7 +41,10 @@ flags.DEFINE_list("batch_sizes", ["100", "2000"], "Examples per step, at most nu
 flags.DEFINE_list("tables", list(TABLES), "Which tables to measure; 2 brings 1 along.")
 flags.DEFINE_integer("rounds", 9, "Timed epochs of each contender.", lower_bound=1)
 flags.DEFINE_integer("num_examples", 60000, "The first so many of MNIST.", lower_bound=1, upper_bound=60000)
-flags.DEFINE_string("output_dir", "runs/benchmark", "Where to write; must be empty or not exist yet.")
+flags.declare_key_flag("overwrite")
+flags.DEFINE_string(
+    "output_dir", "runs/benchmark", "Where to write; must be empty or not exist yet, unless --overwrite."
+)
 
 
 def _register(name: str, choices: Sequence[str]) -> None:
@@ -71,7 +75,7 @@ def main() -> None:
         raise ValueError(
             f"batch_sizes must be at most num_examples {FLAGS.num_examples}, received {max(batch_sizes)}; lower it"
         )
-    with run_files.claim(FLAGS.output_dir) as output_dir:
+    with run_files.claim(FLAGS.output_dir, "benchmark", overwrite=FLAGS.overwrite) as output_dir:
         _measure_all(batch_sizes, output_dir)
 
 
@@ -158,7 +162,7 @@ def epoch_table(keys: Sequence[str], measured: Mapping[str, Measurement]) -> str
                 f"{it.loss:.4f}" if it.loss is not None else "–",
             ]
         )
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def recorded_table(keys: Sequence[str], measured: Mapping[str, Measurement]) -> str:
@@ -179,7 +183,7 @@ def recorded_table(keys: Sequence[str], measured: Mapping[str, Measurement]) -> 
                     f"{it.recording_share:.1%}",
                 ]
             )
-    return _table(["contender", "epoch s: median", "min–max", "÷ clr_loop", "share of the recording"], rows)
+    return markdown_table(["contender", "epoch s: median", "min–max", "÷ clr_loop", "share of the recording"], rows)
 
 
 def growth_table(growth: Sequence[tuple[Job, Mapping[str, Measurement]]]) -> str:
@@ -203,7 +207,7 @@ def growth_table(growth: Sequence[tuple[Job, Mapping[str, Measurement]]]) -> str
     header = [
         "batch", "data", "width", "epoch s: median", "step ms", "examples/s", "÷ products", "compile s", "peak MB",
     ]  # fmt: skip
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def draw(
@@ -247,14 +251,6 @@ def machine_facts() -> dict[str, Any]:
 
 def _to_json(job: Job, measured: Mapping[str, Measurement]) -> dict[str, Any]:
     return {**dataclasses.asdict(job), "contenders": {key: it.to_json() for key, it in measured.items()}}
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    )
 
 
 if __name__ == "__main__":

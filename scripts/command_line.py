@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import sys
 import warnings
@@ -45,6 +46,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_enum("optimizer", "adam", OPTIMIZERS, "Keras' own defaults; sgd has momentum 0.9.")
 flags.DEFINE_integer("epochs", 15, "How often to visit the training set.")
+flags.DEFINE_bool("overwrite", False, "Remove what an earlier run of this script has left where this one writes.")
 flags.DEFINE_enum(
     "jit_compile", "auto", ("auto", "true", "false"), "Compile with XLA; auto: except convolutions on a CPU."
 )
@@ -62,14 +64,22 @@ def run(main: Callable[[], int | None]) -> None:
         try:
             return main() or 0
         except KeyboardInterrupt:
-            return _fail("interrupted; what was written until then is kept", code=130)
+            goes_on = f"; {resume_line()}" if "resume" in FLAGS else ""
+            return _fail(f"interrupted; what was written until then is kept{goes_on}", code=130)
         except (ValueError, OSError, ArithmeticError) as error:
             logging.debug("Where it was raised:", exc_info=True)
             return _fail(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
 
     # The description of a schedule, printed before it is used, says this already, with the value to use instead.
     warnings.filterwarnings("ignore", message=".* holds its last rate", category=UserWarning)
-    app.run(guarded)
+    app.run(guarded, flags_parser=_parse_flags)
+
+
+def _parse_flags(arguments: list[str]) -> list[str]:
+    try:
+        return FLAGS(arguments)
+    except flags.Error as error:
+        sys.exit(_fail(f"{' '.join(str(error).split())}; --help lists the flags"))
 
 
 def _fail(message: str, code: int = 2) -> int:
@@ -140,7 +150,8 @@ def make_optimizer() -> keras.optimizers.Optimizer:
 def where(directory: Path) -> str:
     """Returns the closing lines: where the results are, and how to see them in TensorBoard with every step in it."""
     # TensorBoard draws a random 1,000 points of a longer series unless told otherwise; 0, once "all", now means none.
-    return f"results: {directory}\nlook:    tensorboard --logdir {directory} --samples_per_plugin scalars=1000000000"
+    look = [_as_typed("tensorboard"), "--logdir", str(directory), "--samples_per_plugin", "scalars=1000000000"]
+    return f"results: {directory}\nlook:    {shlex.join(look)}"
 
 
 class SignalWatch:
@@ -173,7 +184,10 @@ def use_saved_flags(run_dir: str, not_of_run: Collection[str]) -> None:
     if config.exists():
         for flag in _flags_of_run(not_of_run):
             flag.unparse()
-        FLAGS([sys.argv[0], *run_files.read_json(config)["command"]])
+        command = run_files.read_json(config).get("command")
+        if not isinstance(command, list):
+            raise ValueError(f"{config} must hold the command that began the run, received none; repeat its flags")
+        FLAGS([sys.argv[0], *command])
 
 
 def _flags_of_run(not_of_run: Collection[str]) -> list[flags.Flag]:
@@ -183,7 +197,14 @@ def _flags_of_run(not_of_run: Collection[str]) -> list[flags.Flag]:
 def resume_line() -> str:
     """Returns the command that goes on with this run."""
     kept = [argument for argument in sys.argv if argument not in ("--resume", "--overwrite")]
-    return f"resume:  {shlex.join(['python', *kept, '--resume'])}"
+    return f"resume:  {shlex.join([_as_typed('python'), *kept, '--resume'])}"
+
+
+def _as_typed(program: str) -> str:
+    """How to call a program of this Python's environment from here: by its name if that finds it, else by its path."""
+    own = Path(sys.executable).with_name(program)
+    found = shutil.which(program)
+    return program if found and Path(found).samefile(own) else os.path.relpath(own)
 
 
 class ProgressBar:
@@ -200,7 +221,7 @@ class ProgressBar:
 
     def block(self, steps_done: int, metrics: Metrics) -> None:
         """Moves the bar on."""
-        last = {name: f"{values[-1]:.4g}" for name, values in metrics.items()}
+        last = {name: f"{values[-1]:.4g}" for name, values in metrics.items() if len(values)}
         self._bar.set_postfix(last, refresh=False)
         self._bar.update(steps_done - self._bar.n)
 

@@ -44,21 +44,26 @@ flags.DEFINE_enum(
     "Where base_lr and max_lr come from: the flags, or an LR range test for each batch size before any training, which "
     "sets --step_size too, to two whole cycles, unless it is given.",
 )
-flags.DEFINE_string("output_dir", "runs/comparison", "Where to write; must be empty or not exist yet, unless --resume.")
+flags.DEFINE_string(
+    "output_dir", "runs/comparison", "Where to write; must be empty or not exist yet, unless --resume or --overwrite."
+)
 flags.DEFINE_bool("resume", False, "Go on with the comparison in --output_dir; finished runs are not run again.")
-flags.DEFINE_bool("overwrite", False, "Remove the comparison in --output_dir first.")
 flags.adopt_module_key_flags(command_line)
 flags.adopt_module_key_flags(schedule_flags)
 
 
 @flags.validator("batch_sizes", message="must be whole numbers, none twice, such as 100,2000")
 def _are_numbers(values: list[str]) -> bool:
-    return all(value.strip().isdecimal() for value in values) and len(set(map(int, values))) == len(values)
+    return (
+        bool(values)
+        and all(value.strip().isdecimal() for value in values)
+        and len(set(map(int, values))) == len(values)
+    )
 
 
 @flags.validator("schedules", message=f"must be of {', '.join(schedule_flags.SCHEDULES)}, none twice")
 def _are_schedules(names: list[str]) -> bool:
-    return set(names) <= set(schedule_flags.SCHEDULES) and len(set(names)) == len(names)
+    return bool(names) and set(names) <= set(schedule_flags.SCHEDULES) and len(set(names)) == len(names)
 
 
 def main() -> None:
@@ -68,9 +73,8 @@ def main() -> None:
         raise ValueError("--base_lr and --max_lr must be left to --bounds=range_test, received them too; leave one out")
     dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
     planned = {size: _schedules(dataset, size) for size in map(int, FLAGS.batch_sizes)}
-    with run_files.claim(FLAGS.output_dir, resume=FLAGS.resume, overwrite=FLAGS.overwrite) as output_dir:
+    with run_files.claim(FLAGS.output_dir, "comparison", resume=FLAGS.resume, overwrite=FLAGS.overwrite) as output_dir:
         settings = {"dataset": dataset.name, "dataset_sha256": dataset.sha256(), "model": FLAGS.model}
-        run_files.write_json(output_dir / run_files.CONFIG, {**settings, "command": command_line.given_flags(())})
         if FLAGS.bounds == "range_test":
             command_line.start_tensorflow()
             for size in planned:

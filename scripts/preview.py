@@ -31,8 +31,10 @@ def main() -> None:
     steps_per_epoch, total_steps = command_line.run_length(FLAGS.num_examples, FLAGS.batch_size)
     schedule = schedule_flags.make(FLAGS.schedule, steps_per_epoch, total_steps)
     description = schedule.describe(total_steps, steps_per_epoch)
-    steps = np.arange(total_steps)
+    # Of a long run so many points as a picture can show; of a short one every step.
+    steps = np.unique(np.linspace(0, total_steps - 1, 10_000).round().astype(np.int64))
     figure = plots.schedule(
+        steps,
         schedule(steps),
         schedule.momentum_at(steps),
         steps_per_epoch,

@@ -26,12 +26,15 @@ FLAGS = flags.FLAGS
 flags.DEFINE_integer("kills", 20, "How often to kill the run.", lower_bound=1)
 flags.DEFINE_string("train_flags", "--epochs=100 --checkpoint_every=200", "Flags of scripts/train.py.")
 flags.DEFINE_integer("seed", 0, "Of the random moments.")
-flags.DEFINE_string("output_dir", "runs/prove_resume", "Where to write; must be empty or not exist yet.")
+flags.declare_key_flag("overwrite")
+flags.DEFINE_string(
+    "output_dir", "runs/prove_resume", "Where to write; must be empty or not exist yet, unless --overwrite."
+)
 
 
 def main() -> int:
     """Trains twice, kills one of them, and compares."""
-    with run_files.claim(FLAGS.output_dir) as output_dir:
+    with run_files.claim(FLAGS.output_dir, "proof", overwrite=FLAGS.overwrite) as output_dir:
         whole, killed = output_dir / "whole", output_dir / "killed"
         _finish(_train(whole, resume=False))
         train_seconds = run_files.read_json(whole / run_files.RESULT)["train_seconds"]

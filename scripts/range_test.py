@@ -36,7 +36,9 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_string("early_stop", "4", "Stop when the smoothed loss is this many times its best; none: never.")
 flags.DEFINE_integer("seeds", 3, "Sweeps; they differ in initial weights and order of the data.")
-flags.DEFINE_string("output_dir", "runs/range_test", "Where to write; must be empty or not exist yet.")
+flags.DEFINE_string(
+    "output_dir", "runs/range_test", "Where to write; must be empty or not exist yet, unless --overwrite."
+)
 flags.adopt_module_key_flags(command_line)
 flags.adopt_module_key_flags(scale_flags)
 
@@ -53,7 +55,7 @@ def main() -> None:
     dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
     steps_per_epoch, total_steps = command_line.run_length(dataset.num_examples, FLAGS.batch_size)
     num_steps = to_steps(FLAGS.num_steps, steps_per_epoch, total_steps, "num_steps")
-    with run_files.claim(FLAGS.output_dir) as output_dir:
+    with run_files.claim(FLAGS.output_dir, "range_test", overwrite=FLAGS.overwrite) as output_dir:
         _sweep(dataset, num_steps, output_dir)
 
 

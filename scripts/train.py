@@ -10,6 +10,7 @@ and checkpoints. Stopped by Ctrl-C, SIGTERM or worse, the same command with --re
 
 import re
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -25,13 +26,14 @@ FLAGS = flags.FLAGS
 flags.DEFINE_enum("schedule", "triangular", list(schedule_flags.SCHEDULES), "How the learning rate goes.")
 flags.DEFINE_integer("batch_size", 100, "Examples per step.")
 flags.DEFINE_integer("seed", 0, "Of the initial weights and of the order of the data.")
-flags.DEFINE_string("run_dir", "runs/train", "Where to write; must be empty or not exist yet, unless --resume.")
+flags.DEFINE_string(
+    "run_dir", "runs/train", "Where to write; must be empty or not exist yet, unless --resume or --overwrite."
+)
 flags.DEFINE_string(
     "checkpoint_every", "1ep", "2000 or 2000st (steps), 2ep (epochs) or 30% (of the run) between checkpoints; or never."
 )
 flags.DEFINE_integer("keep_checkpoints", 3, "How many of the newest to keep, beside the best by validation accuracy.")
 flags.DEFINE_bool("resume", False, "Go on with the run in --run_dir, from its newest good checkpoint.")
-flags.DEFINE_bool("overwrite", False, "Remove the run in --run_dir first.")
 flags.DEFINE_enum(
     "on_change",
     None,
@@ -70,8 +72,6 @@ def _is_window(text: str | None) -> bool:
 
 def main() -> int | None:
     """Trains once, as the flags say."""
-    if FLAGS.resume and FLAGS.overwrite:
-        raise ValueError("--resume and --overwrite exclude each other, received both; choose one")
     if FLAGS.resume and FLAGS.on_change == "keep":
         command_line.use_saved_flags(FLAGS.run_dir, NOT_OF_RUN)
     schedule_flags.check([FLAGS.schedule])
@@ -82,7 +82,6 @@ def main() -> int | None:
     if FLAGS.checkpoint_every != "never":
         every = to_steps(FLAGS.checkpoint_every, steps_per_epoch, total_steps, "checkpoint_every")
     with run_files.claim(FLAGS.run_dir, resume=FLAGS.resume, overwrite=FLAGS.overwrite) as run_dir:
-        print(schedule.describe(total_steps, steps_per_epoch), flush=True)
         return _train(dataset, schedule, total_steps, every, run_dir)
 
 
@@ -104,6 +103,9 @@ def _train(
         skip_non_finite=FLAGS.on_non_finite == "skip",
     )
     progress = command_line.ProgressBar()
+
+    def say_schedule(taken: Any) -> None:
+        progress.say(str(taken.describe(total_steps, train_loop.steps_per_epoch)))
 
     def say_epoch(record: EpochRecord) -> None:
         progress.say(
@@ -132,6 +134,7 @@ def _train(
             on_change=FLAGS.on_change,
             profile=_window(FLAGS.profile) if FLAGS.profile else None,
             should_stop=lambda: signals.received is not None,
+            on_start=say_schedule,
             on_block=progress.block,
             on_epoch=say_epoch,
         )

@@ -93,7 +93,9 @@ runpy.run_path({str(SCRIPTS / script)!r}, run_name="__main__")
 def test_the_picture_holds_the_rates_the_momentum_and_the_notes():
     schedule = OneCycle(0.1, 450, momentum=(0.85, 0.95))
     steps = np.arange(450)
-    figure = plots.schedule(schedule(steps), schedule.momentum_at(steps), 30, "one_cycle, batch 2000", ["a note"])
+    figure = plots.schedule(
+        steps, schedule(steps), schedule.momentum_at(steps), 30, "one_cycle, batch 2000", ["a note"]
+    )
     rate_axes, momentum_axes = figure.axes
     np.testing.assert_array_equal(rate_axes.lines[0].get_ydata(), schedule(steps))
     np.testing.assert_array_equal(momentum_axes.lines[0].get_ydata(), schedule.momentum_at(steps))
@@ -101,4 +103,4 @@ def test_the_picture_holds_the_rates_the_momentum_and_the_notes():
     assert rate_axes.child_axes[0].get_xlim() == pytest.approx(np.array(rate_axes.get_xlim()) / 30)
     assert figure.get_suptitle() == "one_cycle, batch 2000"
     assert figure.get_supxlabel() == "a note"
-    assert len(plots.schedule(schedule(steps), None, 30, "title").axes) == 1
+    assert len(plots.schedule(steps, schedule(steps), None, 30, "title").axes) == 1

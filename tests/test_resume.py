@@ -11,6 +11,7 @@ from clr_loop.data import Split
 from clr_loop.identity import differences
 from clr_loop.loop import TrainLoop
 from clr_loop.records import read_result
+from clr_loop.settings import schedule_config
 from clr_loop.timing import Stopwatch
 from clr_loop.training import NonFiniteLossError, TrainingInterruptedError, fit
 
@@ -29,6 +30,11 @@ SCHEDULES = {
     "joined": schedules.join([schedules.Constant(0.01), schedules.Triangular(0.001, 0.02, 3)], boundaries=[4]),
     "function": lambda steps: 0.02 / (1 + steps),
 }
+
+
+def nan_at_sevens(labels, logits):
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    return tf.where(labels == 7, np.nan, losses)
 
 
 class CrashError(Exception):
@@ -122,7 +128,7 @@ def test_what_was_recorded_after_the_checkpoint_is_undone_and_done_again(train, 
 
 def test_asked_to_stop_it_ends_with_a_checkpoint_and_can_go_on(train, tmp_path):
     train(tmp_path / "whole")
-    answers = iter([False, True])
+    answers = iter([False, False, True])
     with pytest.raises(TrainingInterruptedError) as caught:
         train(tmp_path / "stopped", checkpoint_every=2, should_stop=lambda: next(answers))
     assert caught.value.step == 4
@@ -130,6 +136,21 @@ def test_asked_to_stop_it_ends_with_a_checkpoint_and_can_go_on(train, tmp_path):
     assert not (tmp_path / "stopped" / "result.json").exists()
     train(tmp_path / "stopped", checkpoint_every=2, resume=True)
     assert differences(tmp_path / "whole", tmp_path / "stopped") == []
+
+
+def test_asked_to_stop_before_the_first_step_it_takes_none(train, tmp_path):
+    with pytest.raises(TrainingInterruptedError) as caught:
+        train(tmp_path / "stopped", should_stop=lambda: True)
+    assert caught.value.step == 0
+    assert caught.value.checkpoint == tmp_path / "stopped" / "checkpoints" / "step_0000000000"
+
+
+def test_killed_before_its_settings_were_written_it_still_begins(train, tmp_path):
+    train(tmp_path / "whole")
+    (tmp_path / "killed" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "killed" / "run.lock").touch()
+    train(tmp_path / "killed", resume=True)
+    assert differences(tmp_path / "whole", tmp_path / "killed") == []
 
 
 def test_a_damaged_newest_checkpoint_costs_steps_and_nothing_else(train, tmp_path):
@@ -240,6 +261,36 @@ def test_another_version_is_named_and_taken_if_it_is_said_so(train, tmp_path, mo
     assert train(tmp_path / "run", resume=True, on_change="keep").settings["versions"]["clr_loop"] == "99.0"
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", "{}", "config.json must hold the settings of a run"),
+        ("config.json", "[", "config.json cannot be read"),
+        ("history.csv", "step,loss\nx,1\n" + " " * 10_000, "history.csv is damaged"),
+        ("epochs.csv", "epoch\n1 2\n" + " " * 10_000, "epochs.csv is damaged"),
+    ],
+)
+def test_a_file_edited_by_hand_is_named_and_the_result_stays(train, tmp_path, name, content, message):
+    train(tmp_path / "run", epochs=1)
+    (tmp_path / "run" / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_saved_schedule_of_another_kind_is_named(train, tmp_path):
+    train(tmp_path / "run", epochs=1)
+    config = tmp_path / "run" / "config.json"
+    config.write_text(config.read_text().replace('"step_size": 3', '"step_size": "3"'))
+    with pytest.raises(ValueError, match="the saved schedule cannot be used: step_size must be a whole number"):
+        train(tmp_path / "run", resume=True, on_change="keep")
+
+
+def test_a_function_is_the_same_schedule_in_another_process():
+    assert schedule_config(nan_at_sevens) == {"name": "test_resume.nan_at_sevens"}
+    assert "0x" not in schedule_config(lambda steps: steps)["name"]
+
+
 def test_history_that_was_cut_short_behind_the_checkpoint_is_named(train, tmp_path):
     train(tmp_path / "run", epochs=1)
     (tmp_path / "run" / "history.csv").write_text("")
@@ -275,10 +326,6 @@ def test_a_slow_step_makes_short_blocks_so_that_a_signal_is_answered(fresh_loop,
 
 
 def test_skipped_updates_are_counted_kept_over_a_resume_and_do_not_advance_the_schedule(mnist, validation, tmp_path):
-    def nan_at_sevens(labels, logits):
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        return tf.where(labels == 7, np.nan, losses)
-
     train_loop = TrainLoop(
         models.build("relu_mlp", (28, 28), 10, 0), keras.optimizers.Adam(), *(a[:30] for a in mnist.train),
         batch_size=1, loss=nan_at_sevens, skip_non_finite=True, jit_compile=False,

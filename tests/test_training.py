@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import json
 
+import keras
 import numpy as np
 import pytest
 
@@ -193,12 +194,34 @@ def test_time_to_target_is_that_of_the_first_epoch_which_reaches_it():
     ("arguments", "message"),
     [
         ({"epochs": 0}, "epochs must be at least 1, received 0"),
+        ({"epochs": 1, "checkpoint_every": 0}, "checkpoint_every must be at least 1, received 0"),
         ({"epochs": 1, "target_accuracy": 90.0}, "target_accuracy must be from 0 to 1, received 90.0; 0.9 means 90 %"),
     ],
 )
 def test_bad_arguments_write_nothing(make_loop, validation, tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         fit(make_loop(), Constant(0.1), validation, run_dir=tmp_path / "run", **arguments)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "optimizer", "message"),
+    [
+        (lambda steps: -0.1 * np.ones(len(steps)), None, "received -0.1 at index 0"),
+        (lambda steps: np.nan * np.ones(len(steps)), None, "received nan at index 0"),
+        (schedules.OneCycle(0.1, 20, momentum=(0.8, 0.9)), keras.optimizers.RMSprop(), "received RMSprop without"),
+    ],
+)
+def test_a_schedule_that_cannot_be_used_writes_nothing(make_loop, validation, tmp_path, schedule, optimizer, message):
+    with pytest.raises(ValueError, match=message):
+        fit(make_loop(optimizer=optimizer), schedule, validation, epochs=1, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_validation_that_cannot_be_used_writes_nothing(make_loop, validation, tmp_path):
+    bad = Split(np.full((4, 28, 28), np.nan, np.float32), np.arange(4))
+    with pytest.raises(ValueError, match="images must be finite"):
+        fit(make_loop(), Constant(0.1), bad, epochs=1, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
