@@ -162,7 +162,8 @@ def fit(
             to_checkpoint = last if checkpoint_every is None else checkpoint_every - position % checkpoint_every
             num_batches = min(block_steps, train_loop.block_steps, to_epoch_end, to_checkpoint)
             seconds = _train_block(train_loop, schedule, num_batches, progress, records, on_block)
-            block_steps = max(1, round(num_batches * _BLOCK_SECONDS / max(seconds, 1e-3)))
+            if train_loop.num_workers == 1:  # Several must cut the run alike, and their clocks differ.
+                block_steps = max(1, round(num_batches * _BLOCK_SECONDS / max(seconds, 1e-3)))
             if num_batches == to_epoch_end:
                 _end_epoch(train_loop, validation, progress, records, on_epoch)
             stopping = should_stop()
