@@ -45,10 +45,25 @@ def make_strategy(name: Literal["none", "mirrored", "multi_worker"]) -> tf.distr
     Args:
         name: "mirrored": a replica on each GPU of this machine, or where there is none on each logical CPU;
             "multi_worker": a worker for each that TF_CONFIG names. `workers.meet` first: it waits for all of them.
+
+    Raises:
+        ValueError: for "multi_worker", if TensorFlow has begun to compute.
+        ConnectionError: if the workers cannot be joined.
     """
     if name == "multi_worker":
         options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=_EXCHANGE_SECONDS)
-        return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+        except tf.errors.OpError as error:
+            raise ConnectionError(
+                f"the workers of TF_CONFIG must be able to join, received: {error.message.splitlines()[0]}; start all "
+                "of them again"
+            ) from error
+        except RuntimeError as error:
+            raise ValueError(
+                f"workers must join before TensorFlow computes, received: {str(error).splitlines()[0]}; let the "
+                "dataset's function compute nothing with TensorFlow until it is asked for batches"
+            ) from error
     if name == "mirrored":
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         if len(devices) > 1:

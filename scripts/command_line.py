@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from clr_loop import run_files
+from clr_loop import data, named, run_files
 
 if TYPE_CHECKING:
     import keras
@@ -88,6 +88,15 @@ def run_length(num_examples: int, batch_size: int) -> tuple[int, int]:
         raise ValueError(f"epochs must be at least 1, received {FLAGS.epochs}; give the number of visits to the data")
     steps_per_epoch = -(-num_examples // batch_size)  # The last batch of an epoch may be short.
     return steps_per_epoch, FLAGS.epochs * steps_per_epoch
+
+
+def load_dataset() -> data.AnyDataset:
+    """Loads what --dataset names; before a user's function, TensorFlow is imported without its messages."""
+    if named.is_function_name(FLAGS.dataset):
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        with _without_stderr():
+            import tensorflow  # noqa: F401
+    return data.load(FLAGS.dataset, FLAGS.data_dir)
 
 
 def start_tensorflow(prepare: Callable[[], None] = lambda: None) -> None:

@@ -51,7 +51,7 @@ def _is_number_or_none(value: str) -> bool:
 def main() -> None:
     """Sweeps, prints what follows and writes it."""
     scale_flags.check()
-    dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
+    dataset = command_line.load_dataset()
     steps_per_epoch, total_steps = command_line.run_length(dataset.num_examples, FLAGS.batch_size)
     num_steps = to_steps(FLAGS.num_steps, steps_per_epoch, total_steps, "num_steps")
     with run_files.claim(FLAGS.output_dir) as output_dir:

@@ -63,7 +63,7 @@ def main() -> int | None:
         command_line.use_saved_flags(FLAGS.run_dir, NOT_OF_RUN)
     schedule_flags.check([FLAGS.schedule])
     scale_flags.check()
-    dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
+    dataset = command_line.load_dataset()
     steps_per_epoch, total_steps = command_line.run_length(dataset.num_examples, FLAGS.batch_size)
     schedule = schedule_flags.make(FLAGS.schedule, steps_per_epoch, total_steps)
     every = None
