@@ -13,9 +13,11 @@ The rooms, from the ground up; each imports only what stands before it:
     data            named datasets as uint8 arrays, the order of an epoch
     models          named Keras models, seeded
     momentum        a momentum that changes inside a compiled step
+    workers         the workers of a run on several machines, before TensorFlow knows of them
     step            what one step does with its batch
     loop            the compiled training block: `TrainLoop`
     streaming       a `TrainLoop` fed by a `tf.data.Dataset`
+    scaling         strategies and precisions
     feeding         which feed a run takes, and the loop with it
     run_files       a run directory: its lock, its settings, its CSV files
     checkpoints     the whole state of a run on disk, verified

@@ -25,19 +25,20 @@ def make_loop(
     batch_size: int,
     seed: int = 0,
     feed: Feed = "auto",
+    strategy: tf.distribute.Strategy | None = None,
     **arguments: Any,
 ) -> TrainLoop:
     """Makes a loop over the training split; both feeds visit the same batches in the same order.
 
     Args:
         dataset: in memory or streamed.
-        feed: see `choose`.
+        feed, strategy: see `choose`; model and optimizer made in the scope of the strategy.
         model, optimizer, batch_size, seed, **arguments: see `TrainLoop`.
 
     Raises:
         ValueError: as `choose` and `TrainLoop`.
     """
-    chosen, _ = choose(dataset, feed)
+    chosen, _ = choose(dataset, feed, strategy)
     if chosen == "resident":
         assert isinstance(dataset, Dataset)
         return TrainLoop(model, optimizer, *dataset.train, batch_size=batch_size, seed=seed, **arguments)
@@ -49,22 +50,33 @@ def make_loop(
         def batches(seed: int, epoch: int) -> tf.data.Dataset:
             return streamed.batches(batch_size, seed, epoch)
 
-    return TrainLoop.from_dataset(model, optimizer, batches, dataset.num_examples, seed=seed, **arguments)
+    return TrainLoop.from_dataset(
+        model, optimizer, batches, dataset.num_examples, seed=seed, strategy=strategy, **arguments
+    )
 
 
 def choose(
-    dataset: AnyDataset, feed: Feed = "auto", memory_bytes: int | None = None
+    dataset: AnyDataset,
+    feed: Feed = "auto",
+    strategy: tf.distribute.Strategy | None = None,
+    memory_bytes: int | None = None,
 ) -> tuple[Literal["resident", "stream"], str]:
     """Returns the feed for a dataset and the reason, in words.
 
     Args:
         feed: "auto" streams what is streamed by nature, and images that would take more than a third of the memory of
             the device; the rest is resident, which is faster.
+        strategy: with one, everything is streamed, because tf.distribute deals out batches and not arrays.
         memory_bytes: of the device; None asks for it.
 
     Raises:
-        ValueError: if a streamed dataset is to be resident.
+        ValueError: if a streamed dataset, or one for several replicas, is to be resident.
     """
+    if strategy is not None and feed == "resident":
+        raise ValueError(
+            f"feed must be auto or stream with a strategy, received resident with {type(strategy).__name__}; "
+            "leave it out"
+        )
     if isinstance(dataset, StreamedDataset):
         if feed == "resident":
             raise ValueError(
@@ -73,6 +85,8 @@ def choose(
         return "stream", "read as it is trained on"
     if feed != "auto":
         return feed, "as asked"
+    if strategy is not None:
+        return "stream", "several replicas share each batch"
     memory = device_memory_bytes() if memory_bytes is None else memory_bytes
     images = dataset.train.images.nbytes
     is_small = images <= memory * _LARGEST_SHARE

@@ -76,6 +76,7 @@ class TrainLoop:
         jit_compile: bool, whether the block is an XLA program.
         device: that computes, for example `CPU:0`.
         input_wait_seconds: float, spent so far in waiting for batches; 0 where the data is resident.
+        num_workers: processes that share the training; 1, unless the loop streams with a strategy of several.
         num_traces: how often the block has been traced; 1, or 2 with a short last batch; as often again for rates that
             come with momentums.
     """
@@ -92,6 +93,8 @@ class TrainLoop:
         jit_compile: bool | Literal["auto"] = "auto",
         loss: Loss = cross_entropy,
         skip_non_finite: bool = False,
+        clip_norm: float | None = None,
+        accumulate: int = 1,
     ) -> None:
         """Checks the arguments and moves the data to the device; compiles nothing yet.
 
@@ -110,6 +113,10 @@ class TrainLoop:
                 the model's layers add (regularisation) are added to its mean.
             skip_non_finite: whether a batch whose loss or a gradient is not finite is passed over: it changes no
                 variable and counts no step, so that the next batch has its learning rate.
+            clip_norm: float above 0: the gradients are scaled down to this global norm where theirs is larger.
+            accumulate: int, at least 1: a batch is taken in so many parts, one after another, whose gradients are
+                summed into one update; it needs the memory of a part. What looks at a whole batch (batch-norm) sees a
+                part.
 
         Raises:
             ValueError: if an argument is out of range, images and labels differ in length, a float image is not
@@ -123,7 +130,10 @@ class TrainLoop:
                 f"batch_size must be from 1 to the {len(images)} training examples, received {batch_size}; choose one "
                 "in this range"
             )
-        self._set_up(model, optimizer, batch_size, len(images), seed, jit_compile, loss, skip_non_finite)
+        self._set_up(
+            model, optimizer, batch_size, len(images), seed, jit_compile, loss, skip_non_finite, clip_norm, accumulate,
+            tf.distribute.get_strategy(),
+        )  # fmt: skip
         self.shuffle = shuffle
         self._images = tf.convert_to_tensor(images)
         self._labels = tf.cast(labels, tf.int32)
@@ -166,6 +176,9 @@ class TrainLoop:
         jit_compile: bool | Literal["auto"],
         loss: Loss,
         skip_non_finite: bool,
+        clip_norm: float | None,
+        accumulate: int,
+        strategy: tf.distribute.Strategy,
     ) -> None:
         """Checks and keeps what a loop has however it is fed."""
         if not 0 <= seed < 2**32:
@@ -174,8 +187,12 @@ class TrainLoop:
             raise ValueError(
                 f'jit_compile must be True, False or "auto", received {jit_compile!r}; choose one of these'
             )
-        _check_optimizer(optimizer)
-        optimizer.build(model.trainable_variables)
+        if clip_norm is not None and not 0.0 < clip_norm < float("inf"):
+            raise ValueError(f"clip_norm must be a finite number above 0, received {clip_norm}; 1 is usual")
+        _check_shares(accumulate, strategy, batch_size, num_examples)
+        _check_optimizer(optimizer, strategy)
+        with strategy.scope():
+            optimizer.build(model.trainable_variables)
 
         self.model = model
         self.optimizer = optimizer
@@ -186,11 +203,17 @@ class TrainLoop:
         self.num_skipped = 0
         self.num_traces = 0
         self.input_wait_seconds = 0.0
+        self.num_workers = 1
         self.device = _device()
+        if jit_compile is True and self.device.startswith("CPU") and has_convolutions(model):
+            raise ValueError(
+                "jit_compile must be False or auto for a model with convolutions on a CPU, where XLA is a hundred "
+                "times slower, received True; leave it out"
+            )
         if jit_compile == "auto":
-            jit_compile = not (self.device.startswith("CPU") and _has_convolutions(model))
+            jit_compile = not (self.device.startswith("CPU") and has_convolutions(model))
         self.jit_compile = jit_compile
-        self._take_step = TrainStep(model, optimizer, loss, skip_non_finite)
+        self._take_step = TrainStep(model, optimizer, loss, skip_non_finite, clip_norm, accumulate, strategy)
         self._evaluate_batch = tf.function(self._take_step.evaluate)
 
     @property
@@ -417,11 +440,12 @@ def num_classes_of(model: keras.Model, images: np.ndarray | tf.Tensor) -> int:
     return shape[1]
 
 
-def _has_convolutions(layer: keras.Layer) -> bool:
+def has_convolutions(layer: keras.Layer) -> bool:
+    """Returns whether a layer or model is, or holds, a convolution."""
     if isinstance(layer, _CONVOLUTIONS):
         return True
     inside = [*getattr(layer, "layers", []), *filter(None, [getattr(layer, "layer", None)])]
-    return any(_has_convolutions(part) for part in inside)
+    return any(has_convolutions(part) for part in inside)
 
 
 def check_examples(images: np.ndarray | tf.Tensor, labels: np.ndarray, num_classes: int) -> None:
@@ -444,12 +468,29 @@ def check_examples(images: np.ndarray | tf.Tensor, labels: np.ndarray, num_class
         raise ValueError("images must be finite, received NaN or inf among them; remove or repair those images")
 
 
-def _check_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
+def _check_shares(accumulate: int, strategy: tf.distribute.Strategy, batch_size: int, num_examples: int) -> None:
+    if accumulate < 1:
+        raise ValueError(f"accumulate must be at least 1 micro-batch, received {accumulate}; 1 takes batches whole")
+    num_replicas, last = strategy.num_replicas_in_sync, num_examples % batch_size or batch_size
+    if last < num_replicas * accumulate:
+        raise ValueError(
+            f"every batch must have an example for each of {num_replicas} replicas x {accumulate} micro-batches, "
+            f"received batches of {batch_size} and a last one of {last}; choose another batch_size"
+        )
+
+
+def _check_optimizer(optimizer: keras.optimizers.Optimizer, strategy: tf.distribute.Strategy) -> None:
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     rate = optimizer.get_config().get("learning_rate")
     if not isinstance(rate, float):
         raise ValueError(
             f"the optimizer must have a plain learning rate, received {type(optimizer).__name__} made with a schedule; "
             "make it with a number and give the schedule's rates to run"
+        )
+    if optimizer.gradient_accumulation_steps is not None:
+        raise ValueError(
+            f"the optimizer must take every step, received gradient_accumulation_steps "
+            f"{optimizer.gradient_accumulation_steps}; give the loop accumulate instead"
         )
 
 

@@ -22,6 +22,7 @@ def momentum_attribute(optimizer: keras.optimizers.Optimizer) -> str:
     Raises:
         ValueError: if it has neither, or was made with 0, for which Keras keeps no velocities.
     """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     for name in ("beta_1", "momentum"):
         if getattr(optimizer, name, 0.0) != 0.0:
             return name
@@ -45,6 +46,7 @@ def momentum_in_graph(optimizer: keras.optimizers.Optimizer, momentum: tf.Tensor
         yield
         return
     name = momentum_attribute(optimizer)
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     own = getattr(optimizer, name)
     setattr(optimizer, name, momentum if name == "beta_1" else _HasMomentum(momentum))
     try:

@@ -22,6 +22,9 @@ from clr_loop.step import Loss, cross_entropy, metric_names
 DatasetOf = Callable[[int, int], tf.data.Dataset]
 Batch = tuple[tf.Tensor, ...]
 
+# What an exchange between workers ends with when one of them is gone.
+_LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError, tf.errors.CancelledError)
+
 # Steps of one call at most: enough for the cost of a call to vanish.
 _BLOCK_STEPS = 1000
 
@@ -46,11 +49,17 @@ class StreamingLoop(TrainLoop):
         jit_compile: bool | Literal["auto"] = "auto",
         loss: Loss = cross_entropy,
         skip_non_finite: bool = False,
+        clip_norm: float | None = None,
+        accumulate: int = 1,
+        strategy: tf.distribute.Strategy | None = None,
     ) -> None:
         """Reads the first batch, to know its shapes, and compiles nothing yet.
 
         Args:
-            model, optimizer, jit_compile, loss, skip_non_finite: see `TrainLoop`.
+            model, optimizer, loss, skip_non_finite, clip_norm, accumulate: see `TrainLoop`; model and optimizer made in
+                the scope of the strategy.
+            jit_compile: whether to compile a step with XLA; "auto" does, except with several replicas, and where
+                `TrainLoop` does not.
             dataset: an epoch, as batches (images, labels) or (images, labels, sample_weight): uint8 or float32
                 [batch, …]; integers [batch]; floats [batch], that each example's loss is multiplied by. Every batch
                 has the size of the first, but the epoch's last one, which may be short. Iterated again, it must give
@@ -58,13 +67,21 @@ class StreamingLoop(TrainLoop):
                 ints, that returns the dataset of that epoch.
             num_examples: int, at least 1: examples in an epoch. None reads the first epoch once to count them.
             seed: int in [0, 2**32), for the function.
+            strategy: `MirroredStrategy`, `MultiWorkerMirroredStrategy`, or None for one replica. The dataset's batches
+                are global: each replica takes its share of every batch, each worker reads all of them. All workers must
+                call `run` with equally many rates, because they meet in every step of it.
 
         Raises:
             ValueError: if the dataset is empty or not as described, a label is outside the model's classes,
-                num_examples disagrees with the dataset's own length; else as `TrainLoop`. Raised by `run`: if the
-                dataset ends before its epoch does, or a batch is not like the first.
+                num_examples disagrees with the dataset's own length, the strategy is of another kind, or XLA is asked
+                for with several replicas; else as `TrainLoop`. Raised by `run`: if the dataset ends before its epoch
+                does, or a batch is not like the first.
+            ConnectionError: raised by `run` if another worker has gone.
             TypeError: if it is no dataset, or images or labels are of another dtype.
         """
+        strategy = tf.distribute.get_strategy() if strategy is None else strategy
+        jit_compile = _checked_jit_compile(jit_compile, strategy)
+        self._strategy = strategy
         self._dataset_of: DatasetOf = dataset if callable(dataset) else lambda seed, epoch: dataset
         first_epoch = self._dataset_of(seed, 0)
         if not isinstance(first_epoch, tf.data.Dataset):
@@ -82,7 +99,11 @@ class StreamingLoop(TrainLoop):
                 first_epoch.reduce(np.int64(0), lambda count, batch: count + tf.shape(batch[1], tf.int64)[0])
             )
         _check_length(first_epoch, num_examples, batch_size)
-        self._set_up(model, optimizer, batch_size, num_examples, seed, jit_compile, loss, skip_non_finite)
+        self._set_up(
+            model, optimizer, batch_size, num_examples, seed, jit_compile, loss, skip_non_finite, clip_norm, accumulate,
+            strategy,
+        )  # fmt: skip
+        self.num_workers = _num_workers(strategy)
         self.shuffle = False
         self.block_steps = min(_BLOCK_STEPS, self.steps_per_epoch)
         self._iterator: tuple[tuple[int, int], Iterator[Batch]] | None = None
@@ -95,11 +116,12 @@ class StreamingLoop(TrainLoop):
         XLA compiles a step for each size of batch when it first meets one; so the first batch is visited, and as much
         of it as a short last batch has, and all is put back.
         """
+        self._check_together()
         before, waited = self.snapshot(), self.input_wait_seconds
         one = np.zeros(1, np.float32)
         for size in {self.batch_size, self._size_of(self.steps_per_epoch - 1)}:
             batch = tuple(tf.constant(array[:size]) for array in self._first_batch)
-            batches = iter(self._pipeline(tf.data.Dataset.from_tensors(batch), first_size=size))
+            batches = self._iterator_over(tf.data.Dataset.from_tensors(batch), size)
             self._call_block_from(batches, one, one if with_momentums else None)
         self.restore(before)
         self.input_wait_seconds = waited
@@ -128,15 +150,15 @@ class StreamingLoop(TrainLoop):
             tf.autograph.experimental.set_loop_options(parallel_iterations=1)
             asked = tf.timestamp()
             with tf.control_dependencies([asked]):
-                images, labels, *sample_weight = next(batches)
-            with tf.control_dependencies([images, labels]):
+                images, labels, *rest = next(batches)
+            with tf.control_dependencies(self._strategy.experimental_local_results(images)):
                 waited += tf.timestamp() - asked
             metrics, taken = self._compiled_step(
                 images,
                 labels,
                 tf.gather(learning_rates, num_taken),
                 None if momentums is None else tf.gather(momentums, num_taken),
-                *sample_weight,
+                *rest,
             )
             columns = {name: column.write(num_taken, metrics[name]) for name, column in columns.items()}
             num_taken += taken
@@ -169,9 +191,37 @@ class StreamingLoop(TrainLoop):
         kept, self._iterator = self._iterator, None  # After an error it must not be used again.
         if batch and kept is not None and kept[0] == (self.seed, epoch * self.steps_per_epoch + batch):
             return kept[1]
-        return iter(self._pipeline(self._dataset_of(self.seed, epoch).skip(batch), first_size=None, batch=batch))
+        return self._iterator_over(self._dataset_of(self.seed, epoch).skip(batch), None, batch)
 
-    def _pipeline(self, dataset: tf.data.Dataset, first_size: int | None, batch: int = 0) -> tf.data.Dataset:
+    def _iterator_over(self, dataset: tf.data.Dataset, only_size: int | None, batch: int = 0) -> Iterator[Batch]:
+        """An iterator over checked batches: images, labels, sample_weight or None; for replicas also the whole size."""
+        checked = self._pipeline(dataset, only_size, batch)
+        if self._strategy.num_replicas_in_sync == 1:
+            return iter(checked.prefetch(tf.data.AUTOTUNE))
+        num_replicas = self._strategy.num_replicas_in_sync
+
+        def shares_of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            here = num_replicas // context.num_input_pipelines
+            first = here * context.input_pipeline_id
+
+            def shares(*batch: tf.Tensor) -> tf.data.Dataset:
+                size = tf.shape(batch[1])[0]
+
+                def share(replica: tf.Tensor) -> Batch:
+                    # Evenly, and so that none is empty while there is an example for each.
+                    begin, end = size * replica // num_replicas, size * (replica + 1) // num_replicas
+                    return (*(x if x is None else x[begin:end] for x in batch), size)
+
+                return tf.data.Dataset.range(first, first + here, output_type=tf.int32).map(share)
+
+            # Said to be endless, because only as many batches are taken as there are, and tf.distribute would otherwise
+            # ask all workers before each batch whether they still have one.
+            endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+            return checked.flat_map(shares).apply(endless).prefetch(tf.data.AUTOTUNE)
+
+        return iter(self._strategy.distribute_datasets_from_function(shares_of_worker))
+
+    def _pipeline(self, dataset: tf.data.Dataset, only_size: int | None, batch: int) -> tf.data.Dataset:
         """Checks every batch and gives all of them one specification, so that one trace serves them."""
         shape, last = self._first_batch[0].shape[1:], self.steps_per_epoch - 1
         short = self._size_of(last)
@@ -179,7 +229,7 @@ class StreamingLoop(TrainLoop):
         def checked(index: tf.Tensor, batch: Batch) -> Batch:
             images, labels, *sample_weight = batch
             # Only whether it is good; what is wrong with one that is not, `_what_is_wrong` finds out.
-            size = tf.where(index < last, self.batch_size, short) if first_size is None else first_size
+            size = tf.where(index < last, self.batch_size, short) if only_size is None else only_size
             good = [
                 tf.reduce_all(tf.equal(tf.shape(images), [size, *shape])),
                 tf.reduce_all(tf.equal(tf.shape(labels), [size])),
@@ -190,9 +240,31 @@ class StreamingLoop(TrainLoop):
             with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(good), ["bad batch"])]):
                 relaxed = [(images, [None, *shape]), (tf.cast(labels, tf.int32), [None])]
                 relaxed += [(tf.cast(weights, tf.float32), [None]) for weights in sample_weight]
-                return tuple(tf.raw_ops.PlaceholderWithDefault(input=x, shape=s) for x, s in relaxed)
+                same = (tf.raw_ops.PlaceholderWithDefault(input=x, shape=s) for x, s in relaxed)
+                return (*same, *[None] * (1 - len(sample_weight)))
 
-        return dataset.enumerate(batch).map(checked).prefetch(tf.data.AUTOTUNE)
+        return dataset.enumerate(batch).map(checked)
+
+    def _check_together(self) -> None:
+        """Raises if the workers do not all stand at the same batch, as when one cannot read the others' checkpoints."""
+        if self.num_workers == 1:
+            return
+        replicas, position = self._strategy.num_replicas_in_sync, self.position
+
+        @tf.function
+        def sums() -> tf.Tensor:
+            def add() -> tf.Tensor:
+                here = tf.constant([position, position**2], tf.int64)
+                return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, here)
+
+            return self._strategy.experimental_local_results(self._strategy.run(add))[0]
+
+        total, total_of_squares = map(int, sums())
+        if replicas * total_of_squares != total**2:  # By Cauchy-Schwarz they are equal only if all positions are.
+            raise ValueError(
+                f"all workers must go on from the same batch, received {position} here and others elsewhere; give them "
+                "a run directory that all can read"
+            )
 
     def _size_of(self, batch: int) -> int:
         """Examples in this batch of an epoch."""
@@ -209,6 +281,11 @@ class StreamingLoop(TrainLoop):
 
     def _what_is_wrong(self, epoch: int, batch: int, n: int, error: tf.errors.OpError) -> Exception:
         """Goes through the batches of a block that failed; returns an error that names the bad one, or the error."""
+        if self.num_workers > 1 and isinstance(error, _LOST):
+            return ConnectionError(
+                f"all {self.num_workers} workers must stay, received no more from one of them after step {self.step}; "
+                "see what ended it, and start all of them again with --resume"
+            )
         batches = iter(self._dataset_of(self.seed, epoch).skip(batch))
         for index in range(batch, batch + n):
             where = f"batch {index} of epoch {epoch + 1}"
@@ -225,6 +302,30 @@ class StreamingLoop(TrainLoop):
             except (ValueError, TypeError) as bad:
                 return ValueError(f"{where}: {bad}")
         return error
+
+
+def _num_workers(strategy: tf.distribute.Strategy) -> int:
+    resolver = strategy.cluster_resolver
+    return len(resolver.cluster_spec().as_dict().get("worker", [])) if resolver is not None else 1
+
+
+def _checked_jit_compile(
+    jit_compile: bool | Literal["auto"], strategy: tf.distribute.Strategy
+) -> bool | Literal["auto"]:
+    """Raises for a strategy, or XLA with one, that cannot work."""
+    if isinstance(strategy, tf.distribute.ParameterServerStrategy):
+        raise ValueError(
+            "strategy must sum the gradients of every step over all replicas, received ParameterServerStrategy, whose "
+            "workers do not wait for each other; use MultiWorkerMirroredStrategy"
+        )
+    if strategy.num_replicas_in_sync == 1:
+        return jit_compile
+    if jit_compile is True:
+        raise ValueError(
+            f"jit_compile must be False or auto with {strategy.num_replicas_in_sync} replicas, received True: XLA "
+            "cannot compile the exchange between them; leave it out"
+        )
+    return False
 
 
 def from_arrays(

@@ -161,7 +161,8 @@ def fit(
                 profiler.at(position)
                 num_batches = min(num_batches, profiler.steps_to_boundary(position))
             seconds = _train_block(train_loop, schedule, num_batches, progress, records, on_block)
-            block_steps = max(1, round(num_batches * _BLOCK_SECONDS / max(seconds, 1e-3)))
+            if train_loop.num_workers == 1:  # Several must cut the run alike, and their clocks differ.
+                block_steps = max(1, round(num_batches * _BLOCK_SECONDS / max(seconds, 1e-3)))
             if num_batches == to_epoch_end:
                 _end_epoch(train_loop, validation, progress, records, on_epoch)
             if records is not None and (num_batches == to_checkpoint or train_loop.position == last):

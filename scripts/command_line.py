@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from clr_loop import run_files
+from clr_loop import data, named, run_files
 
 if TYPE_CHECKING:
     import keras
@@ -100,8 +100,20 @@ def run_length(num_examples: int, batch_size: int) -> tuple[int, int]:
     return steps_per_epoch, FLAGS.epochs * steps_per_epoch
 
 
-def start_tensorflow() -> None:
-    """Imports TensorFlow without its start-up messages; lets a GPU take memory as needed and compute repeatably."""
+def load_dataset() -> data.AnyDataset:
+    """Loads what --dataset names; before a user's function, TensorFlow is imported without its messages."""
+    if named.is_function_name(FLAGS.dataset):
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        with _without_stderr():
+            import tensorflow  # noqa: F401
+    return data.load(FLAGS.dataset, FLAGS.data_dir)
+
+
+def start_tensorflow(prepare: Callable[[], None] = lambda: None) -> None:
+    """Imports TensorFlow without its start-up messages; lets a GPU take memory as needed and compute repeatably.
+
+    `prepare` is called when nothing has been computed yet, for what must be set by then.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _without_stderr():
         import tensorflow as tf
@@ -111,6 +123,7 @@ def start_tensorflow() -> None:
             tf.config.experimental.set_memory_growth(gpu, True)
         if gpus:
             tf.config.experimental.enable_op_determinism()
+        prepare()
         tf.config.list_logical_devices()
     tf.get_logger().setLevel("ERROR")
 
@@ -163,6 +176,10 @@ class SignalWatch:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.watch()
+
+    def watch(self) -> None:
+        """Begins to watch; once more where another has taken the signals since, as TensorFlow does among workers."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._note)
 

@@ -71,7 +71,7 @@ def main() -> None:
     schedule_flags.check(FLAGS.schedules)
     if FLAGS.bounds == "range_test" and (FLAGS["base_lr"].present or FLAGS["max_lr"].present):
         raise ValueError("--base_lr and --max_lr must be left to --bounds=range_test, received them too; leave one out")
-    dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
+    dataset = command_line.load_dataset()
     planned = {size: _schedules(dataset, size) for size in map(int, FLAGS.batch_sizes)}
     with run_files.claim(FLAGS.output_dir, "comparison", resume=FLAGS.resume, overwrite=FLAGS.overwrite) as output_dir:
         settings = {"dataset": dataset.name, "dataset_sha256": dataset.sha256(), "model": FLAGS.model}

@@ -52,7 +52,8 @@ def _is_number_or_none(value: str) -> bool:
 
 def main() -> None:
     """Sweeps, prints what follows and writes it."""
-    dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
+    scale_flags.check()
+    dataset = command_line.load_dataset()
     steps_per_epoch, total_steps = command_line.run_length(dataset.num_examples, FLAGS.batch_size)
     num_steps = to_steps(FLAGS.num_steps, steps_per_epoch, total_steps, "num_steps")
     with run_files.claim(FLAGS.output_dir, "range_test", overwrite=FLAGS.overwrite) as output_dir:
@@ -60,13 +61,12 @@ def main() -> None:
 
 
 def _sweep(dataset: data.AnyDataset, num_steps: int, output_dir: Path) -> None:
-    command_line.start_tensorflow()
+    scale_flags.start()
     from clr_loop import models, range_test
 
     make_model = partial(models.build, FLAGS.model, dataset.image_shape, dataset.num_classes)
     train_loop = scale_flags.make_loop(
-        make_model(0),
-        command_line.make_optimizer(),
+        lambda: make_model(0),
         dataset,
         batch_size=FLAGS.batch_size,
     )

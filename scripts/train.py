@@ -17,7 +17,7 @@ from absl import flags
 import command_line
 import scale_flags
 import schedule_flags
-from clr_loop import data, run_files
+from clr_loop import data
 from clr_loop.lengths import to_steps
 from clr_loop.schedules import Schedule
 
@@ -53,7 +53,7 @@ flags.DEFINE_string("profile", None, "FROM:TO, in steps: profiles these, for Ten
 # Flags of a command, not of the run: they may differ when it is resumed.
 NOT_OF_RUN = (
     "data_dir", "epochs", "run_dir", "checkpoint_every", "keep_checkpoints", "resume", "overwrite", "on_change",
-    "on_non_finite", "profile", "feed",
+    "on_non_finite", "profile", "feed", "strategy", "logical_devices",
 )  # fmt: skip
 flags.adopt_module_key_flags(command_line)
 flags.adopt_module_key_flags(scale_flags)
@@ -75,13 +75,14 @@ def main() -> int | None:
     if FLAGS.resume and FLAGS.on_change == "keep":
         command_line.use_saved_flags(FLAGS.run_dir, NOT_OF_RUN)
     schedule_flags.check([FLAGS.schedule])
-    dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
+    scale_flags.check()
+    dataset = command_line.load_dataset()
     steps_per_epoch, total_steps = command_line.run_length(dataset.num_examples, FLAGS.batch_size)
     schedule = schedule_flags.make(FLAGS.schedule, steps_per_epoch, total_steps)
     every = None
     if FLAGS.checkpoint_every != "never":
         every = to_steps(FLAGS.checkpoint_every, steps_per_epoch, total_steps, "checkpoint_every")
-    with run_files.claim(FLAGS.run_dir, resume=FLAGS.resume, overwrite=FLAGS.overwrite) as run_dir:
+    with scale_flags.claim(FLAGS.run_dir, FLAGS.resume, FLAGS.overwrite) as run_dir:
         return _train(dataset, schedule, total_steps, every, run_dir)
 
 
@@ -89,14 +90,14 @@ def _train(
     dataset: data.AnyDataset, schedule: Schedule, total_steps: int, checkpoint_every: int | None, run_dir: Path
 ) -> int | None:
     signals = command_line.SignalWatch()
-    command_line.start_tensorflow()
+    scale_flags.start()
+    signals.watch()
     from clr_loop import models, plots
     from clr_loop.results import EpochRecord
     from clr_loop.training import TrainingInterruptedError, fit
 
     train_loop = scale_flags.make_loop(
-        models.build(FLAGS.model, dataset.image_shape, dataset.num_classes, FLAGS.seed),
-        command_line.make_optimizer(),
+        lambda: models.build(FLAGS.model, dataset.image_shape, dataset.num_classes, FLAGS.seed),
         dataset,
         batch_size=FLAGS.batch_size,
         seed=FLAGS.seed,
@@ -126,6 +127,9 @@ def _train(
                 "dataset": dataset.name,
                 "dataset_sha256": dataset.sha256(),
                 "model": FLAGS.model,
+                "precision": FLAGS.precision,
+                "clip_norm": FLAGS.clip_norm,
+                "accumulate": FLAGS.accumulate,
                 "command": command_line.given_flags(NOT_OF_RUN),
             },
             checkpoint_every=checkpoint_every,

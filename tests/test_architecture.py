@@ -54,6 +54,7 @@ def test_imports_go_only_downward(room):
         "description",
         "lengths",
         "named",
+        "workers",
         "data",
         "timing",
         "run_files",

@@ -24,9 +24,15 @@ def streamed(small):
 
 def test_auto_streams_what_takes_more_than_a_third_of_the_memory(small):
     third = 3 * 90 * 28 * 28
-    assert feeding.choose(small, "auto", third) == ("resident", "images of 0 MB are at most a third of 0.0 GB")
-    assert feeding.choose(small, "auto", third - 1) == ("stream", "images of 0 MB are more than a third of 0.0 GB")
-    assert feeding.choose(small, "stream", third) == ("stream", "as asked")
+    assert feeding.choose(small, "auto", memory_bytes=third) == (
+        "resident",
+        "images of 0 MB are at most a third of 0.0 GB",
+    )
+    assert feeding.choose(small, "auto", memory_bytes=third - 1) == (
+        "stream",
+        "images of 0 MB are more than a third of 0.0 GB",
+    )
+    assert feeding.choose(small, "stream", memory_bytes=third) == ("stream", "as asked")
     assert feeding.choose(small, "auto")[0] == "resident"
 
 
