@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clr_loop import data
 from clr_loop.momentum import momentum_attribute
+from clr_loop.schedule_base import checked_integer
 from clr_loop.step import Loss, TrainStep, cross_entropy, metric_names
 
 Metrics = dict[str, NDArray[np.float32]]
@@ -125,6 +126,7 @@ class TrainLoop:
         """
         num_classes = num_classes_of(model, images)
         check_examples(images, labels, num_classes)
+        checked_integer("batch_size", batch_size)
         if not 1 <= batch_size <= len(images):
             raise ValueError(
                 f"batch_size must be from 1 to the {len(images)} training examples, received {batch_size}; choose one "
@@ -181,6 +183,7 @@ class TrainLoop:
         strategy: tf.distribute.Strategy,
     ) -> None:
         """Checks and keeps what a loop has however it is fed."""
+        checked_integer("seed", seed)
         if not 0 <= seed < 2**32:
             raise ValueError(f"seed must be from 0 to 2**32 - 1, received {seed}; choose a smaller one")
         if jit_compile not in (True, False, "auto"):

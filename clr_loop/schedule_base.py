@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from clr_loop.description import Description
 
+# Two halves of this still fit an int64.
+_LONGEST = 2**61
+
 Steps = NDArray[np.int64]
 Rates = NDArray[np.float64]
 Momentum = tuple[float, float]
@@ -241,21 +244,26 @@ def checked_factor(name: str, value: Any) -> float:
     return factor
 
 
-def checked_whole(name: str, value: Any) -> int:
-    """Returns a whole number of at least 1. Raises ValueError if it is smaller, TypeError if not a whole number."""
+def checked_integer(name: str, value: Any) -> int:
+    """Returns a whole number. Raises TypeError if it is not one."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(f"{name} must be a whole number, received {value!r}; round it")
-    if value < 1:
+    return int(value)
+
+
+def checked_whole(name: str, value: Any) -> int:
+    """Returns a whole number of at least 1. Raises ValueError if it is smaller, TypeError if not a whole number."""
+    if checked_integer(name, value) < 1:
         raise ValueError(f"{name} must be at least 1, received {value}; raise it")
     return int(value)
 
 
 def checked_length(name: str, value: Any) -> int:
-    """Returns a number of steps. Raises ValueError if it is below 1, TypeError if it is not a whole number."""
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a whole number of steps, received {value!r}; round it")
-    if value < 1:
+    """Returns a number of steps. Raises ValueError if it is out of range, TypeError if it is not a whole number."""
+    if checked_integer(name, value) < 1:
         raise ValueError(f"{name} must be at least 1 step, received {value}; a cycle usually takes 4 to 20 epochs")
+    if value > _LONGEST:
+        raise ValueError(f"{name} must be at most {_LONGEST:.0e} steps, received {value}; no run is so long")
     return int(value)
 
 

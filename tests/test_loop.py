@@ -321,6 +321,8 @@ IMAGES, LABELS = np.zeros((10, 28, 28), np.uint8), np.arange(10)
     [
         ({"batch_size": 0}, ValueError, "batch_size must be from 1 to the 10 training examples, received 0"),
         ({"batch_size": 11}, ValueError, "received 11"),
+        ({"batch_size": 5.0}, TypeError, "batch_size must be a whole number, received 5.0"),
+        ({"seed": 1.5}, TypeError, "seed must be a whole number, received 1.5"),
         ({"seed": -1}, ValueError, "seed must be from 0"),
         ({"jit_compile": "yes"}, ValueError, "jit_compile must be True, False or"),
         ({"labels": LABELS + 1}, ValueError, "labels must be from 0 to 9, the model's classes, received 1 to 10"),

@@ -398,6 +398,7 @@ def test_a_scale_function_is_not_asked_beyond_the_boundary_of_its_schedule():
         (lambda: Triangular(BASE, float("inf"), 10), ValueError, "max_lr must be"),
         (lambda: Triangular(0.01, 0.001, 10), ValueError, "base_lr must not be above max_lr"),
         (lambda: Triangular(BASE, MAX, 0), ValueError, "step_size must be at least 1 step, received 0"),
+        (lambda: Triangular(BASE, MAX, 10**20), ValueError, "step_size must be at most 2e+18 steps, received 1000"),
         (lambda: Triangular(BASE, MAX, 2.5), TypeError, "step_size must be a whole number"),
         (lambda: Triangular2(BASE, MAX, 10, -1), ValueError, "step_size_down must be at least 1 step, received -1"),
         (lambda: ExpRange(BASE, MAX, 10, gamma=0.0), ValueError, "gamma must be above 0 and at most 1, received 0.0"),
