@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _RETRY_SECONDS = 0.1
+_HELLO_BYTES = 6
+_GO = b"go"
 
 
 @dataclass(frozen=True)
@@ -72,35 +74,62 @@ def read_task(tf_config: str | None) -> Task:
 
 
 def meet(task: Task, timeout_seconds: float = 50.0) -> None:
-    """Returns when every worker has reached every other one, and leaves the ports free for TensorFlow.
+    """Returns when all workers are there, and leaves the ports free for TensorFlow.
+
+    Every other worker calls the chief and stays on the line. When all are on it the chief says so to each: nobody goes
+    on before, and who goes on has heard it.
 
     Raises:
         ConnectionError: if a worker does not appear in time, or this one's port is taken.
     """
     deadline = time.monotonic() + timeout_seconds
-    others = {index for index in range(len(task.workers)) if index != task.index}
-    to_reach, to_answer = set(others), set(others)
-    with _listen(task.workers[task.index]) as listener:
-        while to_reach or to_answer:
-            for index in sorted(to_reach):
-                with contextlib.suppress(OSError), socket.create_connection(_address(task.workers[index]), 1.0) as out:
-                    out.sendall(f"{task.index}\n".encode())
-                    out.settimeout(1.0)
-                    if out.recv(1) == b"!":
-                        to_reach.remove(index)
-            with contextlib.suppress(OSError, ValueError):
-                connection, _ = listener.accept()
-                with connection:
-                    connection.settimeout(1.0)
-                    caller = int(connection.makefile().readline())
-                    connection.sendall(b"!")
-                    to_answer.discard(caller)
-            if time.monotonic() > deadline and (to_reach or to_answer):
-                missing = ", ".join(f"{index} ({task.workers[index]})" for index in sorted(to_reach | to_answer))
-                raise ConnectionError(
-                    f"all {len(task.workers)} workers must start within {timeout_seconds:g} s, received nothing from "
-                    f"worker {missing}; start them together, each with its own index in TF_CONFIG"
-                )
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(_listen(task.workers[task.index]))
+        missing = _gather(listener, task, deadline, stack) if task.is_chief else _call_chief(task, deadline)
+    if missing:
+        named = ", ".join(f"{index} ({task.workers[index]})" for index in missing)
+        raise ConnectionError(
+            f"all {len(task.workers)} workers must start within {timeout_seconds:g} s, received nothing from worker "
+            f"{named}; start them together, each with its own index in TF_CONFIG"
+        )
+
+
+def _gather(listener: socket.socket, task: Task, deadline: float, stack: contextlib.ExitStack) -> list[int]:
+    """Waits for the call of every other worker, and answers all; returns those that have not called."""
+    lines: dict[int, socket.socket] = {}
+    others = range(1, len(task.workers))
+    while len(lines) < len(others):
+        if time.monotonic() > deadline:
+            return [index for index in others if index not in lines]
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            continue  # Nobody yet.
+        caller = -1  # A stranger.
+        with contextlib.suppress(OSError, ValueError):
+            connection.settimeout(1.0)
+            caller = int(connection.recv(_HELLO_BYTES).decode())
+        if caller in others:
+            lines[caller] = stack.enter_context(connection)
+        else:
+            connection.close()
+    for connection in lines.values():
+        connection.sendall(_GO)
+    return []
+
+
+def _call_chief(task: Task, deadline: float) -> list[int]:
+    """Calls the chief until it has answered; returns it if it has not."""
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            with socket.create_connection(_address(task.workers[0]), left) as line:
+                line.sendall(str(task.index).zfill(_HELLO_BYTES).encode())
+                if line.recv(len(_GO)) == _GO:
+                    return []
+        except OSError:
+            pass  # It is not there yet.
+        time.sleep(_RETRY_SECONDS)
+    return [0]
 
 
 @contextlib.contextmanager

@@ -76,12 +76,31 @@ def test_a_single_worker_waits_for_nobody():
     workers.meet(Task(free_addresses(1), 0), timeout_seconds=0.0)
 
 
-def test_a_missing_worker_is_named():
+@pytest.mark.parametrize(("index", "missing"), [(0, 1), (1, 0)])
+def test_a_missing_worker_is_named(index, missing):
     addresses = free_addresses(2)
-    with pytest.raises(
-        ConnectionError, match=rf"start within 0\.3 s, received nothing from worker 1 \({addresses[1]}\)"
-    ):
-        workers.meet(Task(addresses, 0), timeout_seconds=0.3)
+    message = rf"start within 0\.3 s, received nothing from worker {missing} \({addresses[missing]}\)"
+    with pytest.raises(ConnectionError, match=message):
+        workers.meet(Task(addresses, index), timeout_seconds=0.3)
+
+
+def test_nobody_goes_on_while_one_is_missing():
+    addresses = free_addresses(3)
+    failed = {}
+
+    def meet(index):
+        try:
+            workers.meet(Task(addresses, index), timeout_seconds=1.0)
+        except ConnectionError as error:
+            failed[index] = str(error)
+
+    threads = [threading.Thread(target=meet, args=(index,)) for index in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
+    assert f"received nothing from worker 2 ({addresses[2]})" in failed[0]
+    assert f"received nothing from worker 0 ({addresses[0]})" in failed[1]
 
 
 def test_a_port_that_is_taken_is_named():
