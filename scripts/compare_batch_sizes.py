@@ -82,7 +82,7 @@ def main() -> None:
                 if FLAGS["step_size"].present:
                     del found["step_size"]
                 planned[size] = {name: _within(found, schedule) for name, schedule in planned[size].items()}
-                text = " ".join(f"--{name}={value:g}" for name, value in found.items())
+                text = " ".join(f"--{name}={value}" for name, value in found.items())
                 print(f"range test, batch {size}: {text}\n")
                 settings[f"range_test_batch_{size}"] = text
         for size, arms in planned.items():

@@ -265,7 +265,7 @@ def test_comparison_takes_the_bounds_of_each_batch_size_from_its_range_test(tmp_
         run_dir = tmp_path / "out" / f"triangular_batch_{size}" / "seed_0"
         config = json.loads((run_dir / "config.json").read_text())
         schedule = config["schedule"]
-        flags = f"--base_lr={schedule['base_lr']:g} --max_lr={schedule['max_lr']:g}"
+        flags = f"--base_lr={schedule['base_lr']} --max_lr={schedule['max_lr']}"
         assert f"range test, batch {size}: {flags}" in done.stdout
         assert f"{size} `{flags}`" in report
         assert config[f"range_test_batch_{size}"] == flags
