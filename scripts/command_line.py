@@ -46,7 +46,10 @@ flags.DEFINE_string(
 flags.DEFINE_enum("optimizer", "adam", OPTIMIZERS, "Keras' own defaults; sgd has momentum 0.9.")
 flags.DEFINE_integer("epochs", 15, "How often to visit the training set.")
 flags.DEFINE_enum(
-    "jit_compile", "auto", ("auto", "true", "false"), "Compile with XLA; auto: except convolutions on a CPU."
+    "jit_compile",
+    "auto",
+    ("auto", "true", "false"),
+    "Compile with XLA; auto: except convolutions and dropout on a CPU.",
 )
 
 
