@@ -108,8 +108,8 @@ class TrainLoop:
             batch_size: int, 1 to n.
             seed: int in [0, 2**32), of the data order.
             shuffle: False visits the examples in the order given.
-            jit_compile: whether to compile with XLA; "auto" does, except for a model with convolutions on a CPU, where
-                XLA is slower by far.
+            jit_compile: whether to compile with XLA; "auto" does, except for a model with convolutions or dropout on a
+                CPU, where XLA is slower by far.
             loss: (labels [batch], logits [batch, num_classes]) → a loss for each example, or their mean. Losses that
                 the model's layers add (regularisation) are added to its mean.
             skip_non_finite: whether a batch whose loss or a gradient is not finite is passed over: it changes no
@@ -214,7 +214,8 @@ class TrainLoop:
                 "times slower, received True; leave it out"
             )
         if jit_compile == "auto":
-            jit_compile = not (self.device.startswith("CPU") and has_convolutions(model))
+            is_slow = self.device.startswith("CPU") and (has_convolutions(model) or has_dropout(model))
+            jit_compile = not is_slow
         self.jit_compile = jit_compile
         self._take_step = TrainStep(model, optimizer, loss, skip_non_finite, clip_norm, accumulate, strategy)
         self._evaluate_batch = tf.function(self._take_step.evaluate)
@@ -445,10 +446,19 @@ def num_classes_of(model: keras.Model, images: np.ndarray | tf.Tensor) -> int:
 
 def has_convolutions(layer: keras.Layer) -> bool:
     """Returns whether a layer or model is, or holds, a convolution."""
-    if isinstance(layer, _CONVOLUTIONS):
-        return True
-    inside = [*getattr(layer, "layers", []), *filter(None, [getattr(layer, "layer", None)])]
-    return any(has_convolutions(part) for part in inside)
+    return any(isinstance(part, _CONVOLUTIONS) for part in _parts(layer))
+
+
+def has_dropout(layer: keras.Layer) -> bool:
+    """Returns whether a layer or model is, or holds, one that draws random numbers at every step."""
+    return any(hasattr(part, "seed_generator") for part in _parts(layer))
+
+
+def _parts(layer: keras.Layer) -> Iterator[keras.Layer]:
+    """The layer, and all layers inside of it."""
+    yield layer
+    for part in [*getattr(layer, "layers", []), *filter(None, [getattr(layer, "layer", None)])]:
+        yield from _parts(part)
 
 
 def check_examples(images: np.ndarray | tf.Tensor, labels: np.ndarray, num_classes: int) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 import keras
 import tensorflow as tf
 
-from clr_loop.loop import TrainLoop, has_convolutions
+from clr_loop.loop import TrainLoop, has_convolutions, has_dropout
 from clr_loop.streaming import StreamingLoop
 
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
@@ -111,6 +111,8 @@ def describe(
         xla = "without XLA (it cannot compile the exchange between replicas)"
     elif train_loop.device.startswith("CPU") and has_convolutions(train_loop.model):
         xla = "without XLA (slow for convolutions on a CPU)"
+    elif train_loop.device.startswith("CPU") and has_dropout(train_loop.model):
+        xla = "without XLA (slow for dropout on a CPU)"
     else:
         xla = "without XLA (as asked)"
     return f"{train_loop.device}, {replicas}; feed {feed} ({why_this_feed}); {precision}; {xla}"

@@ -7,6 +7,7 @@ epoch), so that a run goes on in mid-epoch by skipping the batches already visit
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -173,7 +174,9 @@ class StreamingLoop(TrainLoop):
         while position < end:
             epoch, batch = divmod(position, self.steps_per_epoch)
             n = min(end - position, self.steps_per_epoch - batch, self.block_steps)
+            began = time.perf_counter()
             batches = self._batches_from(epoch, batch)
+            self.input_wait_seconds += time.perf_counter() - began
             try:
                 part = self._call_block_from(
                     batches, rates[taken:][:n], None if momentums is None else momentums[taken:][:n]

@@ -48,7 +48,10 @@ flags.DEFINE_enum("optimizer", "adam", OPTIMIZERS, "Keras' own defaults; sgd has
 flags.DEFINE_integer("epochs", 15, "How often to visit the training set.")
 flags.DEFINE_bool("overwrite", False, "Remove what an earlier run of this script has left where this one writes.")
 flags.DEFINE_enum(
-    "jit_compile", "auto", ("auto", "true", "false"), "Compile with XLA; auto: except convolutions on a CPU."
+    "jit_compile",
+    "auto",
+    ("auto", "true", "false"),
+    "Compile with XLA; auto: except convolutions and dropout on a CPU.",
 )
 
 

@@ -17,7 +17,7 @@ from absl import flags
 
 import command_line
 import scale_flags
-from clr_loop import data, run_files
+from clr_loop import data
 from clr_loop.lengths import to_steps
 
 FLAGS = flags.FLAGS
@@ -56,7 +56,7 @@ def main() -> None:
     dataset = command_line.load_dataset()
     steps_per_epoch, total_steps = command_line.run_length(dataset.num_examples, FLAGS.batch_size)
     num_steps = to_steps(FLAGS.num_steps, steps_per_epoch, total_steps, "num_steps")
-    with run_files.claim(FLAGS.output_dir, "range_test", overwrite=FLAGS.overwrite) as output_dir:
+    with scale_flags.claim(FLAGS.output_dir, "range_test", resume=False, overwrite=FLAGS.overwrite) as output_dir:
         _sweep(dataset, num_steps, output_dir)
 
 

@@ -73,15 +73,15 @@ def is_chief() -> bool:
 
 
 @contextlib.contextmanager
-def claim(path: str, resume: bool, overwrite: bool) -> Iterator[Path]:
+def claim(path: str, kind: str, resume: bool, overwrite: bool) -> Iterator[Path]:
     """As `run_files.claim`; for a worker that is not the chief, a directory of its own, and silence."""
     if is_chief():
-        with run_files.claim(path, resume=resume, overwrite=overwrite) as run_dir:
+        with run_files.claim(path, kind, resume=resume, overwrite=overwrite) as run_dir:
             yield run_dir
     else:
         with (
             workers.private_copy(path, resume) as run_dir,
-            run_files.claim(run_dir, resume=True),
+            run_files.claim(run_dir, kind, resume=True),
             open(os.devnull, "w") as nowhere,
             contextlib.redirect_stdout(nowhere),
         ):

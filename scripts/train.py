@@ -82,7 +82,7 @@ def main() -> int | None:
     every = None
     if FLAGS.checkpoint_every != "never":
         every = to_steps(FLAGS.checkpoint_every, steps_per_epoch, total_steps, "checkpoint_every")
-    with scale_flags.claim(FLAGS.run_dir, FLAGS.resume, FLAGS.overwrite) as run_dir:
+    with scale_flags.claim(FLAGS.run_dir, "run", FLAGS.resume, FLAGS.overwrite) as run_dir:
         return _train(dataset, schedule, total_steps, every, run_dir)
 
 

@@ -252,10 +252,11 @@ def test_xla_and_plain_graph_agree(make_loop, rates):
     assert (plain.jit_compile, compiled.jit_compile) == (False, True)
 
 
-def test_auto_leaves_convolutions_on_a_cpu_to_the_plain_graph(make_loop):
+def test_auto_leaves_convolutions_and_dropout_on_a_cpu_to_the_plain_graph(make_loop):
     inner = keras.Sequential([keras.Input((28, 28, 1)), keras.layers.SeparableConv2D(2, 3), keras.layers.Flatten()])
     model = keras.Sequential([keras.Input((28, 28)), keras.layers.Reshape((28, 28, 1)), inner, keras.layers.Dense(10)])
     assert make_loop(model=model).jit_compile is not make_loop().device.startswith("CPU")
+    assert make_loop(model=dropout_and_batch_norm()).jit_compile is not make_loop().device.startswith("CPU")
     assert make_loop().jit_compile is True
 
 
