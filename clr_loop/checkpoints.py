@@ -8,6 +8,7 @@ finished; damage done to it later is found by the digests. Nothing in it is pick
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import itertools
@@ -15,7 +16,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,21 +89,27 @@ class RunCheckpoints:
         # Traced once: called eagerly, it would spend most of its time in building the same operations again.
         self._write = tf.function(_writer(train_loop), input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
         self._constant = _description(train_loop)
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._finishing: Future[None] | None = None
 
     @property
     def newest(self) -> Checkpoint | None:
-        """The checkpoint of the latest step."""
+        """The checkpoint of the latest step. Raises OSError if its writing failed."""
+        self.settle()
         return self._kept[-1] if self._kept else None
 
     def save(self, val_accuracy: float | None, notes: Mapping[str, Any]) -> None:
         """Saves the loop's state, unless it is saved already or holds a variable that is not finite.
+
+        The variables are on disk when this returns; digests, manifest and the renaming that makes a checkpoint of them
+        follow in a thread. A process that is killed before has the checkpoint before.
 
         Args:
             val_accuracy: of this state, 0–1, or None.
             notes: JSON types, for the manifest.
 
         Raises:
-            OSError: if it cannot be written; what was saved before is untouched.
+            OSError: if it, or the one before it, cannot be written; what was saved before is untouched.
         """
         train_loop = self._train_loop
         place = {"step": train_loop.step, "num_skipped": train_loop.num_skipped}
@@ -109,34 +117,55 @@ class RunCheckpoints:
             return
         epoch, batch = divmod(train_loop.position, train_loop.steps_per_epoch)
         draft = self._directory / f"{_DRAFT}_{train_loop.step}"
-        try:
+        with self._os_errors(train_loop.step):
             draft.mkdir(parents=True)
-            if not self._write(tf.constant(str(draft / _VARIABLES))):
-                shutil.rmtree(
-                    draft
-                )  # The loss of the next step will tell; the checkpoint to go back to is the one before.
-                return
-            manifest = {
-                "format": _FORMAT,
-                **place,
-                "epoch": epoch,
-                "index": batch * train_loop.batch_size,
-                "val_accuracy": val_accuracy,
-                **self._constant,
-                **notes,
-                "files": {file.name: _file_sha256(file) for file in sorted(draft.iterdir())},
-            }
+            is_finite = self._write(tf.constant(str(draft / _VARIABLES)))
+        if not is_finite:
+            # The loss of the next step will tell; the checkpoint to go back to is the one before.
+            shutil.rmtree(draft)
+            return
+        manifest = {
+            "format": _FORMAT,
+            **place,
+            "epoch": epoch,
+            "index": batch * train_loop.batch_size,
+            "val_accuracy": val_accuracy,
+            **self._constant,
+            **notes,
+        }
+        self._finishing = self._thread.submit(self._finish, draft, manifest)
+
+    def settle(self) -> None:
+        """Returns when what `save` has begun is finished.
+
+        Raises:
+            OSError: if it could not be written.
+        """
+        finishing, self._finishing = self._finishing, None
+        if finishing is not None:
+            finishing.result()
+
+    def _finish(self, draft: Path, manifest: dict[str, Any]) -> None:
+        """Makes a checkpoint of a draft whose variables are written; in a thread, beside the next steps."""
+        with self._os_errors(manifest["step"]):
+            manifest["files"] = {file.name: _file_sha256(file) for file in sorted(draft.iterdir())}
             manifest["manifest_sha256"] = _manifest_sha256(manifest)
             (draft / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-            directory = self._directory / _name(**place)
+            directory = self._directory / _name(manifest["step"], manifest["num_skipped"])
             draft.rename(directory)
+            self._kept.append(Checkpoint(directory, manifest))
+            self._remove_old()
+
+    @contextlib.contextmanager
+    def _os_errors(self, step: int) -> Iterator[None]:
+        """What the operating system says, in one line, for a disk that is full or gone."""
+        try:
+            yield
         except (OSError, tf.errors.OpError) as error:
             raise OSError(
-                f"checkpoint of step {train_loop.step} could not be written to {self._directory} ({_reason(error)}); "
-                "free some space or choose another directory"
+                f"checkpoint of step {step} could not be written to {self._directory} ({_reason(error)}); free some "
+                "space or choose another directory"
             ) from error
-        self._kept.append(Checkpoint(directory, manifest))
-        self._remove_old()
 
     def restore_newest(self) -> Checkpoint | None:
         """Restores the newest checkpoint that is whole, naming in a warning each damaged one on the way to it.

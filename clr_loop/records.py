@@ -156,7 +156,11 @@ class RunRecords:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.__exit__(kind, error, trace)
+        try:
+            if self._checkpoints is not None:
+                self._checkpoints.settle()
+        finally:
+            self._stack.__exit__(kind, error, trace)
 
 
 def read_records(directory: Path) -> tuple[dict[str, NDArray[Any]], list[EpochRecord]]:

@@ -1,4 +1,4 @@
-"""What the scripts share: flags, their one-line errors, the progress bar, and how TensorFlow is started.
+"""What all scripts share: one-line errors, signals, the progress bar, closing lines, and how TensorFlow is started.
 
 Nothing here imports TensorFlow before `start_tensorflow`, so `--help` and a wrong flag answer at once.
 """
@@ -15,44 +15,20 @@ import warnings
 from collections.abc import Callable, Collection, Iterator
 from logging import Formatter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from clr_loop import data, named, run_files
+from clr_loop import run_files
 
 if TYPE_CHECKING:
-    import keras
-
     from clr_loop.loop import Metrics
 
 FLAGS = flags.FLAGS
 
-OPTIMIZERS = ("adam", "rmsprop", "sgd")
-
-flags.DEFINE_string(
-    "dataset",
-    "mnist",
-    "mnist, fashion_mnist, the path of an .npz with x_train, y_train, x_test, y_test, or package.module:function that "
-    "returns one.",
-)
-flags.DEFINE_string("data_dir", None, "Folder with the dataset's four gzipped IDX files, instead of the usual place.")
-flags.DEFINE_string(
-    "model",
-    "article_mlp",
-    "article_mlp (softmax on every layer), relu_mlp (ReLU in the hidden ones), small_cnn, or package.module:function "
-    "that returns a Keras model of logits.",
-)
-flags.DEFINE_enum("optimizer", "adam", OPTIMIZERS, "Keras' own defaults; sgd has momentum 0.9.")
 flags.DEFINE_integer("epochs", 15, "How often to visit the training set.")
 flags.DEFINE_bool("overwrite", False, "Remove what an earlier run of this script has left where this one writes.")
-flags.DEFINE_enum(
-    "jit_compile",
-    "auto",
-    ("auto", "true", "false"),
-    "Compile with XLA; auto: except convolutions and dropout on a CPU.",
-)
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -103,22 +79,13 @@ def run_length(num_examples: int, batch_size: int) -> tuple[int, int]:
     return steps_per_epoch, FLAGS.epochs * steps_per_epoch
 
 
-def load_dataset() -> data.AnyDataset:
-    """Loads what --dataset names; before a user's function, TensorFlow is imported without its messages."""
-    if named.is_function_name(FLAGS.dataset):
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        with _without_stderr():
-            import tensorflow  # noqa: F401
-    return data.load(FLAGS.dataset, FLAGS.data_dir)
-
-
 def start_tensorflow(prepare: Callable[[], None] = lambda: None) -> None:
     """Imports TensorFlow without its start-up messages; lets a GPU take memory as needed and compute repeatably.
 
     `prepare` is called when nothing has been computed yet, for what must be set by then.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _without_stderr():
+    with without_stderr():
         import tensorflow as tf
 
         gpus = tf.config.list_physical_devices("GPU")
@@ -132,7 +99,7 @@ def start_tensorflow(prepare: Callable[[], None] = lambda: None) -> None:
 
 
 @contextlib.contextmanager
-def _without_stderr() -> Iterator[None]:
+def without_stderr() -> Iterator[None]:
     """Discards stderr, that of C++ too, which logs before it can be asked not to; --verbosity=1 keeps it."""
     if FLAGS.verbosity > 0:
         yield
@@ -147,20 +114,6 @@ def _without_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-
-
-def jit_compile() -> Any:
-    """Returns the flag as `TrainLoop` takes it."""
-    return {"auto": "auto", "true": True, "false": False}[FLAGS.jit_compile]
-
-
-def make_optimizer() -> keras.optimizers.Optimizer:
-    """Returns a fresh optimizer; its learning rate is overwritten at every step."""
-    import keras
-
-    if FLAGS.optimizer == "sgd":
-        return keras.optimizers.SGD(momentum=0.9)
-    return keras.optimizers.get(FLAGS.optimizer)
 
 
 def where(directory: Path) -> str:

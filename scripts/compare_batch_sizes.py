@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 import command_line
+import model_flags
 import schedule_flags
 from clr_loop import data, run_files, schedules
 from clr_loop.schedules import Schedule
@@ -49,6 +50,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_bool("resume", False, "Go on with the comparison in --output_dir; finished runs are not run again.")
 flags.adopt_module_key_flags(command_line)
+flags.adopt_module_key_flags(model_flags)
 flags.adopt_module_key_flags(schedule_flags)
 
 
@@ -71,7 +73,7 @@ def main() -> None:
     schedule_flags.check(FLAGS.schedules)
     if FLAGS.bounds == "range_test" and (FLAGS["base_lr"].present or FLAGS["max_lr"].present):
         raise ValueError("--base_lr and --max_lr must be left to --bounds=range_test, received them too; leave one out")
-    dataset = command_line.load_dataset()
+    dataset = model_flags.load_dataset()
     planned = {size: _schedules(dataset, size) for size in map(int, FLAGS.batch_sizes)}
     with run_files.claim(FLAGS.output_dir, "comparison", resume=FLAGS.resume, overwrite=FLAGS.overwrite) as output_dir:
         settings = {"dataset": dataset.name, "dataset_sha256": dataset.sha256(), "model": FLAGS.model}
@@ -107,10 +109,10 @@ def _suggested_bounds(dataset: data.AnyDataset, batch_size: int) -> Bounds:
     make_model = partial(models.build, FLAGS.model, dataset.image_shape, dataset.num_classes)
     train_loop = make_loop(
         make_model(0),
-        command_line.make_optimizer(),
+        model_flags.make_optimizer(),
         dataset,
         batch_size,
-        jit_compile=command_line.jit_compile(),
+        jit_compile=model_flags.jit_compile(),
     )
     try:
         return range_test.suggested_bounds(range_test.run_seeds(train_loop, make_model, FLAGS.seeds), FLAGS.epochs)
@@ -153,7 +155,7 @@ def _compare(
         comparison = compare(
             dataset,
             partial(models.build, FLAGS.model, dataset.image_shape, dataset.num_classes),
-            command_line.make_optimizer,
+            model_flags.make_optimizer,
             [Arm(size, name, schedule) for size, arms in planned.items() for name, schedule in arms.items()],
             epochs=FLAGS.epochs,
             num_seeds=FLAGS.seeds,
@@ -161,7 +163,7 @@ def _compare(
             output_dir=output_dir,
             resume=FLAGS.resume,
             settings=settings,
-            jit_compile=command_line.jit_compile(),
+            jit_compile=model_flags.jit_compile(),
             on_start=start,
             on_block=progress.block,
             on_run=say_run,

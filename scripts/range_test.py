@@ -16,6 +16,7 @@ from pathlib import Path
 from absl import flags
 
 import command_line
+import model_flags
 import scale_flags
 from clr_loop import data
 from clr_loop.lengths import to_steps
@@ -40,6 +41,7 @@ flags.DEFINE_string(
     "output_dir", "runs/range_test", "Where to write; must be empty or not exist yet, unless --overwrite."
 )
 flags.adopt_module_key_flags(command_line)
+flags.adopt_module_key_flags(model_flags)
 flags.adopt_module_key_flags(scale_flags)
 
 
@@ -53,7 +55,7 @@ def _is_number_or_none(value: str) -> bool:
 def main() -> None:
     """Sweeps, prints what follows and writes it."""
     scale_flags.check()
-    dataset = command_line.load_dataset()
+    dataset = model_flags.load_dataset()
     steps_per_epoch, total_steps = command_line.run_length(dataset.num_examples, FLAGS.batch_size)
     num_steps = to_steps(FLAGS.num_steps, steps_per_epoch, total_steps, "num_steps")
     with scale_flags.claim(FLAGS.output_dir, "range_test", resume=False, overwrite=FLAGS.overwrite) as output_dir:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 import command_line
+import model_flags
 from clr_loop import run_files, workers
 from clr_loop.data import AnyDataset
 
@@ -110,14 +111,14 @@ def make_loop(make_model: Callable[[], keras.Model], dataset: AnyDataset, **argu
     from clr_loop import feeding, scaling
 
     with scaling.scope(_strategy, FLAGS.precision):
-        model, optimizer = make_model(), scaling.scaled(command_line.make_optimizer(), FLAGS.precision)
+        model, optimizer = make_model(), scaling.scaled(model_flags.make_optimizer(), FLAGS.precision)
     train_loop = feeding.make_loop(
         model,
         optimizer,
         dataset,
         feed=FLAGS.feed,
         strategy=_strategy,
-        jit_compile=command_line.jit_compile(),
+        jit_compile=model_flags.jit_compile(),
         clip_norm=FLAGS.clip_norm,
         accumulate=FLAGS.accumulate,
         **arguments,

@@ -15,6 +15,7 @@ from typing import Any
 from absl import flags
 
 import command_line
+import model_flags
 import scale_flags
 import schedule_flags
 from clr_loop import data
@@ -56,6 +57,7 @@ NOT_OF_RUN = (
     "on_non_finite", "profile", "feed", "strategy", "logical_devices",
 )  # fmt: skip
 flags.adopt_module_key_flags(command_line)
+flags.adopt_module_key_flags(model_flags)
 flags.adopt_module_key_flags(scale_flags)
 flags.adopt_module_key_flags(schedule_flags)
 
@@ -76,7 +78,7 @@ def main() -> int | None:
         command_line.use_saved_flags(FLAGS.run_dir, NOT_OF_RUN)
     schedule_flags.check([FLAGS.schedule])
     scale_flags.check()
-    dataset = command_line.load_dataset()
+    dataset = model_flags.load_dataset()
     steps_per_epoch, total_steps = command_line.run_length(dataset.num_examples, FLAGS.batch_size)
     schedule = schedule_flags.make(FLAGS.schedule, steps_per_epoch, total_steps)
     every = None

@@ -31,6 +31,7 @@ def save_at(writer, train_loop, *steps, accuracies=()):
     for i, step in enumerate(steps):
         train_loop.run(np.full(step - train_loop.step, 0.01))
         writer.save(accuracies[i] if accuracies else None, {"note": step})
+    writer.settle()
 
 
 def names(directory):

@@ -95,7 +95,7 @@ def test_mixed_precisions_wrapped_optimizer_gets_its_rate():
     [
         (lambda: CyclicLR(mode="triangle"), ValueError, "mode must be"),
         (lambda: CyclicLR(base_lr=0.1), ValueError, "base_lr must not be above max_lr"),
-        (lambda: CyclicLR(step_size=2.5), TypeError, "step_size must be a whole number of steps, received 2.5"),
+        (lambda: CyclicLR(step_size=2.5), TypeError, "step_size must be a whole number, received 2.5"),
         (lambda: CyclicLR(step_size=0.0), ValueError, "step_size must be at least 1 step"),
         (lambda: CyclicLR(mode="exp_range", gamma=1.5), ValueError, "gamma must be above 0 and at most 1"),
         (lambda: CyclicLR(scale_fn=lambda x: 2.0), ValueError, "scale_fn <lambda> must return values from 0 to 1"),
