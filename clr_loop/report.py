@@ -87,7 +87,8 @@ def conclusions(comparison: Comparison) -> list[str]:
     effects = sorted(comparison.effects, key=lambda effect: effect.factor != "both")
     said = [_sentence(effect, comparison) for effect in effects]
     said += [f"{arm.arm.label}: {warning}." for arm in comparison.arms for warning in arm.warnings]
-    if any(effect.factor == "interaction" and effect.beyond_spread for effect in comparison.effects):
+    accuracy = [effect for effect in comparison.effects if effect.measure == "val_accuracy"]
+    if any(effect.factor == "interaction" and effect.beyond_spread for effect in accuracy):
         said.append(
             "Where batch size and schedule interact, read the cells of the table: the averages above mix unlike cases."
         )
