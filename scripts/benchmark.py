@@ -225,7 +225,11 @@ def draw(
         for job, measured in cases
     }
     by_batch_size = sorted(
-        ((job.batch_size, measured) for job, measured in growth if job.copies == job.width == 1),
+        (
+            (job.batch_size, measured)
+            for job, measured in growth
+            if job.copies == job.width == 1 and job.batch_size in GROWTH_BATCH_SIZES
+        ),
         key=lambda pair: pair[0],
     )
     lines = {
