@@ -2,7 +2,19 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras
+# TensorFlow's C++ logs before it can be asked not to, and pytest would print that after its own summary.
+kept = os.dup(2)
+with open(os.devnull, "w") as nowhere:
+    os.dup2(nowhere.fileno(), 2)
+try:
+    import keras
+    import tensorflow as tf
+
+    tf.config.list_logical_devices()
+finally:
+    os.dup2(kept, 2)
+    os.close(kept)
+
 import numpy as np
 import pytest
 
