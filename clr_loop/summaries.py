@@ -1,7 +1,7 @@
 """Arrays → TensorBoard events, written in bulk between blocks and never from inside a step.
 
 One event carries the three values of a step. The events are TensorBoard's own protocol buffers in TensorFlow's own
-record files; `tf.summary` would write the same, one value and one event at a time, in four times the time.
+record files; `tf.summary` would write the same, one value and one event at a time.
 
 Under the run directory, which TensorBoard shows as a run:
 
