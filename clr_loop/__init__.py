@@ -12,6 +12,7 @@ The rooms, from the ground up; each imports only what stands before it:
     named           a function by its name, `package.module:function`
     data            named datasets as uint8 arrays, the order of an epoch
     models          named Keras models, seeded
+    layers          what the loop must know of a model's layers
     momentum        a momentum that changes inside a compiled step
     workers         the workers of a run on several machines, before TensorFlow knows of them
     step            what one step does with its batch

@@ -18,6 +18,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
 from clr_loop import data
+from clr_loop.layers import has_convolutions, has_dropout, works_by_example
 from clr_loop.momentum import momentum_attribute
 from clr_loop.schedule_base import checked_integer
 from clr_loop.step import Loss, TrainStep, cross_entropy, metric_names
@@ -31,18 +32,8 @@ _BLOCK_STEPS = 1000
 
 _EVALUATION_BATCH_SIZE = 1000
 
-_CONVOLUTIONS = (
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-    keras.layers.Conv1DTranspose,
-    keras.layers.Conv2DTranspose,
-    keras.layers.Conv3DTranspose,
-    keras.layers.DepthwiseConv1D,
-    keras.layers.DepthwiseConv2D,
-    keras.layers.SeparableConv1D,
-    keras.layers.SeparableConv2D,
-)
+# The least batch that is computed in halves: below it a step is too short to be shared by two cores.
+_SMALLEST_TO_HALVE = 64
 
 
 @dataclass(frozen=True)
@@ -109,7 +100,8 @@ class TrainLoop:
             seed: int in [0, 2**32), of the data order.
             shuffle: False visits the examples in the order given.
             jit_compile: whether to compile with XLA; "auto" does, except for a model with convolutions or dropout on a
-                CPU, where XLA is slower by far.
+                CPU, where XLA is slower by far. On a CPU, XLA takes a batch of 64 or more in two halves side by side
+                where the model is known to treat each example by itself; apart from rounding that is the whole batch.
             loss: (labels [batch], logits [batch, num_classes]) → a loss for each example, or their mean. Losses that
                 the model's layers add (regularisation) are added to its mean.
             skip_non_finite: whether a batch whose loss or a gradient is not finite is passed over: it changes no
@@ -217,7 +209,18 @@ class TrainLoop:
             is_slow = self.device.startswith("CPU") and (has_convolutions(model) or has_dropout(model))
             jit_compile = not is_slow
         self.jit_compile = jit_compile
-        self._take_step = TrainStep(model, optimizer, loss, skip_non_finite, clip_norm, accumulate, strategy)
+        self._take_step = TrainStep(
+            model, optimizer, loss, skip_non_finite, clip_norm, accumulate, strategy,
+            halves=(
+                self.jit_compile
+                and self.device.startswith("CPU")
+                and accumulate == strategy.num_replicas_in_sync == 1
+                and loss is cross_entropy
+                and works_by_example(model)
+                and batch_size >= _SMALLEST_TO_HALVE
+                and num_examples % batch_size != 1
+            ),
+        )  # fmt: skip
         self._evaluate_batch = tf.function(self._take_step.evaluate)
 
     @property
@@ -442,23 +445,6 @@ def num_classes_of(model: keras.Model, images: np.ndarray | tf.Tensor) -> int:
             f"the model must return logits [batch, num_classes], received shape {shape}; flatten its output"
         )
     return shape[1]
-
-
-def has_convolutions(layer: keras.Layer) -> bool:
-    """Returns whether a layer or model is, or holds, a convolution."""
-    return any(isinstance(part, _CONVOLUTIONS) for part in _parts(layer))
-
-
-def has_dropout(layer: keras.Layer) -> bool:
-    """Returns whether a layer or model is, or holds, one that draws random numbers at every step."""
-    return any(hasattr(part, "seed_generator") for part in _parts(layer))
-
-
-def _parts(layer: keras.Layer) -> Iterator[keras.Layer]:
-    """The layer, and all layers inside of it."""
-    yield layer
-    for part in [*getattr(layer, "layers", []), *filter(None, [getattr(layer, "layer", None)])]:
-        yield from _parts(part)
 
 
 def check_examples(images: np.ndarray | tf.Tensor, labels: np.ndarray, num_classes: int) -> None:

@@ -9,7 +9,8 @@ from typing import Literal
 import keras
 import tensorflow as tf
 
-from clr_loop.loop import TrainLoop, has_convolutions, has_dropout
+from clr_loop.layers import has_convolutions, has_dropout
+from clr_loop.loop import TrainLoop
 from clr_loop.streaming import StreamingLoop
 
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]

@@ -34,12 +34,15 @@ class TrainStep:
 
     With several replicas each works on its share of the batch; its loss and gradients are its part of the whole batch's
     mean, so that their sum over replicas is what one replica would have. Clipping, and the question whether all is
-    finite, come after that sum. The shares of `accumulate` are taken and summed in the same way, one after another.
+    finite, come after that sum. The parts of `accumulate` are taken and summed in the same way, one after another. So
+    are those of `halves`, but neither waits for the other, so that each can have a core to itself from the first
+    product to the last gradient; two cores get through that sooner than through the same products shared one by one.
 
     Args:
         model, optimizer, loss, skip_non_finite, clip_norm, accumulate: see `TrainLoop`; model and optimizer made in the
             scope of the strategy.
         strategy: that the step is traced under; TensorFlow's default strategy is one replica, and adds nothing.
+        halves: whether a batch of at least two is computed in two independent halves; not together with accumulate.
     """
 
     def __init__(
@@ -51,13 +54,15 @@ class TrainStep:
         clip_norm: float | None,
         accumulate: int,
         strategy: tf.distribute.Strategy,
+        halves: bool,
     ) -> None:
         self._model = model
         self._optimizer = optimizer
         self._loss = loss
         self._skip_non_finite = skip_non_finite
         self._clip_norm = clip_norm
-        self._accumulate = accumulate
+        self._one_after_another = accumulate > 1
+        self._num_parts = 2 if halves else accumulate
         self._strategy = strategy
         self._scales_loss = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
@@ -121,11 +126,11 @@ class TrainStep:
         variables = self._model.trainable_variables
         loss, accuracy = tf.constant(0.0), tf.constant(0.0)
         gradients: list[tf.Tensor | None] = []
-        for i in range(self._accumulate):  # Written out in the graph.
-            begin, end = num_here * i // self._accumulate, num_here * (i + 1) // self._accumulate
-            part = [x if x is None or self._accumulate == 1 else x[begin:end] for x in (images, labels, sample_weight)]
-            # One after another, or all micro-batches would need their memory at the same time.
-            done = [gradient for gradient in gradients if gradient is not None]
+        for i in range(self._num_parts):  # Written out in the graph.
+            begin, end = num_here * i // self._num_parts, num_here * (i + 1) // self._num_parts
+            part = [x if x is None or self._num_parts == 1 else x[begin:end] for x in (images, labels, sample_weight)]
+            # Micro-batches wait for each other, or all would need their memory at the same time.
+            done = [gradient for gradient in gradients if gradient is not None and self._one_after_another]
             with tf.control_dependencies(done), tf.GradientTape() as tape:
                 logits = self._logits(part[0], training=True)
                 part_of_loss = self._loss_of(part[1], logits, part[2], size)

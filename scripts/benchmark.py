@@ -132,7 +132,7 @@ def growth_jobs(model: str, batch_sizes: Sequence[int]) -> list[Job]:
 
 def measure(jobs: Mapping[str, Job], what: str, record: bool) -> dict[str, Measurement]:
     """Measures, with a progress bar over the rounds."""
-    with tqdm(total=FLAGS.rounds + 1, desc=what, unit="round", disable=None, leave=False) as bar:
+    with tqdm(total=FLAGS.rounds, desc=what, unit="round", disable=None, leave=False) as bar:
         return measure_in_turns(jobs, FLAGS.rounds, record, on_round=bar.update)
 
 

@@ -74,7 +74,8 @@ def measure_in_turns(
 
     Args:
         jobs: the job of each contender, by its key in `CONTENDERS`.
-        rounds: int, at least 1: epochs of each that are timed, after one that compiles and one that warms up.
+        rounds: int, at least 1: epochs of each that are timed, each after one that is not, because caches and cores
+            that others have used, or that have rested, are cold; an epoch of a training follows another.
         record: whether to time an epoch that writes every step for TensorBoard after each that does not.
         on_round: called after each round.
 
@@ -92,12 +93,13 @@ def measure_in_turns(
         workers = {name: stack.enter_context(_Worker(name, job, scratch / name)) for name, job in jobs.items()}
         for name, worker in workers.items():
             first[name] = worker.epoch(record=False)
-        for number in range(rounds + 1):
+            time.sleep(_PAUSE_SECONDS)
+        for _ in range(rounds):
             for name, worker in workers.items():
                 for kind in kinds:
-                    taken, _ = worker.epoch(kind)
-                    if number:  # The first round warms up.
-                        seconds[name][kind].append(taken)
+                    worker.epoch(kind)  # Warms up.
+                    seconds[name][kind].append(worker.epoch(kind)[0])
+                time.sleep(_PAUSE_SECONDS)
             on_round()
         peaks = {name: worker.peak_bytes() for name, worker in workers.items()}
     return {
@@ -128,7 +130,6 @@ class _Worker:
 
     def epoch(self, record: bool) -> tuple[float, float | None]:
         """Returns the seconds that an epoch took, and its mean loss."""
-        time.sleep(_PAUSE_SECONDS)
         self._connection.send(record)
         return self._receive()
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clr_loop import data, models
+from clr_loop import data, loop, models
 from clr_loop.loop import TrainLoop
 
 
@@ -250,6 +250,39 @@ def test_xla_and_plain_graph_agree(make_loop, rates):
     plain, compiled = (make_loop(batch_size=64, jit_compile=choice) for choice in (False, True))
     np.testing.assert_allclose(plain.run(rates)["loss"], compiled.run(rates)["loss"], rtol=1e-4)
     assert (plain.jit_compile, compiled.jit_compile) == (False, True)
+
+
+# 65 has halves of 32 and 33, and of the 200 it leaves a short last batch of 5, halved too.
+@pytest.mark.parametrize("model", ["relu_mlp", "article_mlp"])
+def test_a_batch_in_halves_is_a_batch(make_loop, rates, monkeypatch, model):
+    halved = make_loop(model=model, batch_size=65)
+    monkeypatch.setattr(loop, "_SMALLEST_TO_HALVE", 66)
+    whole = make_loop(model=model, batch_size=65)
+    metrics, expected = halved.run(rates), whole.run(rates)
+    for name in ("loss", "accuracy"):
+        np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-4)
+    for ours, theirs in zip(halved.model.weights, whole.model.weights, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-4, atol=1e-5)
+    assert halved.weights_sha256() != whole.weights_sha256()  # Rounding tells that they were computed differently.
+
+
+def test_a_last_batch_of_one_leaves_all_batches_whole(make_loop, rates):
+    assert np.isfinite(make_loop(batch_size=199).run(rates)["loss"]).all()
+
+
+def test_batch_norm_takes_its_averages_from_whole_batches(make_loop):
+    model = keras.Sequential(
+        [
+            keras.Input((28, 28)),
+            keras.layers.Flatten(),
+            keras.layers.BatchNormalization(momentum=0.0),
+            keras.layers.Dense(10),
+        ]
+    )
+    train_loop = make_loop(model=model, batch_size=100, shuffle=False, jit_compile=True)
+    train_loop.run([0.1])
+    images = train_loop._images.numpy()[:100].reshape(100, -1) / 255.0
+    np.testing.assert_allclose(model.layers[1].moving_variance.numpy(), images.var(axis=0), rtol=1e-4, atol=1e-6)
 
 
 def test_auto_leaves_convolutions_and_dropout_on_a_cpu_to_the_plain_graph(make_loop):
