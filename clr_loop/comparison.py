@@ -118,12 +118,12 @@ class ArmSummary:
     Attributes:
         arm: the arm.
         steps: int, updates in a run.
-        epoch_seconds: median over all epochs of all seeds.
-        train_seconds: over seeds.
+        epoch_seconds: median over all epochs of all timed seeds.
+        train_seconds: over timed seeds.
         compile_seconds: once for the batch size; its arms share one program.
         examples_per_second: number of examples in an epoch over `epoch_seconds`.
         val_accuracy: over seeds, after the last epoch.
-        seconds_to_target: of the seeds that reached the target accuracy.
+        seconds_to_target: of the timed seeds that reached the target accuracy.
         warnings: what a reader should know of the schedule in a run of this length.
     """
 
@@ -162,7 +162,7 @@ class Effect:
         measure: "val_accuracy" (0–1) or "epoch_seconds" (median of a run's epochs).
         factor: "batch_size", "schedule", "interaction" or "both".
         change: in words, what was changed.
-        sample: the differences, one for each seed.
+        sample: the differences, one for each seed; of seconds, for each seed of which all runs were timed.
         arms: labels of the two arms compared, the reference last; () where it is not two arms that are compared.
     """
 
@@ -191,32 +191,45 @@ class Effect:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All runs, and what follows from them."""
+    """All runs, and what follows from them.
+
+    Attributes:
+        runs: every arm with every seed.
+        arms: what each gave.
+        effects: what each change did.
+        target_accuracy: float in 0–1, that the arms are timed to.
+    """
 
     runs: list[Run]
     arms: list[ArmSummary]
     effects: list[Effect]
     target_accuracy: float
 
+    @property
+    def untimed_seeds(self) -> list[int]:
+        """The seeds that count for accuracy only."""
+        return sorted({run.seed for run in self.runs if not run.result.is_timed})
 
-def compare(
+
+def run_arms(
     dataset: AnyDataset,
     make_model: Callable[[int], keras.Model],
     make_optimizer: Callable[[], keras.optimizers.Optimizer],
     arms: Sequence[Arm],
     *,
     epochs: int,
-    num_seeds: int,
+    seeds: Sequence[int],
     target_accuracy: float,
     output_dir: Path,
     resume: bool = False,
+    is_timed: bool = True,
     settings: Mapping[str, Any] | None = None,
     jit_compile: Any = "auto",
     on_start: Callable[[Arm, int, int], None] | None = None,
     on_block: Callable[[int, Metrics], None] | None = None,
     on_run: Callable[[Run], None] | None = None,
-) -> Comparison:
-    """Runs every arm with every seed, and works out what each factor did.
+) -> list[Run]:
+    """Runs every arm with every seed, for `compare`.
 
     The block of a batch size is compiled once; its runs start from restored weights. Seeds are the outer loop, so that
     a machine that slows down meanwhile slows all arms alike.
@@ -226,8 +239,8 @@ def compare(
         make_model: seed → a fresh model.
         make_optimizer: makes a fresh optimizer; its learning rate does not matter.
         arms: every batch size with every schedule name, each once, the reference of both first.
-        epochs, target_accuracy, settings, on_block: see `training.fit`.
-        num_seeds: int, at least 1; the seeds are 0 … num_seeds - 1.
+        epochs, target_accuracy, is_timed, settings, on_block: see `training.fit`.
+        seeds: ints in [0, 2**32), none twice.
         output_dir: an existing directory; a run's files go to `<arm>/seed_<n>` in it.
         resume: whether to take the results of runs that are finished there already instead of running them again. A run
             that was broken off is run anew.
@@ -236,7 +249,7 @@ def compare(
         on_run: called after each run.
 
     Raises:
-        ValueError: if arms are not a whole grid or num_seeds is below 1; on resuming, if a finished run has other
+        ValueError: if arms are not a whole grid or seeds none or one twice; on resuming, if a finished run has other
             settings; else as `TrainLoop` and `training.fit`.
     """
     batch_sizes = list(dict.fromkeys(arm.batch_size for arm in arms))
@@ -248,12 +261,12 @@ def compare(
             f"arms must be every batch size with every schedule, each once, received {[arm.label for arm in arms]}; "
             "name each batch size and each schedule once"
         )
-    if num_seeds < 1:
-        raise ValueError(f"seeds must be at least 1, received {num_seeds}; 3 or more show the spread")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must be at least 1, none twice, received {list(seeds)}; 3 or more show the spread")
     if not 0.0 <= target_accuracy <= 1.0:
         raise ValueError(f"target_accuracy must be from 0 to 1, received {target_accuracy}; 0.9 means 90 %")
-    models = [make_model(seed) for seed in range(num_seeds)]
-    initial = [[keras.ops.convert_to_numpy(v).copy() for v in model.variables] for model in models]
+    models = {seed: make_model(seed) for seed in seeds}
+    initial = {seed: [keras.ops.convert_to_numpy(v).copy() for v in model.variables] for seed, model in models.items()}
     feed, _ = choose(dataset)
     if isinstance(dataset, Dataset) and feed == "resident":
         # The images on the device once, for the loops of all batch sizes.
@@ -261,7 +274,7 @@ def compare(
         dataset = dataclasses.replace(dataset, train=shared)
     train_loops = {
         size: make_loop(
-            models[0] if i == 0 else make_model(0),
+            models[seeds[0]] if i == 0 else make_model(seeds[0]),
             make_optimizer(),
             dataset,
             size,
@@ -271,8 +284,8 @@ def compare(
         for i, size in enumerate(batch_sizes)
     }
     fresh = {size: train_loop.snapshot() for size, train_loop in train_loops.items()}
-    runs = []
-    for seed in range(num_seeds):
+    runs: list[Run] = []
+    for seed in seeds:
         for arm in arms:
             train_loop = train_loops[arm.batch_size]
             train_loop.restore(dataclasses.replace(fresh[arm.batch_size], model=initial[seed], seed=seed))
@@ -292,13 +305,13 @@ def compare(
                     run_dir=run_dir,
                     settings=settings,
                     target_accuracy=target_accuracy,
+                    is_timed=is_timed,
                     on_block=on_block,
                 )
             runs.append(Run(arm, seed, dataclasses.replace(result, target_accuracy=target_accuracy)))
             if on_run is not None:
                 on_run(runs[-1])
-    summaries = [_summarise(arm, runs) for arm in arms]
-    return Comparison(runs, summaries, effects(runs), target_accuracy)
+    return runs
 
 
 def _finished(run_dir: Path, settings: Mapping[str, Any]) -> TrainingResult | None:
@@ -317,6 +330,24 @@ def _finished(run_dir: Path, settings: Mapping[str, Any]) -> TrainingResult | No
     return result
 
 
+def compare(runs: Sequence[Run]) -> Comparison:
+    """Works out what each arm gave and what each change did.
+
+    Args:
+        runs: every arm with every seed, from `run_arms`.
+
+    Raises:
+        ValueError: if an arm has no run that is timed.
+    """
+    arms = list(dict.fromkeys(run.arm for run in runs))
+    for arm in arms:
+        if not any(run.arm == arm and run.result.is_timed for run in runs):
+            raise ValueError(f"one run at least of each arm must be timed, received none of {arm.label}; run one alone")
+    target_accuracy = runs[0].result.target_accuracy
+    assert target_accuracy is not None  # `run_arms` gives each of them one.
+    return Comparison(list(runs), [_summarise(arm, runs) for arm in arms], effects(runs), target_accuracy)
+
+
 def effects(runs: Sequence[Run]) -> list[Effect]:
     """Works out what each change from the first batch size and the first schedule did, seed by seed.
 
@@ -331,16 +362,22 @@ def effects(runs: Sequence[Run]) -> list[Effect]:
         runs: every arm with every seed.
 
     Returns:
-        An effect for each measure, factor and change; none for a factor with one level.
+        An effect for each measure, factor and change; none for a factor with one level, and none on seconds where no
+        seed is timed.
     """
     sizes = list(dict.fromkeys(run.arm.batch_size for run in runs))
     names = list(dict.fromkeys(run.arm.schedule_name for run in runs))
-    seeds = sorted({run.seed for run in runs})
     labels = {(run.arm.batch_size, run.arm.schedule_name): run.arm.label for run in runs}
     found: list[Effect] = []
     for measure, value in _MEASURES.items():
+        left_out = {run.seed for run in runs if measure == "epoch_seconds" and not run.result.is_timed}
+        seeds = sorted({run.seed for run in runs} - left_out)
+        if not seeds:
+            continue
         y = np.empty((len(sizes), len(names), len(seeds)))
         for run in runs:
+            if run.seed in left_out:
+                continue
             cell = sizes.index(run.arm.batch_size), names.index(run.arm.schedule_name), seeds.index(run.seed)
             y[cell] = value(run.result)
 
@@ -367,16 +404,19 @@ _MEASURES: dict[str, Callable[[TrainingResult], float]] = {
 
 def _summarise(arm: Arm, runs: Sequence[Run]) -> ArmSummary:
     results = [run.result for run in runs if run.arm == arm]
+    timed = [result for result in results if result.is_timed]
     steps = len(results[0].history["step"])
-    epoch_seconds = statistics.median(seconds for result in results for seconds in result.epoch_seconds)
-    reached = [result.seconds_to_target for result in results]
+    epoch_seconds = statistics.median(seconds for result in timed for seconds in result.epoch_seconds)
+    reached = [result.seconds_to_target for result in timed]
     return ArmSummary(
         arm=arm,
         steps=steps,
         epoch_seconds=epoch_seconds,
-        train_seconds=Sample(tuple(result.train_seconds for result in results)),
+        train_seconds=Sample(tuple(result.train_seconds for result in timed)),
         # Only the first run of a batch size had anything to compile.
-        compile_seconds=max(run.result.compile_seconds for run in runs if run.arm.batch_size == arm.batch_size),
+        compile_seconds=max(
+            run.result.compile_seconds for run in runs if run.arm.batch_size == arm.batch_size and run.result.is_timed
+        ),
         examples_per_second=results[0].num_examples / epoch_seconds,
         val_accuracy=Sample(tuple(result.val_accuracy for result in results)),
         seconds_to_target=tuple(seconds for seconds in reached if seconds is not None),

@@ -24,7 +24,7 @@ class ArmCurves:
 
     Attributes:
         label: name of the arm.
-        seconds: float [seeds, epochs], training seconds since the start, at each epoch's end.
+        seconds: float [timed seeds, epochs], training seconds since the start, at each epoch's end.
         examples: int [epochs], examples trained on by then.
         val_accuracy: float [seeds, epochs], 0–1.
         learning_rates: float [steps].

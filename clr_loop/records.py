@@ -142,11 +142,10 @@ class RunRecords:
     def add_result(self, result: TrainingResult) -> None:
         """Records the end."""
         run_files.write_json(self._directory / run_files.RESULT, result.to_json())
-        final = {
-            "final/validation_accuracy": result.val_accuracy,
-            "final/epoch_seconds": result.median_epoch_seconds,
-        }
-        if result.seconds_to_target is not None:
+        final = {"final/validation_accuracy": result.val_accuracy}
+        if result.is_timed:
+            final["final/epoch_seconds"] = result.median_epoch_seconds
+        if result.is_timed and result.seconds_to_target is not None:
             final["final/seconds_to_target"] = result.seconds_to_target
         self._summaries.add_final(result.epochs[-1].step, final)
 

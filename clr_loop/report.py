@@ -45,7 +45,7 @@ def write(comparison: Comparison, output_dir: Path, dataset: str, model: str) ->
         curves.append(
             plots.ArmCurves(
                 label=arm.arm.label,
-                seconds=np.cumsum([result.epoch_seconds for result in results], axis=1),
+                seconds=np.cumsum([result.epoch_seconds for result in results if result.is_timed], axis=1),
                 examples=results[0].num_examples * np.arange(1, len(results[0].epochs) + 1),
                 val_accuracy=np.array([[record.val_accuracy for record in result.epochs] for result in results]),
                 learning_rates=results[0].history["learning_rate"],
@@ -72,9 +72,10 @@ def markdown(comparison: Comparison, dataset: str, model: str) -> str:
         f"{dataset}, {model}, {first.settings['optimizer']}, {_count(num_epochs, 'epoch')}, "
         f"{_count(num_seeds, 'seed')} an arm; on {first.device}; {versions}."
     )
+    notes = f"{_ARMS_NOTE}{_times_note(comparison)}{_bounds_note(first.settings)}"
     sections = [
         f"# Batch size and learning-rate schedule\n\n{head}",
-        f"## Arms\n\n{_arms_table(comparison, is_article)}\n\n{_ARMS_NOTE}{_bounds_note(first.settings)}",
+        f"## Arms\n\n{_arms_table(comparison, is_article)}\n\n{notes}",
         f"## Effects\n\n{_effects_table(comparison.effects)}\n\n{_EFFECTS_NOTE}" if comparison.effects else "",
         "## What follows\n\n" + "\n".join(f"- {sentence}" for sentence in conclusions(comparison)),
     ]
@@ -132,6 +133,22 @@ def _arms_table(comparison: Comparison, is_article: bool) -> str:
             row.append(f"{figures[0]:.2f} s, {figures[1]:.4f}" if figures else "–")
         rows.append(row)
     return markdown_table(header, rows)
+
+
+def _times_note(comparison: Comparison) -> str:
+    """Which seeds the times are of, if not of all; see `--parallel` of the script."""
+    untimed = comparison.untimed_seeds
+    if not untimed:
+        return ""
+    timed = sorted({run.seed for run in comparison.runs} - set(untimed))
+    return (
+        f"\n\nTimes are of {_seeds(timed)} alone: {_seeds(untimed)} ran side by side with others and count for "
+        "accuracy only."
+    )
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
 def _bounds_note(settings: Mapping[str, Any]) -> str:
@@ -195,7 +212,7 @@ def _sentence(effect: Effect, comparison: Comparison) -> str:
 
 
 def _to_target(arm: ArmSummary) -> str:
-    num_seeds, num_reached = len(arm.val_accuracy.values), len(arm.seconds_to_target)
+    num_seeds, num_reached = len(arm.train_seconds.values), len(arm.seconds_to_target)
     if not num_reached:
         return f"not reached, 0 of {num_seeds}"
     return f"{statistics.median(arm.seconds_to_target):.2f} ({num_reached} of {num_seeds})"
@@ -212,6 +229,13 @@ def _count(number: int, thing: str) -> str:
 
 def _csv_row(run: Run) -> dict[str, Any]:
     result = run.result
+    times = {
+        "median_epoch_seconds": result.median_epoch_seconds,
+        "train_seconds": result.train_seconds,
+        "compile_seconds": result.compile_seconds,
+        "examples_per_second": result.examples_per_second,
+        "seconds_to_target": "" if result.seconds_to_target is None else result.seconds_to_target,
+    }
     return {
         "arm": run.arm.label,
         "batch_size": run.arm.batch_size,
@@ -220,10 +244,6 @@ def _csv_row(run: Run) -> dict[str, Any]:
         "steps": len(result.history["step"]),
         "val_accuracy": result.val_accuracy,
         "val_loss": result.epochs[-1].val_loss,
-        "median_epoch_seconds": result.median_epoch_seconds,
-        "train_seconds": result.train_seconds,
-        "compile_seconds": result.compile_seconds,
-        "examples_per_second": result.examples_per_second,
-        "seconds_to_target": "" if result.seconds_to_target is None else result.seconds_to_target,
+        **(times if result.is_timed else dict.fromkeys(times, "")),
         "weights_sha256": result.weights_sha256,
     }

@@ -55,6 +55,7 @@ class TrainingResult:
         num_skipped: int, updates left out because they were not finite.
         weights_sha256: digest of all variables of model and optimizer.
         device: for example `CPU:0`.
+        is_timed: bool, whether the run had the machine to itself; if not, its seconds say nothing of the training.
     """
 
     settings: dict[str, Any]
@@ -66,6 +67,7 @@ class TrainingResult:
     num_skipped: int
     weights_sha256: str
     device: str
+    is_timed: bool = True
 
     @property
     def val_accuracy(self) -> float:
@@ -121,6 +123,7 @@ class TrainingResult:
             "schedule": self.settings["schedule"],
             "seed": self.settings["seed"],
             "device": self.device,
+            "is_timed": self.is_timed,
             "versions": self.settings["versions"],
             "weights_sha256": self.weights_sha256,
             "val_accuracies": [record.val_accuracy for record in self.epochs],

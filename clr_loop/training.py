@@ -74,6 +74,7 @@ def fit(
     run_dir: str | os.PathLike[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     target_accuracy: float | None = None,
+    is_timed: bool = True,
     checkpoint_every: int | None = None,
     keep_checkpoints: int = 3,
     resume: bool = False,
@@ -100,6 +101,7 @@ def fit(
         settings: JSON types, to be kept with the run: names of dataset, model and so on. On resuming they must be
             equal, but for a key `command`, which is only kept.
         target_accuracy: in 0–1, for `TrainingResult.seconds_to_target`.
+        is_timed: False where other work is known to go on beside the run, so that its seconds do not count.
         checkpoint_every: batches from one checkpoint to the next, at least 1; the run's beginning and end have one too.
             None saves none.
         keep_checkpoints: how many of the newest checkpoints to keep, beside the best by validation accuracy.
@@ -177,6 +179,7 @@ def fit(
             num_skipped=train_loop.num_skipped,
             weights_sha256=train_loop.weights_sha256(),
             device=train_loop.device,
+            is_timed=is_timed,
         )
         if records is not None:
             records.add_result(result)

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator
 from logging import Formatter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from absl import app, flags, logging
 from tqdm import tqdm
@@ -35,23 +35,34 @@ def run(main: Callable[[], int | None]) -> None:
     """Runs a script's main: a user's mistake becomes one line on stderr and exit code 2; --verbosity=1 shows where."""
 
     def guarded(argv: list[str]) -> int:
-        if not FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)
-        logging.get_absl_handler().setFormatter(Formatter("%(levelname)s: %(message)s"))
         if len(argv) > 1:
             return _fail(f"arguments must be flags, received {argv[1]!r}; write it as --name=value")
-        try:
-            return main() or 0
-        except KeyboardInterrupt:
-            goes_on = f"; {resume_line()}" if "resume" in FLAGS else ""
-            return _fail(f"interrupted; what was written until then is kept{goes_on}", code=130)
-        except (ValueError, OSError, ArithmeticError) as error:
-            logging.debug("Where it was raised:", exc_info=True)
-            return _fail(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
+        return _guard(main)
 
+    app.run(guarded, flags_parser=_parse_flags)
+
+
+def run_child(work: Callable[[], None]) -> NoReturn:
+    """Does a part of a script's work in a process that the script has spawned, under the same flags and rules."""
+    FLAGS(sys.argv)
+    sys.exit(_guard(work))
+
+
+def _guard(main: Callable[[], int | None]) -> int:
+    """Calls it, and returns an exit code."""
+    if not FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    logging.get_absl_handler().setFormatter(Formatter("%(levelname)s: %(message)s"))
     # The description of a schedule, printed before it is used, says this already, with the value to use instead.
     warnings.filterwarnings("ignore", message=".* holds its last rate", category=UserWarning)
-    app.run(guarded, flags_parser=_parse_flags)
+    try:
+        return main() or 0
+    except KeyboardInterrupt:
+        goes_on = f"; {resume_line()}" if "resume" in FLAGS else ""
+        return _fail(f"interrupted; what was written until then is kept{goes_on}", code=130)
+    except (ValueError, OSError, ArithmeticError) as error:
+        logging.debug("Where it was raised:", exc_info=True)
+        return _fail(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
 
 
 def _parse_flags(arguments: list[str]) -> list[str]:

@@ -15,10 +15,12 @@ writes into --output_dir: comparison.json, comparison.csv, report.md, comparison
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import side_by_side
 from absl import flags
 
 import command_line
@@ -28,6 +30,7 @@ from clr_loop import data, run_files, schedules
 from clr_loop.schedules import Schedule
 
 if TYPE_CHECKING:
+    from clr_loop.comparison import Run
     from clr_loop.suggestions import Bounds
 
 FLAGS = flags.FLAGS
@@ -37,6 +40,13 @@ flags.DEFINE_list(
     "schedules", ["constant", "triangular"], f"The reference first; of {', '.join(schedule_flags.SCHEDULES)}."
 )
 flags.DEFINE_integer("seeds", 3, "Runs of each arm; they differ in initial weights and order of the data.")
+flags.DEFINE_integer(
+    "parallel",
+    1,
+    "Processes in which seeds run side by side, after the first seed, which runs alone and is the only one timed; with "
+    "1 they run one after another, all timed.",
+    lower_bound=1,
+)
 flags.DEFINE_float("target_accuracy", 0.9, "Validation accuracy, 0 to 1, that arms are timed to.")
 flags.DEFINE_enum(
     "bounds",
@@ -135,33 +145,68 @@ def _compare(
     output_dir: Path,
 ) -> None:
     command_line.start_tensorflow()
-    from clr_loop import models, report
-    from clr_loop.comparison import Arm, Run, compare
+    from clr_loop import report
+    from clr_loop.comparison import compare
+
+    run_seeds = partial(_run_seeds, planned, settings, output_dir)
+    seeds = range(FLAGS.seeds)
+    if FLAGS.parallel == 1:
+        runs = run_seeds(seeds, dataset=dataset, resume=FLAGS.resume)
+    else:
+        run_seeds(seeds[:1], dataset=dataset, resume=FLAGS.resume)
+        if seeds[1:]:
+            side_by_side.run(partial(_run_beside, run_seeds), seeds[1:], FLAGS.parallel)
+        runs = run_seeds(seeds, dataset=dataset, resume=True, is_told=False)  # All are finished: they are read.
+    comparison = compare(runs)
+    report.write(comparison, output_dir, dataset.name, FLAGS.model)
+    print(f"\n{report.markdown(comparison, dataset.name, FLAGS.model)}\n{command_line.where(output_dir)}")
+
+
+def _run_beside(run_seeds: Callable[..., list[Run]], seeds: Sequence[int]) -> None:
+    """Runs seeds in a process of its own, with as many threads as ever: with fewer, sums would be rounded otherwise."""
+    command_line.start_tensorflow()
+    run_seeds(seeds, dataset=model_flags.load_dataset(), resume=True, is_timed=False)
+
+
+def _run_seeds(
+    planned: dict[int, dict[str, Schedule]],
+    settings: dict[str, str],
+    output_dir: Path,
+    seeds: Sequence[int],
+    dataset: data.AnyDataset,
+    resume: bool,
+    is_timed: bool = True,
+    is_told: bool = True,
+) -> list[Run]:
+    """Runs every arm with these seeds, and says what each run gave."""
+    from clr_loop import models
+    from clr_loop.comparison import Arm, run_arms
 
     progress = command_line.ProgressBar()
 
     def start(arm: Arm, seed: int, total_steps: int) -> None:
-        progress.start(total_steps, f"{arm.label}, seed {seed}")
+        if is_timed:  # Several processes would draw their bars over each other.
+            progress.start(total_steps, f"{arm.label}, seed {seed}")
 
     def say_run(run: Run) -> None:
         progress.close()
         result = run.result
-        progress.say(
-            f"{run.arm.label}, seed {run.seed}: validation accuracy {result.val_accuracy:.4f}, "
-            f"trained {result.train_seconds:.2f} s"
-        )
+        if is_told:
+            seconds = f", trained {result.train_seconds:.2f} s" if result.is_timed else ""
+            progress.say(f"{run.arm.label}, seed {run.seed}: validation accuracy {result.val_accuracy:.4f}{seconds}")
 
     try:
-        comparison = compare(
+        return run_arms(
             dataset,
             partial(models.build, FLAGS.model, dataset.image_shape, dataset.num_classes),
             model_flags.make_optimizer,
             [Arm(size, name, schedule) for size, arms in planned.items() for name, schedule in arms.items()],
             epochs=FLAGS.epochs,
-            num_seeds=FLAGS.seeds,
+            seeds=seeds,
             target_accuracy=FLAGS.target_accuracy,
             output_dir=output_dir,
-            resume=FLAGS.resume,
+            resume=resume,
+            is_timed=is_timed,
             settings=settings,
             jit_compile=model_flags.jit_compile(),
             on_start=start,
@@ -170,8 +215,6 @@ def _compare(
         )
     finally:
         progress.close()
-    report.write(comparison, output_dir, dataset.name, FLAGS.model)
-    print(f"\n{report.markdown(comparison, dataset.name, FLAGS.model)}\n{command_line.where(output_dir)}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ every step, and the loss and accuracy of every step returned. Each imports its o
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ Epoch = Callable[[int, bool], Metrics]
 ADAM_EPSILON = 1e-12
 
 STEPS_PER_EXECUTION = 50
+
+_PREFETCHED_BATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -441,8 +444,11 @@ def _keras_batches(job: Job) -> tuple[Any, Any]:
         chosen.set_shape([job.batch_size])
         return tf.cast(tf.gather(all_images, chosen), tf.float32) / 255.0, tf.gather(all_labels, chosen)
 
-    batches = tf.data.Dataset.range(job.steps).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
-    return order, batches.prefetch(tf.data.AUTOTUNE)
+    # By hand and not tf.data.AUTOTUNE: at the end of an epoch its thread is waited for, up to as long again.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    batches = tf.data.Dataset.range(job.steps).map(batch, num_parallel_calls=os.cpu_count() or 1)
+    return order, batches.prefetch(_PREFETCHED_BATCHES).with_options(options)
 
 
 def _from_running_means(means: list[tuple[float, float]]) -> Metrics:

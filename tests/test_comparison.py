@@ -7,7 +7,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from clr_loop import comparison, models
-from clr_loop.comparison import Arm, Run, Sample, compare, effects
+from clr_loop.comparison import Arm, Run, Sample, compare, effects, run_arms
 from clr_loop.data import Dataset, Split
 from clr_loop.feeding import make_loop
 from clr_loop.loop import TrainLoop
@@ -44,11 +44,11 @@ def compared(small, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparison, "make_loop", seen_loop)
-        result = compare(
-            small, make_model, keras.optimizers.Adam, ARMS, epochs=2, num_seeds=2, target_accuracy=0.9,
+        runs = run_arms(
+            small, make_model, keras.optimizers.Adam, ARMS, epochs=2, seeds=range(2), target_accuracy=0.9,
             output_dir=directory,
         )  # fmt: skip
-    return result, directory, loops
+    return compare(runs), directory, loops
 
 
 def test_every_run_is_the_one_that_a_fresh_loop_of_its_seed_makes(compared, small):
@@ -145,13 +145,14 @@ def test_standard_deviation_is_that_of_a_sample():
         ({"arms": []}, "arms must be every batch size with every schedule"),
         ({"arms": ARMS[:3]}, "arms must be every batch size with every schedule"),
         ({"arms": [*ARMS, ARMS[0]]}, "each once"),
-        ({"num_seeds": 0}, "seeds must be at least 1, received 0"),
+        ({"seeds": []}, r"seeds must be at least 1, none twice, received \[\]"),
+        ({"seeds": [1, 1]}, r"none twice, received \[1, 1\]"),
         ({"epochs": 0}, "epochs must be at least 1, received 0"),
         ({"arms": [Arm(201, "constant", Constant(0.1))]}, "from 1 to the 200 training examples, received 201"),
     ],
 )
 def test_bad_arguments_are_named_before_anything_is_written(small, tmp_path, changes, message):
-    arguments = {"arms": ARMS, "epochs": 1, "num_seeds": 1, "target_accuracy": 0.9, **changes}
+    arguments = {"arms": ARMS, "epochs": 1, "seeds": [0], "target_accuracy": 0.9, **changes}
     with pytest.raises(ValueError, match=message):
-        compare(small, make_model, keras.optimizers.Adam, output_dir=tmp_path, **arguments)
+        run_arms(small, make_model, keras.optimizers.Adam, output_dir=tmp_path, **arguments)
     assert list(tmp_path.iterdir()) == []

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from clr_loop import report
-from clr_loop.comparison import Arm, Comparison, Run, effects
-from clr_loop.comparison import _summarise as summarise
+from clr_loop.comparison import Arm, Run, compare
 from clr_loop.results import EpochRecord, TrainingResult
 from clr_loop.schedules import Constant, Triangular
 
@@ -20,13 +19,17 @@ ARMS = [
 ]
 
 
-def make_comparison(accuracies, num_epochs=15, arms=ARMS):
-    """A comparison whose runs end with these accuracies: {arm: one a seed}; epochs of 0.2 s at batch 100, else 0.1."""
+def make_comparison(accuracies, num_epochs=15, arms=ARMS, num_timed=3):
+    """A comparison whose runs end with these accuracies: {arm: one a seed}; epochs of 0.2 s at batch 100, else 0.1.
+
+    Seeds from num_timed on ran beside others, at a hundredth of the speed.
+    """
     runs = []
     for arm in arms:
         for seed, accuracy in enumerate(accuracies[ARMS.index(arm)]):
             steps = num_epochs * 60000 // arm.batch_size
-            seconds = 0.2 if arm.batch_size == 100 else 0.1
+            is_timed = seed < num_timed
+            seconds = (0.2 if arm.batch_size == 100 else 0.1) * (1 if is_timed else 100)
             records = [EpochRecord(e + 1, e, 0.1, 1.0, 0.5, 0.9, accuracy, seconds) for e in range(num_epochs)]
             rates = np.asarray(arm.schedule(np.arange(steps)), np.float32)
             runs.append(
@@ -50,10 +53,11 @@ def make_comparison(accuracies, num_epochs=15, arms=ARMS):
                         0,
                         "ab",
                         "CPU:0",
+                        is_timed,
                     ),
                 )
             )
-    return Comparison(runs, [summarise(arm, runs) for arm in arms], effects(runs), 0.9)
+    return compare(runs)
 
 
 CLEAR = [[0.75, 0.76, 0.77], [0.95, 0.955, 0.95], [0.80, 0.81, 0.80], [0.92, 0.93, 0.93]]
@@ -90,6 +94,32 @@ def test_a_row_has_the_figures_of_its_runs():
     ]  # fmt: skip
     (row,) = [line for line in text.splitlines() if line.startswith("| triangular, batch 2000 ")]
     assert "0.10 (3 of 3)" in row
+
+
+def test_seeds_that_ran_side_by_side_count_for_accuracy_and_not_for_time(tmp_path):
+    comparison = make_comparison(CLEAR, num_timed=2)
+    text = report.markdown(comparison, "mnist", "article_mlp")
+    (row,) = [line for line in text.splitlines() if line.startswith("| triangular, batch 2000 ")]
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    assert cells[2:8] == [
+        "0.100", "1.50 ± 0.00", "1.0", "600,000", "0.9267 ± 0.0058 (n=3) [0.9200, 0.9300]", "0.10 (2 of 2)",
+    ]  # fmt: skip
+    assert "Times are of seeds 0, 1 alone: seed 2 ran side by side with others" in text
+    samples = {effect.measure: effect.sample for effect in comparison.effects if effect.factor == "both"}
+    assert len(samples["val_accuracy"].values) == 3
+    assert samples["epoch_seconds"].values == pytest.approx([-0.1, -0.1])
+
+    report.write(comparison, tmp_path, "mnist", "article_mlp")
+    with open(tmp_path / "comparison.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["seed"] for row in rows if not row["train_seconds"]} == {"2"}
+    assert all((row["median_epoch_seconds"] == "") == (row["seed"] == "2") for row in rows)
+    assert all(row["val_accuracy"] for row in rows)
+
+
+def test_an_arm_of_which_no_run_is_timed_is_refused():
+    with pytest.raises(ValueError, match="must be timed, received none of constant, batch 100; run one alone"):
+        make_comparison(CLEAR, num_timed=0)
 
 
 def test_what_is_beyond_the_spread_is_called_better_or_worse():

@@ -99,6 +99,59 @@ def test_compare_writes_and_prints_the_report(npz, tmp_path):
     assert len({run["weights_sha256"] for run in content["runs"]}) == 8
 
 
+def compare_script(npz, output_dir, *flags):
+    arguments = [f"--dataset={npz}", "--batch_sizes=64,300", "--epochs=2", f"--output_dir={output_dir}"]
+    return run_script("compare_batch_sizes.py", *arguments, *flags)
+
+
+@pytest.fixture(scope="module")
+def in_parallel(npz, tmp_path_factory):
+    output_dir = tmp_path_factory.mktemp("parallel") / "compared"
+    done = compare_script(npz, output_dir, "--seeds=4", "--parallel=2")
+    assert done.returncode == 0, done.stderr
+    return done, output_dir
+
+
+def test_seeds_side_by_side_end_as_they_do_one_after_another(in_parallel, npz, tmp_path):
+    _, output_dir = in_parallel
+    done = compare_script(npz, tmp_path / "compared", "--seeds=4")
+    assert done.returncode == 0, done.stderr
+    beside, alone = (
+        json.loads((directory / "comparison.json").read_text()) for directory in (output_dir, tmp_path / "compared")
+    )
+    for one, other in zip(beside["runs"], alone["runs"], strict=True):
+        assert (one["arm"], one["seed"]) == (other["arm"], other["seed"])
+        assert one["weights_sha256"] == other["weights_sha256"]
+        assert (one["is_timed"], other["is_timed"]) == (one["seed"] == 0, True)
+    assert [arm["val_accuracy"] for arm in beside["arms"]] == [arm["val_accuracy"] for arm in alone["arms"]]
+
+
+def test_seeds_side_by_side_are_not_timed(in_parallel):
+    done, output_dir = in_parallel
+    said = [line for line in done.stdout.splitlines() if "validation accuracy 0" in line and ", seed " in line]
+    assert len(said) == 16  # Each run once.
+    assert {line.partition("seed ")[2][0] for line in said if "trained" in line} == {"0"}
+    assert "Times are of seed 0 alone: seeds 1, 2, 3 ran side by side" in (output_dir / "report.md").read_text()
+    content = json.loads((output_dir / "comparison.json").read_text())
+    counted = {effect["measure"]: len(effect["values"]) for effect in content["effects"]}
+    assert counted == {"val_accuracy": 4, "epoch_seconds": 1}
+
+
+def test_a_process_that_fails_ends_the_comparison_in_one_line_each(in_parallel, npz, tmp_path):
+    output_dir = tmp_path / "compared"
+    place = output_dir / "constant_batch_64"
+    assert compare_script(npz, output_dir, "--seeds=1").returncode == 0
+    (place / "seed_1").write_text("in the way")
+    done = compare_script(npz, output_dir, "--seeds=3", "--parallel=2", "--resume")
+    assert done.returncode == 2
+    child, parent = done.stderr.splitlines()
+    assert "seed_1" in child
+    assert "all processes must finish, received exit code 2 from one of 2" in parent
+    (place / "seed_1").unlink()
+    done = compare_script(npz, output_dir, "--seeds=3", "--parallel=2", "--resume")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture
 def without_tensorflow(tmp_path):
     """An environment in which importing TensorFlow or Keras fails."""
