@@ -198,17 +198,14 @@ class Comparison:
         arms: what each gave.
         effects: what each change did.
         target_accuracy: float in 0–1, that the arms are timed to.
+        timed_seeds: the seeds that times are of, rising; the others count for accuracy only.
     """
 
     runs: list[Run]
     arms: list[ArmSummary]
     effects: list[Effect]
     target_accuracy: float
-
-    @property
-    def untimed_seeds(self) -> list[int]:
-        """The seeds that count for accuracy only."""
-        return sorted({run.seed for run in self.runs if not run.result.is_timed})
+    timed_seeds: list[int]
 
 
 def run_arms(
@@ -337,15 +334,22 @@ def compare(runs: Sequence[Run]) -> Comparison:
         runs: every arm with every seed, from `run_arms`.
 
     Raises:
-        ValueError: if an arm has no run that is timed.
+        ValueError: if there is no seed of which all runs are timed.
     """
     arms = list(dict.fromkeys(run.arm for run in runs))
-    for arm in arms:
-        if not any(run.arm == arm and run.result.is_timed for run in runs):
-            raise ValueError(f"one run at least of each arm must be timed, received none of {arm.label}; run one alone")
+    timed_seeds = sorted({run.seed for run in _timed(runs)})
+    if not timed_seeds:
+        raise ValueError("a seed at least must be timed in every arm, received none; run one alone")
     target_accuracy = runs[0].result.target_accuracy
     assert target_accuracy is not None  # `run_arms` gives each of them one.
-    return Comparison(list(runs), [_summarise(arm, runs) for arm in arms], effects(runs), target_accuracy)
+    summaries = [_summarise(arm, runs) for arm in arms]
+    return Comparison(list(runs), summaries, effects(runs), target_accuracy, timed_seeds)
+
+
+def _timed(runs: Sequence[Run]) -> list[Run]:
+    """The runs of the seeds that were timed in every arm: arms are compared seed by seed."""
+    untimed = {run.seed for run in runs if not run.result.is_timed}
+    return [run for run in runs if run.seed not in untimed]
 
 
 def effects(runs: Sequence[Run]) -> list[Effect]:
@@ -362,22 +366,18 @@ def effects(runs: Sequence[Run]) -> list[Effect]:
         runs: every arm with every seed.
 
     Returns:
-        An effect for each measure, factor and change; none for a factor with one level, and none on seconds where no
-        seed is timed.
+        An effect for each measure, factor and change; none for a factor with one level. Those on seconds are of the
+        timed seeds.
     """
     sizes = list(dict.fromkeys(run.arm.batch_size for run in runs))
     names = list(dict.fromkeys(run.arm.schedule_name for run in runs))
     labels = {(run.arm.batch_size, run.arm.schedule_name): run.arm.label for run in runs}
     found: list[Effect] = []
     for measure, value in _MEASURES.items():
-        left_out = {run.seed for run in runs if measure == "epoch_seconds" and not run.result.is_timed}
-        seeds = sorted({run.seed for run in runs} - left_out)
-        if not seeds:
-            continue
+        measured = _timed(runs) if measure == "epoch_seconds" else runs
+        seeds = sorted({run.seed for run in measured})
         y = np.empty((len(sizes), len(names), len(seeds)))
-        for run in runs:
-            if run.seed in left_out:
-                continue
+        for run in measured:
             cell = sizes.index(run.arm.batch_size), names.index(run.arm.schedule_name), seeds.index(run.seed)
             y[cell] = value(run.result)
 
@@ -404,7 +404,8 @@ _MEASURES: dict[str, Callable[[TrainingResult], float]] = {
 
 def _summarise(arm: Arm, runs: Sequence[Run]) -> ArmSummary:
     results = [run.result for run in runs if run.arm == arm]
-    timed = [result for result in results if result.is_timed]
+    timed_runs = _timed(runs)
+    timed = [run.result for run in timed_runs if run.arm == arm]
     steps = len(results[0].history["step"])
     epoch_seconds = statistics.median(seconds for result in timed for seconds in result.epoch_seconds)
     reached = [result.seconds_to_target for result in timed]
@@ -414,9 +415,7 @@ def _summarise(arm: Arm, runs: Sequence[Run]) -> ArmSummary:
         epoch_seconds=epoch_seconds,
         train_seconds=Sample(tuple(result.train_seconds for result in timed)),
         # Only the first run of a batch size had anything to compile.
-        compile_seconds=max(
-            run.result.compile_seconds for run in runs if run.arm.batch_size == arm.batch_size and run.result.is_timed
-        ),
+        compile_seconds=max(run.result.compile_seconds for run in timed_runs if run.arm.batch_size == arm.batch_size),
         examples_per_second=results[0].num_examples / epoch_seconds,
         val_accuracy=Sample(tuple(result.val_accuracy for result in results)),
         seconds_to_target=tuple(seconds for seconds in reached if seconds is not None),

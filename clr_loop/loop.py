@@ -209,18 +209,16 @@ class TrainLoop:
             is_slow = self.device.startswith("CPU") and (has_convolutions(model) or has_dropout(model))
             jit_compile = not is_slow
         self.jit_compile = jit_compile
-        self._take_step = TrainStep(
-            model, optimizer, loss, skip_non_finite, clip_norm, accumulate, strategy,
-            halves=(
-                self.jit_compile
-                and self.device.startswith("CPU")
-                and accumulate == strategy.num_replicas_in_sync == 1
-                and loss is cross_entropy
-                and works_by_example(model)
-                and batch_size >= _SMALLEST_TO_HALVE
-                and num_examples % batch_size != 1
-            ),
-        )  # fmt: skip
+        halves = (
+            self.jit_compile
+            and self.device.startswith("CPU")
+            and accumulate == strategy.num_replicas_in_sync == 1
+            and loss is cross_entropy
+            and works_by_example(model)
+            and batch_size >= _SMALLEST_TO_HALVE
+            and num_examples % batch_size != 1
+        )
+        self._take_step = TrainStep(model, optimizer, loss, skip_non_finite, clip_norm, accumulate, strategy, halves)
         self._evaluate_batch = tf.function(self._take_step.evaluate)
 
     @property

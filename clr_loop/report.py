@@ -35,17 +35,19 @@ def write(comparison: Comparison, output_dir: Path, dataset: str, model: str) ->
         },
     )
     with open(output_dir / "comparison.csv", "w", newline="") as file:
-        rows = [_csv_row(run) for run in comparison.runs]
+        rows = [_csv_row(run, run.seed in comparison.timed_seeds) for run in comparison.runs]
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     curves = []
     for arm in comparison.arms:
-        results = [run.result for run in comparison.runs if run.arm == arm.arm]
+        runs = [run for run in comparison.runs if run.arm == arm.arm]
+        results = [run.result for run in runs]
+        timed = [run.result for run in runs if run.seed in comparison.timed_seeds]
         curves.append(
             plots.ArmCurves(
                 label=arm.arm.label,
-                seconds=np.cumsum([result.epoch_seconds for result in results if result.is_timed], axis=1),
+                seconds=np.cumsum([result.epoch_seconds for result in timed], axis=1),
                 examples=results[0].num_examples * np.arange(1, len(results[0].epochs) + 1),
                 val_accuracy=np.array([[record.val_accuracy for record in result.epochs] for result in results]),
                 learning_rates=results[0].history["learning_rate"],
@@ -137,13 +139,12 @@ def _arms_table(comparison: Comparison, is_article: bool) -> str:
 
 def _times_note(comparison: Comparison) -> str:
     """Which seeds the times are of, if not of all; see `--parallel` of the script."""
-    untimed = comparison.untimed_seeds
+    untimed = sorted({run.seed for run in comparison.runs} - set(comparison.timed_seeds))
     if not untimed:
         return ""
-    timed = sorted({run.seed for run in comparison.runs} - set(untimed))
     return (
-        f"\n\nTimes are of {_seeds(timed)} alone: {_seeds(untimed)} ran side by side with others and count for "
-        "accuracy only."
+        f"\n\nTimes are of {_seeds(comparison.timed_seeds)} alone: {_seeds(untimed)} ran side by side with others and "
+        "count for accuracy only."
     )
 
 
@@ -227,7 +228,7 @@ def _count(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-def _csv_row(run: Run) -> dict[str, Any]:
+def _csv_row(run: Run, is_timed: bool) -> dict[str, Any]:
     result = run.result
     times = {
         "median_epoch_seconds": result.median_epoch_seconds,
@@ -244,6 +245,6 @@ def _csv_row(run: Run) -> dict[str, Any]:
         "steps": len(result.history["step"]),
         "val_accuracy": result.val_accuracy,
         "val_loss": result.epochs[-1].val_loss,
-        **(times if result.is_timed else dict.fromkeys(times, "")),
+        **(times if is_timed else dict.fromkeys(times, "")),
         "weights_sha256": result.weights_sha256,
     }

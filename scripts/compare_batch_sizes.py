@@ -20,12 +20,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import side_by_side
 from absl import flags
 
 import command_line
 import model_flags
 import schedule_flags
+import side_by_side
 from clr_loop import data, run_files, schedules
 from clr_loop.schedules import Schedule
 

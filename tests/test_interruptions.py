@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from clr_loop.identity import differences
 
@@ -228,3 +229,16 @@ def test_a_place_that_cannot_be_written_to_is_one_line(flags, place):
     assert returncode == 2
     assert stderr.startswith(f"error: output directory {place} ")
     assert stderr.count("\n") == 1
+
+
+def test_processes_side_by_side_end_with_the_one_that_began_them(flags, tmp_path):
+    output_dir = tmp_path / "compared"
+    arguments = [*flags[:2], "--batch_sizes=6", "--schedules=constant", "--epochs=100", "--seeds=2", "--parallel=2"]
+    parent = start("compare_batch_sizes.py", *arguments, f"--output_dir={output_dir}")
+    run_dir = output_dir / "constant_batch_6" / "seed_1"
+    wait_for_epochs(parent, run_dir, 1)
+    parent.kill()
+    parent.communicate()
+    with FileLock(run_dir / "run.lock", timeout=5):  # Free when the process that held it has gone.
+        assert len((run_dir / "epochs.csv").read_text().splitlines()) < 100
+        assert not (run_dir / "result.json").exists()

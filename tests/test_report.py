@@ -117,8 +117,17 @@ def test_seeds_that_ran_side_by_side_count_for_accuracy_and_not_for_time(tmp_pat
     assert all(row["val_accuracy"] for row in rows)
 
 
-def test_an_arm_of_which_no_run_is_timed_is_refused():
-    with pytest.raises(ValueError, match="must be timed, received none of constant, batch 100; run one alone"):
+def test_a_seed_that_ran_beside_others_in_one_arm_is_timed_in_none():
+    runs = list(make_comparison(CLEAR).runs)
+    runs[1] = dataclasses.replace(runs[1], result=dataclasses.replace(runs[1].result, is_timed=False))
+    comparison = compare(runs)
+    assert comparison.timed_seeds == [0, 2]
+    assert {len(arm.train_seconds.values) for arm in comparison.arms} == {2}
+    assert {len(effect.sample.values) for effect in comparison.effects if effect.measure == "epoch_seconds"} == {2}
+
+
+def test_a_comparison_without_a_timed_seed_is_refused():
+    with pytest.raises(ValueError, match="must be timed in every arm, received none; run one alone"):
         make_comparison(CLEAR, num_timed=0)
 
 
