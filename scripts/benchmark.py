@@ -21,11 +21,11 @@ from typing import Any
 from absl import flags
 from tqdm import tqdm
 
-import command_line
-from clr_loop import run_files
-from clr_loop.tables import markdown_table
-from contenders import CONTENDERS, Job
-from turns import Measurement, measure_in_turns
+from clr_loop.runs import files as run_files
+from clr_loop.studies.tables import markdown_table
+from contenders.loops import CONTENDERS, Job
+from contenders.turns import Measurement, measure_in_turns
+from shared import terminal as command_line
 
 FLAGS = flags.FLAGS
 
@@ -216,7 +216,7 @@ def draw(
     path: Path,
 ) -> None:
     """Draws tables 1 and 3."""
-    from clr_loop import plots  # Only here: the processes that are measured import this script too.
+    from clr_loop.studies import plots  # Only here: the processes that are measured import this script too.
 
     bars = {
         f"{job.model}, batch {job.batch_size}": {

@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-import command_line
-import model_flags
-import schedule_flags
-import side_by_side
-from clr_loop import data, run_files, schedules
+from clr_loop import data, schedules
+from clr_loop.runs import files as run_files
 from clr_loop.schedules import Schedule
+from shared import model_flags, schedule_flags
+from shared import processes as side_by_side
+from shared import terminal as command_line
 
 if TYPE_CHECKING:
-    from clr_loop.comparison import Run
-    from clr_loop.suggestions import Bounds
+    from clr_loop.studies.comparison import Run
+    from clr_loop.studies.suggestions import Bounds
 
 FLAGS = flags.FLAGS
 
@@ -112,9 +112,10 @@ def _schedules(dataset: data.AnyDataset, batch_size: int) -> dict[str, Schedule]
 
 def _suggested_bounds(dataset: data.AnyDataset, batch_size: int) -> Bounds:
     """What an LR range test with each seed suggests."""
-    from clr_loop import models, range_test
-    from clr_loop.feeding import make_loop
-    from clr_loop.suggestions import NoSuggestionError
+    from clr_loop.data import models
+    from clr_loop.loop.feeding import make_loop
+    from clr_loop.studies import range_test
+    from clr_loop.studies.suggestions import NoSuggestionError
 
     make_model = partial(models.build, FLAGS.model, dataset.image_shape, dataset.num_classes)
     train_loop = make_loop(
@@ -145,8 +146,8 @@ def _compare(
     output_dir: Path,
 ) -> None:
     command_line.start_tensorflow()
-    from clr_loop import report
-    from clr_loop.comparison import compare
+    from clr_loop.studies import report
+    from clr_loop.studies.comparison import compare
 
     run_seeds = partial(_run_seeds, planned, settings, output_dir)
     seeds = range(FLAGS.seeds)
@@ -179,8 +180,8 @@ def _run_seeds(
     is_told: bool = True,
 ) -> list[Run]:
     """Runs every arm with these seeds, and says what each run gave."""
-    from clr_loop import models
-    from clr_loop.comparison import Arm, run_arms
+    from clr_loop.data import models
+    from clr_loop.studies.comparison import Arm, run_arms
 
     progress = command_line.ProgressBar()
 

@@ -11,9 +11,10 @@ look at other flags replaces the picture; nothing else in the folder is touched.
 import numpy as np
 from absl import flags
 
-import command_line
-import schedule_flags
-from clr_loop import plots, run_files
+from clr_loop.runs import files as run_files
+from clr_loop.studies import plots
+from shared import schedule_flags
+from shared import terminal as command_line
 
 FLAGS = flags.FLAGS
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from absl import flags
 
-import command_line
-from clr_loop import run_files
+from clr_loop.runs import files as run_files
+from shared import terminal as command_line
 
 FLAGS = flags.FLAGS
 
@@ -57,7 +57,7 @@ def main() -> int:
         _finish(_train(killed, resume=True))
 
         command_line.start_tensorflow()
-        from clr_loop.identity import differences
+        from clr_loop.studies.identity import differences
 
         found = differences(whole, killed)
     print("\n".join([*found, f"kills: {num_kills}", f"bit-identical: {'no' if found else 'yes'}"]))

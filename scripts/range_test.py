@@ -15,11 +15,10 @@ from pathlib import Path
 
 from absl import flags
 
-import command_line
-import model_flags
-import scale_flags
 from clr_loop import data
-from clr_loop.lengths import to_steps
+from clr_loop.schedules.lengths import to_steps
+from shared import model_flags, scale_flags
+from shared import terminal as command_line
 
 FLAGS = flags.FLAGS
 
@@ -64,7 +63,8 @@ def main() -> None:
 
 def _sweep(dataset: data.AnyDataset, num_steps: int, output_dir: Path) -> None:
     scale_flags.start()
-    from clr_loop import models, range_test
+    from clr_loop.data import models
+    from clr_loop.studies import range_test
 
     make_model = partial(models.build, FLAGS.model, dataset.image_shape, dataset.num_classes)
     train_loop = scale_flags.make_loop(

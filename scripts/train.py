@@ -14,13 +14,11 @@ from typing import Any
 
 from absl import flags
 
-import command_line
-import model_flags
-import scale_flags
-import schedule_flags
 from clr_loop import data
-from clr_loop.lengths import to_steps
 from clr_loop.schedules import Schedule
+from clr_loop.schedules.lengths import to_steps
+from shared import model_flags, scale_flags, schedule_flags
+from shared import terminal as command_line
 
 FLAGS = flags.FLAGS
 
@@ -94,9 +92,10 @@ def _train(
     signals = command_line.SignalWatch()
     scale_flags.start()
     signals.watch()
-    from clr_loop import models, plots
-    from clr_loop.results import EpochRecord
-    from clr_loop.training import TrainingInterruptedError, fit
+    from clr_loop.data import models
+    from clr_loop.runs.fit import TrainingInterruptedError, fit
+    from clr_loop.runs.result import EpochRecord
+    from clr_loop.studies import plots
 
     train_loop = scale_flags.make_loop(
         lambda: models.build(FLAGS.model, dataset.image_shape, dataset.num_classes, FLAGS.seed),

@@ -18,8 +18,9 @@ finally:
 import numpy as np
 import pytest
 
-from clr_loop import data, models
-from clr_loop.loop import TrainLoop
+from clr_loop import data
+from clr_loop.data import models
+from clr_loop.loop.loop import TrainLoop
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from absl import logging
 
-from clr_loop import checkpoints, models
-from clr_loop.checkpoints import CheckpointError, DamagedCheckpointError, RunCheckpoints
-from clr_loop.loop import TrainLoop
+from clr_loop.data import models
+from clr_loop.loop.loop import TrainLoop
+from clr_loop.runs import checkpoints
+from clr_loop.runs.checkpoints import CheckpointError, DamagedCheckpointError, RunCheckpoints
 
 
 @pytest.fixture(scope="module")

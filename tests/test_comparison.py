@@ -6,14 +6,14 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from clr_loop import comparison, models
-from clr_loop.comparison import Arm, Run, Sample, compare, effects, run_arms
-from clr_loop.data import Dataset, Split
-from clr_loop.feeding import make_loop
-from clr_loop.loop import TrainLoop
-from clr_loop.results import EpochRecord, TrainingResult
+from clr_loop.data import Dataset, Split, models
+from clr_loop.loop.feeding import make_loop
+from clr_loop.loop.loop import TrainLoop
+from clr_loop.runs.fit import fit
+from clr_loop.runs.result import EpochRecord, TrainingResult
 from clr_loop.schedules import Constant, Triangular
-from clr_loop.training import fit
+from clr_loop.studies import comparison
+from clr_loop.studies.comparison import Arm, Run, Sample, compare, effects, run_arms
 
 SCHEDULES = {"constant": Constant(0.1), "triangular": Triangular(0.001, 0.01, 4)}
 ARMS = [Arm(size, name, schedule) for size in (50, 80) for name, schedule in SCHEDULES.items()]

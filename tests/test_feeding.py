@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clr_loop import feeding, models
-from clr_loop.data import Dataset, Split, StreamedDataset
-from clr_loop.streaming import StreamingLoop, from_arrays
+from clr_loop.data import Dataset, Split, StreamedDataset, models
+from clr_loop.loop import feeding
+from clr_loop.loop.streaming import StreamingLoop, from_arrays
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from clr_loop.identity import differences
+from clr_loop.studies.identity import differences
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from clr_loop.keras_callback import CyclicLR
+from clr_loop.schedules.keras_callback import CyclicLR
 
 BASE, MAX = 0.001, 0.006
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clr_loop.keras_schedule import KerasSchedule
 from clr_loop.schedules import (
     Constant,
     CosineRestarts,
@@ -19,6 +18,7 @@ from clr_loop.schedules import (
     Triangular2,
     join,
 )
+from clr_loop.schedules.for_keras import KerasSchedule
 
 BASE, MAX = 0.001, 0.006
 SCHEDULES = [
@@ -126,7 +126,7 @@ def test_it_is_loaded_with_its_model_in_another_process(tmp_path):
     fit(model)
     model.save(tmp_path / "model.keras")
     code = f"""
-import keras, clr_loop.keras_schedule
+import keras, clr_loop.schedules.for_keras
 optimizer = keras.saving.load_model({str(tmp_path / "model.keras")!r}).optimizer
 print(optimizer._learning_rate.schedule, int(optimizer.iterations), float(optimizer.learning_rate), sep="|")
 """

@@ -1,7 +1,8 @@
 import keras
 import pytest
 
-from clr_loop import layers, models
+from clr_loop.data import models
+from clr_loop.loop import layers
 
 
 class OwnDense(keras.layers.Dense):

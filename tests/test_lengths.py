@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clr_loop.lengths import to_steps
+from clr_loop.schedules.lengths import to_steps
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,10 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clr_loop import data, loop, models
-from clr_loop.loop import TrainLoop
+from clr_loop import data
+from clr_loop.data import models
+from clr_loop.loop import loop
+from clr_loop.loop.loop import TrainLoop
 
 
 class AssignRates(keras.callbacks.Callback):
@@ -179,8 +181,8 @@ def test_one_program_serves_every_length_place_and_rate_and_another_a_short_last
     code = f"""
 import json, sys
 import keras, numpy as np
-from clr_loop import models
-from clr_loop.loop import TrainLoop
+from clr_loop.data import models
+from clr_loop.loop.loop import TrainLoop
 images = np.zeros((400, 8, 8), np.uint8)
 train_loop = TrainLoop(models.build("relu_mlp", (8, 8), 10, 0), keras.optimizers.Adam(), images,
                        np.arange(400) % 10, batch_size={batch_size})

@@ -6,10 +6,11 @@ import sys
 CODE = """
 import sys
 import keras
-from clr_loop import data, models
-from clr_loop.loop import TrainLoop
+from clr_loop import data
+from clr_loop.data import models
+from clr_loop.loop.loop import TrainLoop
 from clr_loop.schedules import Triangular
-from clr_loop.training import fit
+from clr_loop.runs.fit import fit
 
 def resident_bytes():
     with open("/proc/self/statm") as file:

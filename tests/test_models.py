@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from clr_loop import models
+from clr_loop.data import models
 
 
 def weights_of(model):

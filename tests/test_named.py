@@ -1,6 +1,6 @@
 import pytest
 
-from clr_loop import named
+from clr_loop.data import named
 
 MODULE = """
 def add(a, b=10):

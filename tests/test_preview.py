@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from clr_loop import plots
 from clr_loop.schedules import OneCycle
+from clr_loop.studies import plots
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 

@@ -3,9 +3,9 @@ import pytest
 import tensorflow as tf
 
 from clr_loop.data import Split
-from clr_loop.profiling import StepProfiler
+from clr_loop.runs.fit import fit
+from clr_loop.runs.profiling import StepProfiler
 from clr_loop.schedules import Constant
-from clr_loop.training import fit
 
 
 @pytest.fixture

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from clr_loop import loop, models, range_test
-from clr_loop.suggestions import NoSuggestionError, first_divergence
+from clr_loop.data import models
+from clr_loop.loop import loop
+from clr_loop.studies import range_test
+from clr_loop.studies.suggestions import NoSuggestionError, first_divergence
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from clr_loop import report
-from clr_loop.comparison import Arm, Run, compare
-from clr_loop.results import EpochRecord, TrainingResult
+from clr_loop.runs.result import EpochRecord, TrainingResult
 from clr_loop.schedules import Constant, Triangular
+from clr_loop.studies import report
+from clr_loop.studies.comparison import Arm, Run, compare
 
 CONSTANT, TRIANGULAR = Constant(0.1), Triangular(0.001, 0.006, 2000)
 ARMS = [

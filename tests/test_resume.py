@@ -6,14 +6,16 @@ import pytest
 import tensorflow as tf
 from absl import logging
 
-from clr_loop import checkpoints, models, schedules, training
-from clr_loop.data import Split
-from clr_loop.identity import differences
-from clr_loop.loop import TrainLoop
-from clr_loop.records import read_result
-from clr_loop.settings import schedule_config
-from clr_loop.timing import Stopwatch
-from clr_loop.training import NonFiniteLossError, TrainingInterruptedError, fit
+from clr_loop import schedules
+from clr_loop.data import Split, models
+from clr_loop.loop.loop import TrainLoop
+from clr_loop.runs import checkpoints
+from clr_loop.runs import fit as training
+from clr_loop.runs.fit import NonFiniteLossError, TrainingInterruptedError, fit
+from clr_loop.runs.records import read_result
+from clr_loop.runs.settings import schedule_config
+from clr_loop.runs.timing import Stopwatch
+from clr_loop.studies.identity import differences
 
 EPOCHS, STEPS_PER_EPOCH = 3, 5
 

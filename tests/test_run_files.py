@@ -1,6 +1,6 @@
 import pytest
 
-from clr_loop import run_files
+from clr_loop.runs import files as run_files
 
 
 def test_only_a_directory_of_its_own_kind_is_overwritten(tmp_path):

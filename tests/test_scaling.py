@@ -13,19 +13,22 @@ import tensorflow as tf
 from test_scripts import SCRIPTS, run_script
 from test_workers import free_addresses
 
-from clr_loop import models, scaling
-from clr_loop.identity import differences
-from clr_loop.loop import TrainLoop
-from clr_loop.streaming import from_arrays
+from clr_loop.data import models
+from clr_loop.loop import engine as scaling
+from clr_loop.loop.loop import TrainLoop
+from clr_loop.loop.streaming import from_arrays
+from clr_loop.studies.identity import differences
 
 # 200 steps over 1,030 images: twenty epochs, each with a short last batch of 30. The layers are smooth, because a
 # rectifier makes of a rounding error now and then another path.
 TRAIN = """
 import contextlib, sys
-from clr_loop import data, models, scaling
+from clr_loop import data
+from clr_loop.data import models
+from clr_loop.loop import engine as scaling
 import keras, numpy as np, tensorflow as tf
-from clr_loop.loop import TrainLoop
-from clr_loop.streaming import from_arrays
+from clr_loop.loop.loop import TrainLoop
+from clr_loop.loop.streaming import from_arrays
 
 name = sys.argv[1]
 if name == "mirrored":

@@ -4,7 +4,6 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-import schedule_flags
 from clr_loop.schedules import (
     Constant,
     CosineRestarts,
@@ -15,6 +14,7 @@ from clr_loop.schedules import (
     Triangular,
     Triangular2,
 )
+from shared import schedule_flags
 
 
 @pytest.fixture

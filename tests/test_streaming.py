@@ -8,13 +8,13 @@ import pytest
 import tensorflow as tf
 from test_loop import dropout_and_batch_norm
 
-from clr_loop import models, range_test
-from clr_loop.data import Split
-from clr_loop.identity import differences
-from clr_loop.loop import TrainLoop
+from clr_loop.data import Split, models
+from clr_loop.loop.loop import TrainLoop
+from clr_loop.loop.streaming import from_arrays
+from clr_loop.runs.fit import TrainingInterruptedError, fit
 from clr_loop.schedules import Triangular
-from clr_loop.streaming import from_arrays
-from clr_loop.training import TrainingInterruptedError, fit
+from clr_loop.studies import range_test
+from clr_loop.studies.identity import differences
 
 SCHEDULE = Triangular(0.001, 0.01, 5)
 
@@ -272,8 +272,8 @@ def test_data_larger_than_memory_trains_in_a_fraction_of_it(tmp_path):
     code = """
 import json, resource, sys
 import keras, numpy as np, tensorflow as tf
-from clr_loop import models
-from clr_loop.loop import TrainLoop
+from clr_loop.data import models
+from clr_loop.loop.loop import TrainLoop
 def batch(i):
     images = tf.random.stateless_uniform((1000, 28, 28), seed=(0, i), maxval=256, dtype=tf.int32)
     return tf.cast(images, tf.uint8), tf.cast(images[:, 0, 0] % 10, tf.int32)

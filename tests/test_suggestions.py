@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from clr_loop.schedules import Triangular
-from clr_loop.suggestions import Bounds, Curve, NoSuggestionError, Suggestion, bounds, first_divergence, smooth, suggest
+from clr_loop.studies.suggestions import (
+    Bounds,
+    Curve,
+    NoSuggestionError,
+    Suggestion,
+    bounds,
+    first_divergence,
+    smooth,
+    suggest,
+)
 
 NAMES = ["base_lr", "max_lr", "steepest", "valley", "minimum_over_10"]
 

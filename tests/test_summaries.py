@@ -4,12 +4,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 
-from clr_loop import models
-from clr_loop.data import Split
-from clr_loop.loop import TrainLoop
+from clr_loop.data import Split, models
+from clr_loop.loop.loop import TrainLoop
+from clr_loop.runs.events import FINAL_METRICS, HYPERPARAMETERS, SummaryWriter
+from clr_loop.runs.fit import NonFiniteLossError, fit
 from clr_loop.schedules import ExpRange
-from clr_loop.summaries import FINAL_METRICS, HYPERPARAMETERS, SummaryWriter
-from clr_loop.training import NonFiniteLossError, fit
 
 SCHEDULE = ExpRange(0.001, 0.01, 5, gamma=0.99, momentum=(0.8, 0.9))
 

@@ -6,12 +6,13 @@ import keras
 import numpy as np
 import pytest
 
-from clr_loop import schedules, training
+from clr_loop import schedules
 from clr_loop.data import Split
-from clr_loop.results import EpochRecord, TrainingResult
+from clr_loop.runs import fit as training
+from clr_loop.runs.fit import NonFiniteLossError, fit
+from clr_loop.runs.result import EpochRecord, TrainingResult
+from clr_loop.runs.timing import Stopwatch
 from clr_loop.schedules import Constant, Triangular
-from clr_loop.timing import Stopwatch
-from clr_loop.training import NonFiniteLossError, fit
 
 SCHEDULE = Triangular(0.001, 0.01, 5)
 

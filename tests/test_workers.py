@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from clr_loop import workers
-from clr_loop.workers import Task
+from clr_loop.loop import workers
+from clr_loop.loop.workers import Task
 
 
 def free_addresses(number):

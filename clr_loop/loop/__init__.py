@@ -1,0 +1,1 @@
+"""The loop: one update, many times, compiled."""
