@@ -1,5 +1,7 @@
 """A compiled `tf.GradientTape` training loop with a cyclical learning rate, and a fair comparison around it.
 
+    from clr_loop import TrainLoop, Triangular, fit, load
+
 The rooms, from the ground up; each imports only those below it:
 
     schedules   step → learning rate, in NumPy alone
@@ -7,6 +9,93 @@ The rooms, from the ground up; each imports only those below it:
     loop        one update, many times, compiled
     runs        a run on disk, from its first to its last byte
     studies     runs, and what they show
+
+The names below are imported when they are first used, so `clr_loop` and its schedules need no TensorFlow.
 """
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+__version__ = "0.2.0"
+
+if TYPE_CHECKING:
+    from clr_loop.data import Dataset, Examples, StreamedDataset, load
+    from clr_loop.data.models import build_model
+    from clr_loop.loop.loop import TrainLoop
+    from clr_loop.loop.step import StepOptions
+    from clr_loop.runs.fit import RunOptions, fit
+    from clr_loop.schedules import (
+        Constant,
+        CosineRestarts,
+        Cyclic,
+        ExponentialRamp,
+        ExpRange,
+        LinearRamp,
+        OneCycle,
+        Triangular,
+        Triangular2,
+        describe,
+        join,
+    )
+    from clr_loop.schedules.for_keras import CyclicLR, as_keras
+
+_PLACES = {
+    "clr_loop.data": ("Dataset", "Examples", "StreamedDataset", "load"),
+    "clr_loop.data.models": ("build_model",),
+    "clr_loop.loop.loop": ("TrainLoop",),
+    "clr_loop.loop.step": ("StepOptions",),
+    "clr_loop.runs.fit": ("RunOptions", "fit"),
+    "clr_loop.schedules": (
+        "Constant", "CosineRestarts", "Cyclic", "ExpRange", "ExponentialRamp", "LinearRamp", "OneCycle", "Triangular",
+        "Triangular2", "describe", "join",
+    ),
+    "clr_loop.schedules.for_keras": ("CyclicLR", "as_keras"),
+}  # fmt: skip
+
+_PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}
+
+__all__ = [
+    "Constant",
+    "CosineRestarts",
+    "Cyclic",
+    "CyclicLR",
+    "Dataset",
+    "Examples",
+    "ExpRange",
+    "ExponentialRamp",
+    "LinearRamp",
+    "OneCycle",
+    "RunOptions",
+    "StepOptions",
+    "StreamedDataset",
+    "TrainLoop",
+    "Triangular",
+    "Triangular2",
+    "as_keras",
+    "build_model",
+    "describe",
+    "fit",
+    "join",
+    "load",
+]  # fmt: skip
+
+
+@wrapt.when_imported("keras")
+def _register_schedules(keras: Any) -> None:
+    """Let Keras load models saved with `as_keras(…)`, in whichever order the two packages are imported."""
+    if keras.backend.backend() == "tensorflow":
+        import_module("clr_loop.schedules.for_keras")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACE_OF:
+        raise AttributeError(f"clr_loop has no name {name!r}; it has {', '.join(sorted(_PLACE_OF))}.")
+    return getattr(import_module(_PLACE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PLACE_OF])

@@ -8,8 +8,8 @@ Example:
     python scripts/prove_resume.py --kills=20 --train_flags="--model=relu_mlp --epochs=100 --checkpoint_every=200"
 """
 
-import os
 import random
+import re
 import shlex
 import subprocess
 import sys
@@ -19,49 +19,58 @@ from pathlib import Path
 from absl import flags
 
 from clr_loop.runs import files as run_files
-from shared import terminal as command_line
+from shared import output_flags, terminal
 
 FLAGS = flags.FLAGS
 
 flags.DEFINE_integer("kills", 20, "How often to kill the run.", lower_bound=1)
 flags.DEFINE_string("train_flags", "--epochs=100 --checkpoint_every=200", "Flags of scripts/train.py.")
 flags.DEFINE_integer("seed", 0, "Of the random moments.")
+flags.DEFINE_string("output_dir", "runs/prove_resume", f"Where to write; {output_flags.EMPTY}, unless --overwrite.")
 flags.declare_key_flag("overwrite")
-flags.DEFINE_string(
-    "output_dir", "runs/prove_resume", "Where to write; must be empty or not exist yet, unless --overwrite."
-)
+flags.adopt_module_key_flags(terminal)
+
+
+@flags.validator("train_flags", message="must ask for checkpoints: without one, no run can be resumed")
+def _asks_for_checkpoints(text: str) -> bool:
+    return re.search(r"checkpoint_every[= ]['\"]?never", text) is None
 
 
 def main() -> int:
-    """Trains twice, kills one of them, and compares."""
-    with run_files.claim(FLAGS.output_dir, "proof", overwrite=FLAGS.overwrite) as output_dir:
+    """Train twice, kill one of the runs again and again, and compare."""
+    with output_flags.claim(FLAGS.output_dir, "proof") as output_dir:
         whole, killed = output_dir / "whole", output_dir / "killed"
-        _finish(_train(whole, resume=False))
+        _finish(_train(whole, *(["--overwrite"] if FLAGS.overwrite else [])))
+        output_flags.begin(output_dir, "killed/")  # Now the flags are known to be good.
         train_seconds = run_files.read_json(whole / run_files.RESULT)["train_seconds"]
-
-        moments = random.Random(FLAGS.seed)
-        num_kills = 0
-        for i in range(FLAGS.kills):
-            process = _train(killed, resume=i > 0)
-            if i % 4 != 3:  # Every fourth dies while it starts.
-                _wait_for_a_step(process, killed / run_files.HISTORY)
-            try:
-                # No longer than its share of the run, so that there is something left for the last kill.
-                process.wait(timeout=moments.uniform(0.0, train_seconds / FLAGS.kills))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                num_kills += 1
-            checkpoints = sorted(path.name for path in (killed / "checkpoints").glob("step_*"))
-            print(f"kill {num_kills:2d}: newest checkpoint {checkpoints[-1] if checkpoints else 'none'}", flush=True)
-        _finish(_train(killed, resume=True))
-
-        command_line.start_tensorflow()
+        num_kills = _kill_often(killed, train_seconds)
+        _finish(_train(killed, "--resume"))
+        terminal.start_tensorflow()
         from clr_loop.studies.identity import differences
 
         found = differences(whole, killed)
     print("\n".join([*found, f"kills: {num_kills}", f"bit-identical: {'no' if found else 'yes'}"]))
     return 1 if found else 0
+
+
+def _kill_often(run_dir: Path, train_seconds: float) -> int:
+    """Start the run and resume it, killing it each time; return how often it was there to be killed."""
+    moments = random.Random(FLAGS.seed)
+    num_kills = 0
+    for i in range(FLAGS.kills):
+        process = _train(run_dir, *(["--resume"] if i else []))
+        if i % 4 != 3:  # Every fourth dies while it starts.
+            _wait_for_a_step(process, run_dir / run_files.HISTORY)
+        try:
+            # No longer than its share of the run, so that something is left for the last kill.
+            process.wait(timeout=moments.uniform(0.0, train_seconds / FLAGS.kills))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            num_kills += 1
+        checkpoints = sorted(path.name for path in (run_dir / run_files.CHECKPOINTS).glob("step_*"))
+        print(f"kill {num_kills:2d}: newest checkpoint {checkpoints[-1] if checkpoints else 'none'}", flush=True)
+    return num_kills
 
 
 def _wait_for_a_step(process: subprocess.Popen[str], history: Path) -> None:
@@ -75,20 +84,17 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _train(run_dir: Path, resume: bool) -> subprocess.Popen[str]:
+def _train(run_dir: Path, *more: str) -> subprocess.Popen[str]:
     script = Path(__file__).with_name("train.py")
-    arguments = [*shlex.split(FLAGS.train_flags), f"--run_dir={run_dir}", *(["--resume"] if resume else [])]
-    return subprocess.Popen(
-        [sys.executable, str(script), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        env=os.environ,
-    )  # fmt: skip
+    command = [sys.executable, str(script), *shlex.split(FLAGS.train_flags), f"--run_dir={run_dir}", *more]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def _finish(process: subprocess.Popen[str]) -> None:
     _, errors = process.communicate()
     if process.returncode != 0:
-        raise ValueError(f"train.py must end well, received exit code {process.returncode}: {errors.strip()}")
+        raise ValueError(f"train.py ended with exit code {process.returncode}: {errors.strip()}")
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    terminal.run(main)

@@ -5,43 +5,48 @@ Examples:
     python scripts/range_test.py --model=relu_mlp --batch_size=2000
     python scripts/range_test.py --batch_size=100 --early_stop=none --seeds=5 --output_dir=runs/range_test_100
 
-prints what the curves suggest and last the flags to train with, and writes into --output_dir: range_test.json,
-range_test.csv (every step), range_test.png and TensorBoard's events. --epochs is the length of the run planned.
+It prints what the curves suggest and last the flags to train with, and writes into --output_dir: range_test.json,
+range_test.csv (every step), range_test.png and TensorBoard's events. --epochs is the length of the planned run.
 """
+
+from __future__ import annotations
 
 import contextlib
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
+from tqdm import tqdm
 
-from clr_loop import data
-from clr_loop.schedules.lengths import to_steps
-from shared import model_flags, scale_flags
-from shared import terminal as command_line
+from clr_loop.data import AnyDataset
+from clr_loop.runs.files import EVENTS_SUFFIX
+from clr_loop.schedules import to_steps
+from shared import loop_flags, model_flags, output_flags, terminal
+
+if TYPE_CHECKING:
+    from clr_loop.loop.loop import Metrics, TrainLoop
+    from clr_loop.studies.range_test import RangeTest
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_integer("batch_size", 100, "Examples per step.")
+flags.DEFINE_integer("batch_size", 100, "Examples in a step.")
 flags.DEFINE_float("start_lr", 1e-7, "The first rate.")
 flags.DEFINE_float("end_lr", 10.0, "The last rate, unless the sweep stops early.")
 flags.DEFINE_string(
     "num_steps",
     "1000",
-    "From the first rate to the last: 1000 or 1000st (steps), 2ep (epochs) or 30% (of --epochs). About "
-    "100 steps for each decade read well.",
+    "From the first rate to the last: 1000 or 1000st (steps), 2ep (epochs) or 30% (of --epochs). About 100 steps for "
+    "each decade are easy to read.",
 )
-flags.DEFINE_enum(
-    "sweep", "exponential", ("exponential", "linear"), "Equal ratios between rates, or equal differences."
-)
+flags.DEFINE_enum("sweep", "exponential", ("exponential", "linear"), "Equal ratios between rates, or differences.")
 flags.DEFINE_string("early_stop", "4", "Stop when the smoothed loss is this many times its best; none: never.")
 flags.DEFINE_integer("seeds", 3, "Sweeps; they differ in initial weights and order of the data.")
-flags.DEFINE_string(
-    "output_dir", "runs/range_test", "Where to write; must be empty or not exist yet, unless --overwrite."
-)
-flags.adopt_module_key_flags(command_line)
-flags.adopt_module_key_flags(model_flags)
-flags.adopt_module_key_flags(scale_flags)
+flags.DEFINE_string("output_dir", "runs/range_test", f"Where to write; {output_flags.EMPTY}, unless --overwrite.")
+for module in (terminal, output_flags, model_flags, loop_flags):
+    flags.adopt_module_key_flags(module)
+
+# More steps than any picture or reader can take.
+_MOST_STEPS = 10_000_000
 
 
 @flags.validator("early_stop", message="must be a number such as 4, or none")
@@ -52,36 +57,38 @@ def _is_number_or_none(value: str) -> bool:
 
 
 def main() -> None:
-    """Sweeps, prints what follows and writes it."""
-    scale_flags.check()
+    """Sweep, write what follows and print it."""
+    loop_flags.check()
     dataset = model_flags.load_dataset()
-    steps_per_epoch, total_steps = command_line.run_length(dataset.num_examples, FLAGS.batch_size)
-    num_steps = to_steps(FLAGS.num_steps, steps_per_epoch, total_steps, "num_steps")
-    with scale_flags.claim(FLAGS.output_dir, "range_test", resume=False, overwrite=FLAGS.overwrite) as output_dir:
-        _sweep(dataset, num_steps, output_dir)
+    num_steps = to_steps(FLAGS.num_steps, *output_flags.run_length(dataset.num_examples, FLAGS.batch_size), "num_steps")
+    if num_steps > _MOST_STEPS:
+        raise ValueError(f"--num_steps={FLAGS.num_steps} means {num_steps:,} steps; 1000 make a readable curve.")
+    with output_flags.claim(FLAGS.output_dir, "range_test") as output_dir:
+        loop = loop_flags.make_loop(dataset, loop_flags.start())
+        from clr_loop.runs.settings import loop_settings
+        from clr_loop.studies import range_test
+
+        tests = _sweep(loop, dataset, num_steps)
+        output_flags.begin(output_dir, "range_test.*", f"seed_*/*{EVENTS_SUFFIX}")
+        range_test.write(tests, FLAGS.epochs, output_dir, {**model_flags.settings(dataset), **loop_settings(loop)})
+        terminal.say(f"{terminal.where(output_dir)}\n\n{range_test.text(tests, FLAGS.epochs)}")
 
 
-def _sweep(dataset: data.AnyDataset, num_steps: int, output_dir: Path) -> None:
-    scale_flags.start()
-    from clr_loop.data import models
+def _sweep(loop: TrainLoop, dataset: AnyDataset, num_steps: int) -> list[RangeTest]:
     from clr_loop.studies import range_test
 
-    make_model = partial(models.build, FLAGS.model, dataset.image_shape, dataset.num_classes)
-    train_loop = scale_flags.make_loop(
-        lambda: make_model(0),
-        dataset,
-        batch_size=FLAGS.batch_size,
-    )
-    progress = command_line.ProgressBar()
+    with tqdm(total=num_steps, unit="step", disable=None, leave=False, dynamic_ncols=True) as bar:
 
-    def start(seed: int) -> None:
-        progress.close()
-        progress.start(num_steps, f"seed {seed}")
+        def start(seed: int) -> None:
+            bar.reset()
+            bar.set_description(f"seed {seed}")
 
-    try:
-        tests = range_test.run_seeds(
-            train_loop,
-            make_model,
+        def move(steps_done: int, metrics: Metrics) -> None:
+            bar.update(steps_done - bar.n)
+
+        return range_test.run_seeds(
+            loop,
+            partial(model_flags.make_model, dataset),
             FLAGS.seeds,
             on_start=start,
             start_lr=FLAGS.start_lr,
@@ -89,19 +96,9 @@ def _sweep(dataset: data.AnyDataset, num_steps: int, output_dir: Path) -> None:
             num_steps=num_steps,
             sweep=FLAGS.sweep,
             early_stop=None if FLAGS.early_stop == "none" else float(FLAGS.early_stop),
-            on_block=progress.block,
+            on_block=move,
         )
-    finally:
-        progress.close()
-    settings = {
-        "dataset": dataset.name,
-        "dataset_sha256": dataset.sha256(),
-        "model": FLAGS.model,
-        "optimizer": FLAGS.optimizer,
-    }
-    range_test.write(tests, FLAGS.epochs, output_dir, settings)
-    print(f"{command_line.where(output_dir)}\n\n{range_test.text(tests, FLAGS.epochs)}")
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    terminal.run(main)

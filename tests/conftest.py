@@ -7,7 +7,6 @@ kept = os.dup(2)
 with open(os.devnull, "w") as nowhere:
     os.dup2(nowhere.fileno(), 2)
 try:
-    import keras
     import tensorflow as tf
 
     tf.config.list_logical_devices()
@@ -18,28 +17,26 @@ finally:
 import numpy as np
 import pytest
 
-from clr_loop import data
-from clr_loop.data import models
+from clr_loop.data import build_model, load
 from clr_loop.loop.loop import TrainLoop
+from clr_loop.loop.step import StepOptions
 
 
 @pytest.fixture(scope="session")
 def mnist():
-    return data.load("mnist")
+    return load("mnist")
 
 
 @pytest.fixture
 def make_loop(mnist):
-    """Makes a loop over the first `num_examples` of MNIST."""
+    """Make a loop over the first `num_examples` of MNIST; further arguments are those of `StepOptions`."""
 
-    def make(num_examples=200, model="relu_mlp", optimizer=None, seed=0, **arguments):
+    def make(num_examples=200, model="relu_mlp", optimizer=None, seed=0, batch_size=100, shuffle=True, **options):
+        if isinstance(model, str):
+            model = build_model(model, mnist, seed, optimizer)
+        inputs, targets = (array[:num_examples] for array in mnist.train[:2])
         return TrainLoop(
-            models.build(model, (28, 28), 10, seed) if isinstance(model, str) else model,
-            optimizer or keras.optimizers.Adam(),
-            mnist.train.images[:num_examples],
-            mnist.train.labels[:num_examples],
-            seed=seed,
-            **arguments,
+            model, inputs, targets, batch_size=batch_size, seed=seed, shuffle=shuffle, options=StepOptions(**options)
         )
 
     return make

@@ -1,14 +1,18 @@
-"""What is trained on: named datasets, models, and the order in which an epoch visits the examples."""
+"""What a model is trained on: datasets, models, and the order in which an epoch visits the examples.
 
-from clr_loop.data.datasets import (
-    NAMES,
-    AnyDataset,
-    Dataset,
-    Split,
-    StreamedDataset,
-    epoch_order,
-    load,
-    sha256_of,
-)
+Importing this package imports neither TensorFlow nor Keras. `build_model` needs Keras, so its first use loads it.
+"""
 
-__all__ = ["NAMES", "AnyDataset", "Dataset", "Split", "StreamedDataset", "epoch_order", "load", "sha256_of"]
+import importlib
+from typing import Any
+
+from clr_loop.data.datasets import AnyDataset, Dataset, Examples, StreamedDataset, load
+from clr_loop.data.order import epoch_order, sha256_of
+
+__all__ = ["AnyDataset", "Dataset", "Examples", "StreamedDataset", "build_model", "epoch_order", "load", "sha256_of"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "build_model":
+        return importlib.import_module("clr_loop.data.models").build_model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,111 +1,125 @@
-"""Named Keras models, seeded. Every model returns logits, so that the loss can be computed stably from them."""
+"""Keras models: the named ones and those of the user, seeded and compiled."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+import reprlib
+from collections.abc import Callable
+from functools import partial
 
 import keras
 import numpy as np
+from keras import layers
 
-from clr_loop.data import named
+from clr_loop.data.datasets import AnyDataset, Dataset
+from clr_loop.data.functions import call
 
-
-def article_mlp(input_shape: Sequence[int], num_classes: int, seed: int) -> keras.Model:
-    """Dense layers 100-50-num_classes with softmax on every layer, as in "Implementing Cyclic Learning Rates in Keras".
-
-    The softmax of the last layer is left to the loss, which is the same function computed stably.
-    Arguments and result: see `build`.
-    """
-    return _mlp("article_mlp", input_shape, num_classes, seed, activation="softmax")
+# Stated in every layer, so that Keras' configuration file has no say in it.
+_LAST = {"data_format": "channels_last"}
 
 
-def relu_mlp(input_shape: Sequence[int], num_classes: int, seed: int) -> keras.Model:
-    """The layers of `article_mlp` with ReLU in the hidden ones. Arguments and result: see `build`."""
-    return _mlp("relu_mlp", input_shape, num_classes, seed, activation="relu")
-
-
-def small_cnn(input_shape: Sequence[int], num_classes: int, seed: int) -> keras.Model:
-    """Convolutions 3 x 3 of 16 and 32 channels, each halved by max pooling, and dense layers 64-num_classes, with ReLU.
-
-    An image without a channel axis gets one. Arguments and result: see `build`; images of at least 10 x 10.
-    """
-    if len(input_shape) not in (2, 3) or min(input_shape[:2]) < 10:
-        raise ValueError(
-            f"small_cnn needs images of at least 10 x 10, received shape {tuple(input_shape)}; choose another model"
-        )
-    channels = tuple(input_shape[2:]) or (1,)
-    initializers = _initializers(seed, 4)
-    layers = [keras.Input(tuple(input_shape)), keras.layers.Reshape((*input_shape[:2], *channels))]
-    for i, width in enumerate((16, 32)):
-        convolution = {"activation": "relu", "kernel_initializer": initializers[i], "name": f"convolution_{i + 1}"}
-        layers += [keras.layers.Conv2D(width, 3, **convolution), keras.layers.MaxPooling2D()]
-    layers += [
-        keras.layers.Flatten(),
-        keras.layers.Dense(64, activation="relu", kernel_initializer=initializers[2], name="hidden"),
-        keras.layers.Dense(num_classes, kernel_initializer=initializers[3], name="logits"),
+def _mlp(hidden: str, output: str | None, shape: tuple[int, ...], num_classes: int, seed: int) -> list[layers.Layer]:
+    """Return dense layers 100-50-num_classes with these activations."""
+    first, second, third = _initializers(seed, 3)
+    return [
+        layers.Flatten(**_LAST),
+        layers.Dense(100, activation=hidden, kernel_initializer=first, name="hidden_1"),
+        layers.Dense(50, activation=hidden, kernel_initializer=second, name="hidden_2"),
+        layers.Dense(num_classes, output, kernel_initializer=third, name="probabilities" if output else "logits"),
     ]
-    return keras.Sequential(layers, name="small_cnn")
 
 
-MODELS: dict[str, Callable[[Sequence[int], int, int], keras.Model]] = {
-    "article_mlp": article_mlp,
-    "relu_mlp": relu_mlp,
-    "small_cnn": small_cnn,
-}
-
-
-def build(name: str, input_shape: Sequence[int], num_classes: int, seed: int) -> keras.Model:
-    """Builds a model by name, its initial weights a function of the seed alone.
-
-    Args:
-        name: a key of `MODELS`, or `package.module:function`: a function that returns a Keras model of logits. It is
-            given those of input_shape, num_classes and seed that it has parameters for, after Keras' own random seed
-            has been set, so that initial weights depend on the seed also where it is not used.
-        input_shape: shape of one image, without the batch axis.
-        num_classes: int, at least 2.
-        seed: int in [0, 2**32).
-
-    Returns:
-        A built Keras model: float32 [batch, *input_shape] → logits, float32 [batch, num_classes].
-
-    Raises:
-        ValueError: if the name is unknown, num_classes is below 2 or the seed is out of range; if a function cannot be
-            called or returns something else.
-    """
-    if name not in MODELS and not named.is_function_name(name):
-        raise ValueError(
-            f"model must be one of {', '.join(MODELS)} or package.module:function, received {name!r}; choose one"
-        )
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be at least 2, received {num_classes}; the labels need two classes or more")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be from 0 to 2**32 - 1, received {seed}; choose a smaller one")
-    if name in MODELS:
-        return MODELS[name](input_shape, num_classes, seed)
-    keras.utils.set_random_seed(seed)
-    model = named.call(name, "model", input_shape=tuple(input_shape), num_classes=num_classes, seed=seed)
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"model {name} must return a Keras model, received a {type(model).__name__}; return one")
-    return model
-
-
-def _mlp(name: str, input_shape: Sequence[int], num_classes: int, seed: int, activation: str) -> keras.Model:
-    layers = [keras.Input(tuple(input_shape)), keras.layers.Flatten()]
-    units = {"hidden_1": 100, "hidden_2": 50, "logits": num_classes}
-    for (layer, width), initializer in zip(units.items(), _initializers(seed, len(units)), strict=True):
-        layers.append(
-            keras.layers.Dense(
-                width,
-                activation=None if layer == "logits" else activation,
-                kernel_initializer=initializer,
-                name=layer,
-            )
-        )
-    # A name of its own, or Keras numbers the models of a process and with them the paths of their variables.
-    return keras.Sequential(layers, name=name)
+def _small_cnn(shape: tuple[int, ...], num_classes: int, seed: int) -> list[layers.Layer]:
+    """Return 3 x 3 convolutions of 16 and 32 channels, each with max pooling, and dense layers 64-num_classes."""
+    if len(shape) not in (2, 3) or min(shape[:2]) < 10:
+        raise ValueError(f"small_cnn takes images of at least 10 x 10, but input_shape is {shape}.")
+    first, second, third, fourth = _initializers(seed, 4)
+    return [
+        layers.Reshape((*shape[:2], *(shape[2:] or (1,)))),
+        layers.Conv2D(16, 3, activation="relu", kernel_initializer=first, name="convolution_1", **_LAST),
+        layers.MaxPooling2D(**_LAST),
+        layers.Conv2D(32, 3, activation="relu", kernel_initializer=second, name="convolution_2", **_LAST),
+        layers.MaxPooling2D(**_LAST),
+        layers.Flatten(**_LAST),
+        layers.Dense(64, activation="relu", kernel_initializer=third, name="hidden"),
+        layers.Dense(num_classes, kernel_initializer=fourth, name="logits"),
+    ]
 
 
 def _initializers(seed: int, number: int) -> list[keras.initializers.Initializer]:
-    # A SeedSequence keeps the layers' seeds apart, within a model and between models of neighbouring seeds.
+    # A SeedSequence keeps the layers' seeds apart, within a model and between models of neighboring seeds.
     seeds = np.random.SeedSequence(seed).generate_state(number)
     return [keras.initializers.GlorotUniform(seed=int(layer_seed)) for layer_seed in seeds]
+
+
+MODELS: dict[str, Callable[[tuple[int, ...], int, int], list[layers.Layer]]] = {
+    # "Implementing Cyclic Learning Rates in Keras" puts softmax on every layer.
+    "article_mlp": partial(_mlp, "softmax", "softmax"),
+    "relu_mlp": partial(_mlp, "relu", None),
+    "small_cnn": _small_cnn,
+}
+
+
+def build(name: str, input_shape: tuple[int, ...], num_classes: int | None, seed: int) -> keras.Model:
+    """Return a named model that is not compiled: float32 [batch, *input_shape] → float32 [batch, num_classes].
+
+    Args:
+        name: `article_mlp`, which returns probabilities, or `relu_mlp` or `small_cnn`, which return logits.
+        input_shape: the shape of one example; for `small_cnn` [height, width] or [height, width, channels].
+        num_classes: int, at least 2.
+        seed: int in [0, 2**32); the initial weights depend on it alone.
+
+    Raises:
+        ValueError: if the name is unknown, the model does not take the shape, or a number is out of range.
+    """
+    own = "a function of your own as package.module:function"
+    if name not in MODELS:
+        raise ValueError(f"There is no model {name!r}. Choose {', '.join(MODELS)}, or {own}.")
+    if isinstance(input_shape, dict) or not all(isinstance(length, int) for length in input_shape):
+        raise ValueError(f"{name} takes one array as input, but the inputs have the shapes {input_shape}. Name {own}.")
+    if num_classes is None or num_classes < 2:
+        raise ValueError(f"{name} needs labels of two or more classes, but num_classes is {num_classes}. Name {own}.")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed is {seed}; it must be from 0 to 2**32 - 1.")
+    stack = MODELS[name](tuple(input_shape), num_classes, seed)
+    # With a name of its own, the paths of the variables do not depend on how many models this process has made.
+    return keras.Sequential([keras.Input(tuple(input_shape), dtype="float32"), *stack], name=name)
+
+
+def build_model(
+    name: str, dataset: AnyDataset, seed: int, optimizer: keras.optimizers.Optimizer | None = None
+) -> keras.Model:
+    """Return a compiled model for a dataset.
+
+    Args:
+        name: as in `build`, or `package.module:function`: a function that returns a Keras model. The function gets
+            those of input_shape, num_classes, seed and dataset that it has parameters for, after
+            `keras.utils.set_random_seed(seed)`. If its model comes compiled, that loss, those metrics and that
+            optimizer hold. Otherwise it is compiled as `relu_mlp` is: as a classifier from logits, with its accuracy.
+        seed: int in [0, 2**32); the initial weights depend on it alone.
+        optimizer: a new Keras optimizer; None means Adam().
+
+    Raises:
+        ValueError: as `build`; if the function fails or returns something else; if its model comes uncompiled for a
+            dataset without classes, or compiled although an optimizer is given.
+    """
+    if ":" not in name:
+        model = build(name, dataset.input_shape, dataset.num_classes, seed)
+    else:
+        keras.utils.set_random_seed(seed)
+        shape, num_classes = dataset.input_shape, dataset.num_classes
+        model = call(name, "model", input_shape=shape, num_classes=num_classes, seed=seed, dataset=dataset)
+        if not isinstance(model, keras.Model):
+            raise ValueError(f"model {name} must return a Keras model, but it returned {reprlib.repr(model)}.")
+    if model.compiled and optimizer is not None:
+        theirs, ours = (type(each).__name__ for each in (model.optimizer, optimizer))
+        remedy = f"Leave {ours} out, or return the model uncompiled."
+        raise ValueError(f"model {name} comes compiled with {theirs}, so {ours} cannot be used too. {remedy}")
+    if model.compiled:
+        return model
+    if dataset.num_classes is None:
+        remedy = "Compile it in the function, with its loss and metrics."
+        raise ValueError(f"model {name} comes uncompiled, and {dataset.name} has no classes to train it on. {remedy}")
+    examples = dataset.train if isinstance(dataset, Dataset) else dataset.validation
+    is_one_hot = examples is not None and np.ndim(examples.targets) == 2
+    make_loss = keras.losses.CategoricalCrossentropy if is_one_hot else keras.losses.SparseCategoricalCrossentropy
+    loss = make_loss(from_logits=name != "article_mlp")
+    model.compile(optimizer or keras.optimizers.Adam(), loss, metrics=["accuracy"])
+    return model

@@ -1,183 +1,231 @@
-"""What one step does with its batch: forward, loss, gradients, update. The same for every way of feeding the loop.
+"""One update: forward pass, loss, gradients, optimizer. It is the same for every way of feeding the loop.
 
-A `TrainLoop` traces it inside a block of steps, whether the batches are resident or come from a stream.
+Loss and metrics are Keras' own: `model.compute_loss` and the compiled metrics. The step knows nothing of classes,
+images or accuracy.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
 
+from clr_loop.loop.batches import Batch, num_examples_of, parts_of
 from clr_loop.loop.momentum import momentum_in_graph
+from clr_loop.schedules.checks import checked_whole
 
-Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+Values = dict[str, tf.Tensor]
+
+Scale = Callable[[Any], Any]
+"""A nest of inputs as they are stored → the nest that the model is called with."""
 
 
-def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Returns the cross-entropy of each example, from logits, numerically stable.
+@dataclass(frozen=True)
+class StepOptions:
+    """How one update is made.
 
-    Args:
-        labels: integers [batch].
-        logits: floats [batch, num_classes].
+    Attributes:
+        jit_compile: Whether to compile with XLA. "auto" decides by the model and the device; see `engine.choose_xla`.
+        clip_norm: float above 0. Gradients with a larger global norm are scaled down to it. None leaves them alone.
+        accumulate: int, at least 1. Each batch is split into this many parts, which are computed one after another and
+            summed into one update. It saves memory. Layers that look at a whole batch (batch-norm) see one part.
+        skip_non_finite: Whether to skip a batch whose loss or a gradient is not finite. A skipped batch changes no
+            variable and counts no step, so the next batch gets its learning rate.
+        scale_inputs: Whether uint8 inputs are divided by 255. "auto" does so for arrays of rank 3 and above, unless the
+            model scales them itself or feeds them to an `Embedding`; see `inputs.decide`.
 
-    Returns:
-        float [batch].
+    Raises:
+        ValueError: if a value is out of its range.
+        TypeError: if accumulate is not a whole number.
     """
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+
+    jit_compile: bool | Literal["auto"] = "auto"
+    clip_norm: float | None = None
+    accumulate: int = 1
+    skip_non_finite: bool = False
+    scale_inputs: bool | Literal["auto"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("jit_compile", "scale_inputs"):
+            value = getattr(self, name)
+            if value not in (True, False, "auto"):
+                raise ValueError(f'{name} is {value!r}; choose True, False or "auto".')
+        if self.clip_norm is not None and not 0.0 < self.clip_norm < math.inf:
+            raise ValueError(f"clip_norm is {self.clip_norm}; it must be a finite number above 0, and 1 is usual.")
+        checked_whole("accumulate", self.accumulate)
 
 
 class TrainStep:
     """A step of training and one of evaluation, to be traced into a graph.
 
-    With several replicas each works on its share of the batch; its loss and gradients are its part of the whole batch's
-    mean, so that their sum over replicas is what one replica would have. Clipping, and the question whether all is
-    finite, come after that sum. The parts of `accumulate` are taken and summed in the same way, one after another. So
-    are those of `halves`, but neither waits for the other, so that each can have a core to itself from the first
-    product to the last gradient; two cores get through that sooner than through the same products shared one by one.
+    Each replica works on its share of the batch. A share's loss is weighted by its examples, so the sum over replicas
+    is the mean over the whole batch. Clipping and the check for finite values come after that sum. The parts of
+    `accumulate` are weighted and summed in the same way.
 
     Args:
-        model, optimizer, loss, skip_non_finite, clip_norm, accumulate: see `TrainLoop`; model and optimizer made in the
-            scope of the strategy.
-        strategy: that the step is traced under; TensorFlow's default strategy is one replica, and adds nothing.
-        halves: whether a batch of at least two is computed in two independent halves; not together with accumulate.
+        model: a compiled model whose losses and metrics are built. Its strategy is `model.distribute_strategy`.
+        options: see `StepOptions`.
+        scale: turns stored inputs into the model's inputs.
+        metric_names: "loss", then the names of the compiled metrics.
+
+    Attributes:
+        names: The names of what a step returns, without "momentum".
+        strategy: The strategy that the model was made for.
     """
 
-    def __init__(
-        self,
-        model: keras.Model,
-        optimizer: keras.optimizers.Optimizer,
-        loss: Loss,
-        skip_non_finite: bool,
-        clip_norm: float | None,
-        accumulate: int,
-        strategy: tf.distribute.Strategy,
-        halves: bool,
-    ) -> None:
+    def __init__(self, model: keras.Model, options: StepOptions, scale: Scale, metric_names: tuple[str, ...]) -> None:
+        self.names = ("learning_rate", *metric_names, "examples")
+        self.strategy = model.distribute_strategy
         self._model = model
-        self._optimizer = optimizer
-        self._loss = loss
-        self._skip_non_finite = skip_non_finite
-        self._clip_norm = clip_norm
-        self._one_after_another = accumulate > 1
-        self._num_parts = 2 if halves else accumulate
-        self._strategy = strategy
-        self._scales_loss = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        self._options = options
+        self._scale = scale
+        self._metric_names = metric_names
+        self._scales_loss = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+        # A model with several outputs tracks the loss of each in a Mean of its own.
+        means = [metric for metric in model.metrics if type(metric) is keras.metrics.Mean]
+        self._output_losses = [metric for metric in means if metric.name.endswith("_loss")]
+        self._loss_names = {"loss", *(metric.name for metric in self._output_losses)}
+        self._training_argument = "training" in inspect.signature(model.compute_loss).parameters
 
     def __call__(
-        self,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        learning_rate: tf.Tensor,
-        momentum: tf.Tensor | None,
-        sample_weight: tf.Tensor | None = None,
-        size: tf.Tensor | None = None,
+        self, batch: Batch, size: tf.Tensor | int, learning_rate: tf.Tensor, momentum: tf.Tensor | None
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        """Takes a step, unless it is skipped. Called outside of any replica.
+        """Take a step, unless it is skipped. It is called outside of any replica.
 
         Args:
-            images: uint8 or float32 [batch, …]; with several replicas this and what follows is a share for each.
-            labels: int32 [batch].
+            batch: with several replicas a share for each.
+            size: int32 [], the examples of the whole batch.
             learning_rate: float32 [].
             momentum: float32 [], or None for the optimizer's own.
-            sample_weight: float32 [batch], that each example's loss is multiplied by; or None.
-            size: int32 [], the examples of the whole batch; None where the share is the batch.
 
         Returns:
             The step's metrics, float32 [] each; and 1 if the update was taken, 0 if it was skipped, int32 [].
         """
         statistics = self._model.non_trainable_variables
-        kept = [tf.identity(variable.value) for variable in statistics] if self._skip_non_finite else []
-        *shares, gradients = self._strategy.run(self._gradients, args=(images, labels, sample_weight, size))
-        loss, accuracy = (self._strategy.reduce(tf.distribute.ReduceOp.SUM, share, axis=None) for share in shares)
-        taken = tf.constant(1)
-        if self._skip_non_finite and not _all_finite([loss, *self._strategy.experimental_local_results(gradients)[0]]):
+        kept = [tf.identity(variable.value) for variable in statistics] if self._options.skip_non_finite else []
+
+        def put_back() -> tf.Tensor:
             for variable, value in zip(statistics, kept, strict=True):
                 variable.assign(value)  # The forward pass alone may have spoiled them (batch-norm).
-            taken = tf.constant(0)
+            return tf.constant(0)
+
+        losses, results, gradients = self.strategy.run(self._gradients, args=(batch, size))
+        losses = self._summed(losses)
+        metrics = {"learning_rate": learning_rate, **self._named(results), **losses}
+        metrics["examples"] = self.strategy.experimental_local_results(size)[0]
+        if not self._options.skip_non_finite:
+            taken = self._update(gradients, learning_rate, momentum)
+        elif self._scales_loss:  # It skips by itself, and must see what is not finite to halve its scale.
+            taken = self._update(gradients, learning_rate, momentum)
+            taken = tf.cond(taken > 0, lambda: taken, put_back)
         else:
-            before = tf.identity(self._optimizer.iterations) if self._scales_loss else None
-            with momentum_in_graph(self._optimizer, momentum), summed_over_replicas(self._optimizer):
-                self._optimizer.learning_rate.assign(learning_rate)
-                self._strategy.run(self._apply, args=(gradients,))
-            if self._scales_loss:  # It skips by itself a step whose scaled gradients are not finite.
-                taken = tf.cast(self._optimizer.iterations - before, tf.int32)
-        metrics = {
-            "learning_rate": keras.ops.convert_to_tensor(self._optimizer.learning_rate),
-            "loss": loss,
-            "accuracy": accuracy,
-        }
-        return metrics if momentum is None else {**metrics, "momentum": momentum}, taken
+            is_good = _all_finite([losses["loss"], *self.strategy.experimental_local_results(gradients)[0]])
+            taken = tf.cond(is_good, lambda: self._update(gradients, learning_rate, momentum), put_back)
+        if momentum is not None:
+            metrics["momentum"] = momentum
+        return {name: tf.cast(value, tf.float32) for name, value in metrics.items()}, taken
 
-    def evaluate(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the mean loss and the number of examples that are classified rightly, the model in inference mode."""
-        logits = self._logits(images, training=False)
-        loss = self._loss_of(labels, logits, None, len_of(labels))
-        return loss, tf.math.count_nonzero(_is_correct(labels, logits))
+    def evaluate(self, batch: Batch, size: tf.Tensor | int) -> tuple[Values, Values]:
+        """Evaluate a batch in inference mode, and add it to the compiled metrics.
 
-    # Plain Python, as it stands: AutoGraph would rewrite it and what it calls, which took half of a trace's time.
-    @tf.autograph.experimental.do_not_convert
-    def _gradients(
-        self, images: tf.Tensor, labels: tf.Tensor, sample_weight: tf.Tensor | None, size: tf.Tensor | None
-    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor | None]]:
-        """Returns a replica's share of loss and accuracy, and the gradients of the whole batch, summed and clipped."""
-        num_here = len_of(labels)
-        size = num_here if size is None else size
-        variables = self._model.trainable_variables
-        loss, accuracy = tf.constant(0.0), tf.constant(0.0)
+        Args:
+            batch, size: as for a step of training.
+
+        Returns:
+            "loss" and the losses of single outputs, means over the batch; and the metrics of all batches since their
+            last reset. All are float32 [].
+        """
+        losses, results = self.strategy.run(self._evaluate, args=(batch, size))
+        return self._summed(losses), self._named(results)
+
+    def _update(self, gradients: Any, learning_rate: tf.Tensor, momentum: tf.Tensor | None) -> tf.Tensor:
+        """Assign the rate and apply the gradients; return 1, or 0 where a loss scale made the optimizer skip."""
+        optimizer = self._model.optimizer
+        before = tf.identity(optimizer.iterations)
+        with momentum_in_graph(optimizer, momentum), _summed_over_replicas(optimizer):
+            optimizer.learning_rate.assign(learning_rate)
+            self.strategy.run(self._apply, args=(gradients,))
+        return tf.cast(optimizer.iterations - before, tf.int32) if self._scales_loss else tf.constant(1)
+
+    def _apply(self, gradients: list[tf.Tensor | None]) -> None:
+        self._model.optimizer.apply_gradients(zip(gradients, self._model.trainable_variables, strict=True))
+
+    def _gradients(self, batch: Batch, size: tf.Tensor | int) -> tuple[Values, Values, list[tf.Tensor | None]]:
+        """Return a replica's share of the losses, its metrics, and the whole batch's gradients, summed and clipped."""
+        reset_metrics(self._model)
+        losses, results = Values(), Values()
         gradients: list[tf.Tensor | None] = []
-        for i in range(self._num_parts):  # Written out in the graph.
-            begin, end = num_here * i // self._num_parts, num_here * (i + 1) // self._num_parts
-            part = [x if x is None or self._num_parts == 1 else x[begin:end] for x in (images, labels, sample_weight)]
-            # Micro-batches wait for each other, or all would need their memory at the same time.
-            done = [gradient for gradient in gradients if gradient is not None and self._one_after_another]
-            with tf.control_dependencies(done), tf.GradientTape() as tape:
-                logits = self._logits(part[0], training=True)
-                part_of_loss = self._loss_of(part[1], logits, part[2], size)
-                scaled = self._optimizer.scale_loss(part_of_loss)
-            new = tape.gradient(scaled, variables)
-            gradients = [_sum(a, b) for a, b in zip(gradients, new, strict=True)] if i else new
-            loss += part_of_loss
-            accuracy += tf.reduce_sum(tf.cast(_is_correct(part[1], logits), tf.float32)) / tf.cast(size, tf.float32)
-        if self._strategy.num_replicas_in_sync > 1:
-            present = [gradient for gradient in gradients if gradient is not None]
+        for part in parts_of(batch, self._options.accumulate):
+            # Each part waits for the gradients of the one before, or all would need their memory at the same time.
+            with tf.control_dependencies([g for g in gradients if g is not None]), tf.GradientTape() as tape:
+                part_losses, results = self._forward(part, size, training=True)
+                scaled = self._model.optimizer.scale_loss(part_losses["loss"])
+            new = tape.gradient(scaled, self._model.trainable_variables)
+            gradients = [_sum(a, b) for a, b in zip(gradients, new, strict=True)] if gradients else new
+            losses = {name: losses.get(name, 0.0) + loss for name, loss in part_losses.items()}
+        if self._options.skip_non_finite and self._scales_loss:  # The loss scale looks at the gradients alone.
+            zero = tf.where(tf.math.is_finite(losses["loss"]), 0.0, math.nan)
+            gradients = [None if g is None else tf.convert_to_tensor(g) + tf.cast(zero, g.dtype) for g in gradients]
+        if self.strategy.num_replicas_in_sync > 1:
+            present = [tf.convert_to_tensor(gradient) for gradient in gradients if gradient is not None]
             summed = iter(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, present))
             gradients = [None if gradient is None else next(summed) for gradient in gradients]
-        if self._clip_norm is not None:
-            gradients, _ = tf.clip_by_global_norm(gradients, self._optimizer.scale_loss(self._clip_norm))
-        return loss, accuracy, gradients
+        if self._options.clip_norm is not None:
+            gradients, _ = tf.clip_by_global_norm(gradients, self._model.optimizer.scale_loss(self._options.clip_norm))
+        return losses, results, gradients
 
-    @tf.autograph.experimental.do_not_convert
-    def _apply(self, gradients: list[tf.Tensor | None]) -> None:
-        self._optimizer.apply_gradients(zip(gradients, self._model.trainable_variables, strict=True))
+    def _evaluate(self, batch: Batch, size: tf.Tensor | int) -> tuple[Values, Values]:
+        return self._forward(batch, size, training=False)
 
-    def _logits(self, images: tf.Tensor, training: bool) -> tf.Tensor:
-        return tf.cast(self._model(to_float(images), training=training), tf.float32)
+    def _forward(self, batch: Batch, size: tf.Tensor | int, training: bool) -> tuple[Values, Values]:
+        """Return what these examples contribute to the mean losses over `size` examples, and the compiled metrics."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        x = self._scale(x)
+        y_pred = self._model(x, training=training)
+        argument = {"training": training} if self._training_argument else {}
+        for metric in self._output_losses:  # Keras weighs batches of them by a static shape, which may be unknown.
+            metric.reset_state()
+        loss = self._model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, **argument)
+        results = self._model.compute_metrics(x, y, y_pred, sample_weight)
+        losses = {metric.name: tf.cast(metric.result(), tf.float32) for metric in self._output_losses}
+        num_replicas = self.strategy.num_replicas_in_sync
+        if num_replicas > 1 or (training and self._options.accumulate > 1):
+            _check_no_mask(y_pred)
+            share = tf.cast(num_examples_of(batch), tf.float32) / tf.cast(size, tf.float32)
+            losses = {name: share * value for name, value in losses.items()}
+            loss = num_replicas * share * tf.cast(loss, tf.float32)  # Keras has divided it by their number.
+        losses["loss"] = tf.cast(loss, tf.float32)
+        return losses, {name: tf.cast(value, tf.float32) for name, value in results.items()}
 
-    def _loss_of(
-        self, labels: tf.Tensor, logits: tf.Tensor, sample_weight: tf.Tensor | None, size: tf.Tensor | int
-    ) -> tf.Tensor:
-        """What these examples, and the layers' own losses, contribute to the mean over `size` examples."""
-        losses = self._loss(labels, logits)
-        if sample_weight is not None:
-            if losses.shape.rank != 1:
-                raise ValueError(
-                    f"loss must return one value for each example where there are sample weights, received shape "
-                    f"{losses.shape}; leave the mean to the loop"
-                )
-            losses *= sample_weight
-        share = tf.cast(len_of(labels), tf.float32) / tf.cast(size, tf.float32)
-        return tf.add_n([tf.reduce_mean(losses), *self._model.losses]) * share
+    def _summed(self, losses: Values) -> Values:
+        """Return the losses of the whole batch: the sum over replicas."""
+        return {n: self.strategy.reduce(tf.distribute.ReduceOp.SUM, loss, axis=None) for n, loss in losses.items()}
+
+    def _named(self, results: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Return the metrics without the losses; those of several replicas merge when their variables are read here."""
+        if self.strategy.num_replicas_in_sync > 1:
+            results = self._model.get_metrics_result()
+        return {name: results[name] for name in self._metric_names if name not in self._loss_names}
+
+
+def reset_metrics(model: keras.Model) -> None:
+    """Set every compiled metric of a model to its beginning."""
+    for metric in model.metrics:
+        metric.reset_state()
 
 
 @contextlib.contextmanager
-def summed_over_replicas(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
-    """Traces what stands inside with gradients that are summed already, in place of Keras' own sum over replicas.
+def _summed_over_replicas(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
+    """Trace what stands inside with gradients that are summed already, in place of Keras' own sum over replicas.
 
-    Keras clips the gradients of each replica and sums them then, which is not what one replica would do; there is no
-    argument that leaves the sum out.
+    Keras clips the gradients of each replica and sums them afterwards, which is not what one replica would do. It has
+    no argument that leaves the sum out.
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     own = inner._all_reduce_sum_gradients
@@ -188,19 +236,15 @@ def summed_over_replicas(optimizer: keras.optimizers.Optimizer) -> Iterator[None
         inner._all_reduce_sum_gradients = own
 
 
-def metric_names(with_momentums: bool) -> tuple[str, ...]:
-    """Returns the names of a step's metrics."""
-    return ("learning_rate", "loss", "accuracy") + (("momentum",) if with_momentums else ())
-
-
-def to_float(images: tf.Tensor) -> tf.Tensor:
-    """Returns images as float32: uint8 scaled to 0–1, float32 as they are."""
-    return tf.cast(images, tf.float32) / 255.0 if images.dtype == tf.uint8 else images
-
-
-def len_of(labels: tf.Tensor) -> tf.Tensor | int:
-    """Returns the number of examples: an int where it is known when the step is traced."""
-    return tf.shape(labels)[0] if labels.shape[0] is None else labels.shape[0]
+def _check_no_mask(y_pred: Any) -> None:
+    """Refuse to split a masked batch: Keras averages over the tokens that count, of which each part has another "
+    "number."""
+    if any(getattr(leaf, "_keras_mask", None) is not None for leaf in keras.tree.flatten(y_pred)):
+        raise ValueError(
+            "The model's output carries a mask, so its loss is a mean over the tokens that are not masked. Such a "
+            "batch cannot be split into equal shares: use accumulate=1 and one replica, or give the mask as "
+            "sample_weight."
+        )
 
 
 def _sum(a: tf.Tensor | None, b: tf.Tensor | None) -> tf.Tensor | None:
@@ -208,8 +252,4 @@ def _sum(a: tf.Tensor | None, b: tf.Tensor | None) -> tf.Tensor | None:
 
 
 def _all_finite(tensors: list[tf.Tensor | None]) -> tf.Tensor:
-    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(tensor)) for tensor in tensors if tensor is not None])
-
-
-def _is_correct(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    return tf.equal(tf.argmax(logits, -1, labels.dtype), labels)
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(t))) for t in tensors if t is not None])

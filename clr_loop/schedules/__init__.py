@@ -1,24 +1,13 @@
-"""Learning-rate schedules: step → rate, in NumPy alone."""
+"""Learning-rate schedules: step → rate. They need only NumPy; `for_keras` brings them to Keras."""
 
-from clr_loop.schedules.formulas import (
-    SCHEDULES,
-    Constant,
-    CosineRestarts,
-    Cyclic,
-    ExponentialRamp,
-    ExpRange,
-    Joined,
-    LinearRamp,
-    OneCycle,
-    Schedule,
-    Triangular,
-    Triangular2,
-    from_config,
-    join,
-    register_scale_fn,
-)
+from clr_loop.schedules.base import Schedule
+from clr_loop.schedules.cycles import CosineRestarts, Cyclic, ExpRange, Triangular, Triangular2, register_scale_fn
+from clr_loop.schedules.describe import Description, describe
+from clr_loop.schedules.formulas import Constant, ExponentialRamp, Joined, LinearRamp, OneCycle, from_config, join
+from clr_loop.schedules.lengths import to_steps
 
 __all__ = [
-    "SCHEDULES", "Constant", "CosineRestarts", "Cyclic", "ExpRange", "ExponentialRamp", "Joined", "LinearRamp",
-    "OneCycle", "Schedule", "Triangular", "Triangular2", "from_config", "join", "register_scale_fn",
+    "Constant", "CosineRestarts", "Cyclic", "Description", "ExpRange", "ExponentialRamp", "Joined", "LinearRamp",
+    "OneCycle", "Schedule", "Triangular", "Triangular2", "describe", "from_config", "join", "register_scale_fn",
+    "to_steps",
 ]  # fmt: skip

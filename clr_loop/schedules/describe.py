@@ -1,359 +1,254 @@
-"""What a schedule will do in a run of a given length, and what in it may waste the run: known before training.
+"""What a schedule will do in a run of a given length, and what may waste the run, before any training.
 
 >>> from clr_loop.schedules import Triangular
->>> for line in describe(Triangular(0.001, 0.006, 2000), total_steps=450, steps_per_epoch=30).lines()[:3]:
-...     print(line)
-450 steps, 15 epochs: learning rate 0.001 at first, 0.00212 at last; highest 0.00212, at step 449
-0.11 cycles; the run ends while the rate climbs, at 22 % of the way from low to high
-note: 450 steps, step_size 2000: the rate only climbs, to 0.00212; for two whole cycles --step_size=112
+>>> print(describe(Triangular(0.001, 0.006, 100), total_steps=200, steps_per_epoch=40))
+200 steps, 5 epochs: the learning rate starts at 0.001, ends at 0.00105 and is highest (0.006) at step 100
+1.00 cycles; the run ends at the end of a cycle
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import singledispatch
+from typing import NamedTuple
 
 import numpy as np
 
-from clr_loop.schedules import base
-from clr_loop.schedules.formulas import (
-    Constant,
-    CosineRestarts,
-    Cyclic,
-    ExpRange,
-    Joined,
-    LinearRamp,
-    OneCycle,
-    Schedule,
-)
+from clr_loop.schedules.base import NUMPY, Schedule, mix
+from clr_loop.schedules.checks import Steps, checked_length
+from clr_loop.schedules.cycles import CosineRestarts, Cyclic, ExpRange, Triangular
+from clr_loop.schedules.formulas import Constant, Joined, LinearRamp, OneCycle
 
-# A run that ends within this share of the way up is called to end at the low.
+# We say that a run ends at the low if it ends within this share of the way up.
 _NEAR_LOW = 0.1
-# A highest rate of less than this share of the way up has not come near max_lr.
+# A highest rate below this share of the way up is not near max_lr.
 _NEAR_HIGH = 0.5
-# Smith, arXiv 1506.01186, section 3.2: good results with a step_size of 2 to 10 times the steps of an epoch.
+# Smith, arXiv 1506.01186, section 3.2: a good step_size is 2 to 10 times the steps of an epoch.
 _EPOCHS_UP = (2, 10)
+# We look at up to this many steps, and as many peaks, of a user's own scale function.
+_NUM_SAMPLES = 2**15
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a schedule does in a run.
-
-    Attributes:
-        total_steps: int, steps of the run.
-        steps_per_epoch: int.
-        first_lr, last_lr: float, rates of the first and the last step.
-        highest_lr: float, the highest rate of the run.
-        highest_step: int, the first step that has it, 0-based.
-        cycles: float, cycles completed, with the share of the last; None for a schedule without cycles.
-        end: in words, where in its cycle the run ends.
-        warnings: what may waste the run, a sentence each, with the value to use instead.
-    """
+    """What a schedule does in a run. `str` gives it as lines to print, with each warning after `note:`."""
 
     total_steps: int
     steps_per_epoch: int
     first_lr: float
     last_lr: float
     highest_lr: float
-    highest_step: int
-    cycles: float | None
-    end: str
-    warnings: tuple[str, ...]
-
-    def lines(self) -> list[str]:
-        """Returns the description for printing, warnings last, each as a `note:`."""
-        epochs = self.total_steps / self.steps_per_epoch
-        length = f"{_steps(self.total_steps)}, {epochs:.4g} epoch{'' if epochs == 1 else 's'}"
-        cycles = "" if self.cycles is None else f"{self.cycles:.2f} cycles; "
-        return [
-            f"{length}: learning rate {self.first_lr:.3g} at first, {self.last_lr:.3g} at last; "
-            f"highest {self.highest_lr:.3g}, at step {self.highest_step:,}",
-            f"{cycles}the run ends {self.end}",
-            *(f"note: {warning}" for warning in self.warnings),
-        ]
+    highest_step: int  # A step that has the highest rate, 0-based.
+    num_samples: int | None  # The number of steps looked at, if the highest rate is only that of a sample.
+    cycles: float | None  # The cycles of the run, with the share of the last one; None without cycles.
+    end: str  # Where in its cycle the run ends, in words.
+    warnings: tuple[str, ...]  # What may waste the run, each with the value to use instead.
 
     def __str__(self) -> str:
-        return "\n".join(self.lines())
+        length = f"{_count(self.total_steps, 'step')}, {_count(self.total_steps / self.steps_per_epoch, 'epoch')}"
+        rates = f"the learning rate starts at {self.first_lr:.3g}, ends at {self.last_lr:.3g} and is highest"
+        sampled = "" if self.num_samples is None else f" of the {self.num_samples:,} sampled steps"
+        cycles = "" if self.cycles is None else f"{self.cycles:,.2f} cycles; "
+        lines = [f"{length}: {rates} ({self.highest_lr:.3g}) at step {self.highest_step:,}{sampled}"]
+        return "\n".join([*lines, f"{cycles}the run ends {self.end}", *(f"note: {note}" for note in self.warnings)])
 
 
 def describe(schedule: Schedule, total_steps: int, steps_per_epoch: int) -> Description:
-    """Returns what a schedule will do in a run.
+    """Return what a schedule will do in a run.
 
-    The rates are looked at step by step, in pieces, so the figures hold for any scale function too.
+    The cost does not grow with the number of steps. The highest rate is exact, except for a user's own `scale_fn` in a
+    run of more than 32,768 steps: there we look at up to 65,536 steps, half of them peaks, spread over the run.
 
     Args:
         schedule: one of `clr_loop.schedules`.
-        total_steps: int, at least 1.
-        steps_per_epoch: int, at least 1.
+        total_steps, steps_per_epoch: int, at least 1.
 
     Raises:
         ValueError: if a number is below 1.
         TypeError: if a number is not an integer, or the schedule is of an unknown kind.
     """
-    total_steps = base.checked_whole("total_steps", total_steps)
-    steps_per_epoch = base.checked_whole("steps_per_epoch", steps_per_epoch)
-    highest_step, highest_lr = _highest(schedule, total_steps)
-    first_lr, last_lr = schedule.formula(base.NUMPY, np.array([0, total_steps - 1])).tolist()
-    cycles, end = _end(schedule, total_steps)
-    warnings = _warnings(schedule, total_steps, steps_per_epoch)
+    total_steps = checked_length("total_steps", total_steps)
+    steps_per_epoch = checked_length("steps_per_epoch", steps_per_epoch)
+    seen = _look(schedule, total_steps, steps_per_epoch)
+    rates = schedule.formula(NUMPY, seen.tops)
+    top = int(np.argmax(rates))
+    first_last_highest = _rate(schedule, 0), _rate(schedule, total_steps - 1), float(rates[top])
+    num_samples = len(seen.tops) if seen.is_sampled else None
     return Description(
-        total_steps=total_steps,
-        steps_per_epoch=steps_per_epoch,
-        first_lr=first_lr,
-        last_lr=last_lr,
-        highest_lr=highest_lr,
-        highest_step=highest_step,
-        cycles=cycles,
-        end=end,
-        warnings=tuple(warnings),
-    )
+        total_steps, steps_per_epoch, *first_last_highest, int(seen.tops[top]), num_samples,
+        seen.cycles, seen.end, tuple(seen.warnings),
+    )  # fmt: skip
 
 
-def _highest(schedule: Schedule, total_steps: int) -> tuple[int, float]:
-    piece = 2**20
-    best_step, best_lr = 0, -1.0
-    for first in range(0, total_steps, piece):
-        rates = schedule.formula(base.NUMPY, np.arange(first, min(first + piece, total_steps)))
-        i = int(np.argmax(rates))
-        if rates[i] > best_lr:
-            best_step, best_lr = first + i, float(rates[i])
-    return best_step, best_lr
-
-
-# --- Where the run ends: cycles completed, and the place in words ---
+class _Look(NamedTuple):
+    tops: Steps  # One of these steps has the highest rate.
+    cycles: float | None
+    end: str
+    warnings: list[str]
+    is_sampled: bool = False  # The tops are only a sample of the steps.
 
 
 @singledispatch
-def _end(schedule: Schedule, total_steps: int) -> tuple[float | None, str]:
-    raise TypeError(f"schedule must be of clr_loop.schedules, received {schedule!r}; give one of these")
+def _look(schedule: Schedule, total_steps: int, steps_per_epoch: int) -> _Look:
+    """Return what is known of one kind of schedule."""
+    raise TypeError(f"describe was given {schedule!r}, which is not a schedule of clr_loop.schedules.")
 
 
-@_end.register
-def _(schedule: Constant, total_steps: int) -> tuple[float | None, str]:
-    return None, "with the rate that it began with"
+@_look.register
+def _(schedule: Constant, total_steps: int, steps_per_epoch: int) -> _Look:
+    return _Look(np.array([0]), None, "at the rate it began with", [])
 
 
-@_end.register
-def _(schedule: Cyclic, total_steps: int) -> tuple[float | None, str]:
-    cycles = total_steps / schedule.period
-    position = (total_steps - 1) % schedule.period
-    if total_steps % schedule.period == 0:
-        return cycles, "with the end of a cycle"
-    height = f"{float(schedule.unscaled_height(base.NUMPY, np.array(position))):.0%}".replace("%", " %")
-    if position == schedule.step_size:
-        return cycles, "at the peak of a cycle"
-    way = "climbs" if position < schedule.step_size else "falls"
-    return cycles, f"while the rate {way}, at {height} of the way from low to high"
+@_look.register
+def _(schedule: LinearRamp, total_steps: int, steps_per_epoch: int) -> _Look:
+    tops = np.array([0, min(total_steps, schedule.total_steps) - 1])
+    return _Look(tops, None, *_against_length(schedule, "ramp", total_steps))
 
 
-@_end.register
-def _(schedule: CosineRestarts, total_steps: int) -> tuple[float | None, str]:
-    cycle, position, length = (float(x) for x in schedule.place(base.NUMPY, np.array(total_steps - 1)))
+@_look.register
+def _(schedule: OneCycle, total_steps: int, steps_per_epoch: int) -> _Look:
+    end, notes = _against_length(schedule, "cycle", total_steps)
+    around_peak = np.clip([0, math.floor(schedule.peak), math.ceil(schedule.peak)], 0, schedule.total_steps - 1)
+    if not notes and schedule.pct_start == 1.0 and total_steps > 1:
+        notes = [f"with pct_start 1 the rate only climbs, to {schedule.max_lr:.3g}; for a fall use --pct_start=0.3"]
+    elif not notes and schedule.height(NUMPY, around_peak).max() < _NEAR_HIGH:
+        what = f"the run's {_count(total_steps, 'step')} never come near max_lr {schedule.max_lr:.3g}"
+        notes = [f"{what} with pct_start {schedule.pct_start:g}; train for at least 4 steps"]
+    return _Look(np.minimum(around_peak, total_steps - 1), min(total_steps / schedule.total_steps, 1.0), end, notes)
+
+
+def _against_length(schedule: LinearRamp | OneCycle, what: str, total_steps: int) -> tuple[str, list[str]]:
+    """Return where the run ends, and a warning if the schedule has another length than the run."""
+    too_many, last_lr = total_steps - schedule.total_steps, f"{_rate(schedule, total_steps - 1):.3g}"
+    if too_many == 0:
+        return f"at the end of the {what}", []
+    end, but = f"after the {what}", f"the rate is held at {last_lr} for the last {_count(too_many, 'step')}"
+    if too_many < 0:
+        end, but = f"before the {what} does", f"the rate ends at {last_lr}, before the {what} does"
+    lengths = f"the run has {total_steps} steps and the schedule {schedule.total_steps}"
+    return end, [f"{lengths}: {but}; use --total_steps={total_steps}"]
+
+
+@_look.register
+def _(schedule: Joined, total_steps: int, steps_per_epoch: int) -> _Look:
+    reached = [boundary for boundary in schedule.boundaries if boundary < total_steps]
+    starts, ends = [0, *reached], [*reached, total_steps]
+    parts = [_look(schedule.schedules[i], ends[i] - start, steps_per_epoch) for i, start in enumerate(starts)]
+    cycles = [part.cycles for part in parts if part.cycles is not None]
+    notes = [f"from step {starts[i]:,}: {note}" for i, part in enumerate(parts) for note in part.warnings]
+    if len(reached) < len(schedule.boundaries):
+        late = schedule.boundaries[len(reached)]
+        notes.append(f"the run ends before boundary {late}; give a boundary below {total_steps}")
+    tops = np.concatenate([starts[i] + part.tops for i, part in enumerate(parts)])
+    is_sampled = any(part.is_sampled for part in parts)
+    return _Look(tops, sum(cycles) if cycles else None, parts[-1].end, notes, is_sampled)
+
+
+# --- Cycles ---
+
+
+@_look.register
+def _(schedule: CosineRestarts, total_steps: int, steps_per_epoch: int) -> _Look:
+    cycle, position, length = (int(x) for x in schedule.place(NUMPY, np.array(total_steps - 1)))
+    height, cycles, notes = (1.0 + math.cos(math.pi * position / length)) / 2.0, cycle + (position + 1) / length, []
+    end = f"while the rate falls, {height:.0%} of the way from low to high"
     if position + 1 == length:
-        return cycle + 1, "with the end of a cycle"
-    return cycle + (position + 1) / length, f"after {int(position) + 1:,} of the {int(length):,} steps of a cycle"
+        end = "at the end of a cycle"
+    elif height > _NEAR_LOW and schedule.base_lr < schedule.max_lr:
+        number = max(round(cycles), 1)
+        units = sum(schedule.t_mul**i for i in range(number))
+        if total_steps * schedule.t_mul ** (number - 1) < 5 * units**2:
+            number = units = 1  # Whole steps would leave too many of the last cycle out.
+        first, last_lr = math.ceil(total_steps / units), f"{_rate(schedule, total_steps - 1):.3g}"
+        advice = f"for {_whole_cycles(number)} use --first_cycle_steps={first}"
+        notes = [f"the run ends at {last_lr} and not at the low of a cycle; {advice}"]
+    return _Look(np.array([0]), cycles, end, notes)
 
 
-@_end.register
-def _(schedule: OneCycle, total_steps: int) -> tuple[float | None, str]:
-    cycles = min(total_steps / schedule.total_steps, 1.0)
-    if total_steps >= schedule.total_steps:
-        return cycles, "with the cycle" if total_steps == schedule.total_steps else "after the cycle"
-    return cycles, "while the rate climbs" if total_steps - 1 < schedule.peak else "while the rate falls"
+@_look.register
+def _(schedule: Triangular, total_steps: int, steps_per_epoch: int) -> _Look:
+    up, period, position = schedule.step_size, schedule.period, (total_steps - 1) % schedule.period
+    height = min(position / up, (period - position) / (period - up))
+    end = f"while the rate {'climbs' if position < up else 'falls'}, {height:.0%} of the way from low to high"
+    if position == period - 1:
+        end = "at the end of a cycle"
+    tops, notes = _tops(schedule, total_steps), []
+    if schedule.base_lr < schedule.max_lr:
+        is_low = position == period - 1 or height <= _NEAR_LOW
+        notes = _notes(schedule, total_steps, steps_per_epoch, is_low, float(schedule.height(NUMPY, tops).max()))
+    return _Look(tops, total_steps / period, end, notes, isinstance(schedule, Cyclic) and len(tops) < total_steps)
 
 
-@_end.register
-def _(schedule: LinearRamp, total_steps: int) -> tuple[float | None, str]:
-    if total_steps == schedule.total_steps:
-        return None, "with the ramp"
-    return None, "after the ramp" if total_steps > schedule.total_steps else "before the ramp does"
+def _tops(schedule: Triangular, total_steps: int) -> Steps:
+    """Return steps of which one has the highest rate, or a sample of steps for a user's own scale function."""
+    first_peak = min(schedule.step_size, total_steps - 1)
+    if isinstance(schedule, ExpRange) and schedule.gamma < 1.0:
+        turn = min(-1.0 / math.log(schedule.gamma), first_peak)  # Where step * gamma**step stops growing.
+        return np.array([0, math.floor(turn), math.ceil(turn)])
+    if not isinstance(schedule, Cyclic):
+        return np.array([0, first_peak])
+    num_peaks = (total_steps - 1 + schedule.period - schedule.step_size) // schedule.period
+    every, peaks = (np.linspace(0, n - 1, min(n, _NUM_SAMPLES), dtype=np.int64) for n in (total_steps, num_peaks))
+    return np.union1d(every, peaks * schedule.period + schedule.step_size)
 
 
-@_end.register
-def _(schedule: Joined, total_steps: int) -> tuple[float | None, str]:
-    ends = [_end(part, steps) for part, _, steps in _parts(schedule, total_steps)]
-    counts = [cycles for cycles, _ in ends if cycles is not None]
-    return sum(counts) if counts else None, ends[-1][1]
-
-
-# --- What may waste the run ---
-
-
-@singledispatch
-def _warnings(schedule: Schedule, total_steps: int, steps_per_epoch: int) -> list[str]:
-    return []
-
-
-@_warnings.register
-def _(schedule: Cyclic, total_steps: int, steps_per_epoch: int) -> list[str]:
-    if schedule.base_lr == schedule.max_lr:
-        return []
-    up, advice = schedule.step_size, _whole_cycles(schedule, total_steps, steps_per_epoch)
-    found = []
-    last_lr = float(schedule.formula(base.NUMPY, np.array(total_steps - 1)))
+def _notes(schedule: Triangular, total_steps: int, steps_per_epoch: int, is_low: bool, height: float) -> list[str]:
+    """Return what may waste the run, from whether it ends low and from its highest share of the way up."""
+    if total_steps == 1:
+        return ["the run has 1 step, which cannot hold a cycle; train for more"]
+    up, last_lr, notes = schedule.step_size, f"{_rate(schedule, total_steps - 1):.3g}", []
+    least, most = (epochs * steps_per_epoch for epochs in _EPOCHS_UP)
+    better_up, advice = _advice(schedule, total_steps, least, most)
     if total_steps <= up:
-        what = f"{_steps(total_steps)}, step_size {up}: the rate only climbs, to {last_lr:.3g}"
-        found.append(f"{what}; {advice.text}")
-    elif not _ends_low(schedule, total_steps):
-        found.append(
-            f"{_steps(total_steps)}, step_size {up}: the run ends at {last_lr:.3g} and not at the cycle's low, where "
-            f"Smith finishes; {advice.text}"
-        )
-    if total_steps > up:
-        found += _scaled_away(schedule, total_steps)
-    epochs = up / steps_per_epoch
-    if not _EPOCHS_UP[0] <= epochs <= _EPOCHS_UP[1]:
-        value = advice.text
-        if not advice.within_epochs:
-            value = f"train for {2 * _EPOCHS_UP[0]} epochs or more, which hold one whole cycle"
-        found.append(f"step_size {up} is {epochs:.3g} epochs, Smith recommends 2 to 10; {value}")
-    return found
+        way = "and the rate ends at" if isinstance(schedule, (Cyclic, ExpRange)) else "so the rate only climbs, to"
+        what = f"the run's {total_steps} steps end before the first peak at step {up}"
+        notes.append(f"{what}, {way} {last_lr}; {advice}")
+    elif not is_low:
+        notes.append(f"the run ends at {last_lr} and not at the low of a cycle; {advice}")
+    if not least <= up <= most:
+        if not least <= better_up <= most:
+            advice = f"a cycle with such a climb takes {_count(math.ceil(2 * schedule.period / up), 'epoch')} or more"
+        epochs = _count(up / steps_per_epoch, "epoch")
+        notes.append(f"step_size {up} is {epochs}, and Smith recommends 2 to 10; {advice}")
+    if total_steps > up and height < _NEAR_HIGH:
+        remedy = "give a scale_fn that comes near 1"
+        if isinstance(schedule, ExpRange):
+            first_peak = better_up if any("--step_size" in note for note in notes) else up
+            remedy = f"for a first peak at 90% use --gamma={0.9 ** (1.0 / first_peak):.8g}"
+        highest_lr = mix(schedule.base_lr, schedule.max_lr, height)
+        notes.append(f"the rate never rises above {highest_lr:.3g}, far from max_lr {schedule.max_lr:.3g}; {remedy}")
+    return notes
 
 
-@_warnings.register
-def _(schedule: CosineRestarts, total_steps: int, steps_per_epoch: int) -> list[str]:
-    if schedule.base_lr == schedule.max_lr or _ends_at_a_low(schedule, total_steps):
-        return []
-    cycle, position, length = (float(x) for x in schedule.place(base.NUMPY, np.array(total_steps - 1)))
-    for number in range(max(round(cycle + (position + 1) / length), 1), 0, -1):
-        # Rounded up: one step too few in a cycle would end the run with the first, high rates of another.
-        first = -(-total_steps // sum(schedule.t_mul**i for i in range(number)))
-        if _ends_at_a_low(dataclasses.replace(schedule, first_cycle_steps=first), total_steps):
-            break
-    return [
-        f"{_steps(total_steps)}, first_cycle_steps {schedule.first_cycle_steps}: the run ends at "
-        f"{float(schedule.formula(base.NUMPY, np.array(total_steps - 1))):.3g} and not at the cycle's low; "
-        f"for {_count(number)} --first_cycle_steps={first}"
-    ]
+def _advice(schedule: Triangular, total_steps: int, least: int, most: int) -> tuple[int, str]:
+    """Return a better step_size, and the words for it: two whole cycles, or the nearest number of a good length.
 
-
-@_warnings.register
-def _(schedule: OneCycle, total_steps: int, steps_per_epoch: int) -> list[str]:
-    missing = "before it comes to max_lr" if total_steps - 1 < schedule.peak else "before it is down"
-    found = _other_length(schedule, schedule.total_steps, total_steps, missing)
-    if not found and schedule.pct_start == 1.0 and total_steps > 1:
-        found.append(f"pct_start 1: the rate only climbs, to {schedule.max_lr:.3g}; for a fall --pct_start=0.3")
-    around_peak = np.clip([math.floor(schedule.peak), math.ceil(schedule.peak)], 0, schedule.last_step)
-    if not found and schedule.height(base.NUMPY, around_peak).max() < _NEAR_HIGH:
-        found.append(
-            f"total_steps {total_steps}, pct_start {schedule.pct_start:g}: the rate never comes near max_lr "
-            f"{schedule.max_lr:.3g}; train for more steps or raise --pct_start"
-        )
-    return found
-
-
-@_warnings.register
-def _(schedule: LinearRamp, total_steps: int, steps_per_epoch: int) -> list[str]:
-    missing = f"before it comes to end_lr {schedule.end_lr:.3g}"
-    return _other_length(schedule, schedule.total_steps, total_steps, missing)
-
-
-@_warnings.register
-def _(schedule: Joined, total_steps: int, steps_per_epoch: int) -> list[str]:
-    found = [
-        f"from step {first:,}: {warning}"
-        for part, first, steps in _parts(schedule, total_steps)
-        for warning in _warnings(part, steps, steps_per_epoch)
-    ]
-    late = [boundary for boundary in schedule.boundaries if boundary >= total_steps]
-    if late:
-        found.append(f"{_steps(total_steps)}, boundary {late[0]}: the run ends before it; give one below {total_steps}")
-    return found
-
-
-def _parts(schedule: Joined, total_steps: int) -> Iterator[tuple[Schedule, int, int]]:
-    """Yields each schedule that a run comes to, with its first step and the number of its steps."""
-    starts = [0, *schedule.boundaries]
-    ends = [*schedule.boundaries, total_steps]
-    for part, first, end in zip(schedule.schedules, starts, ends, strict=True):
-        if first < total_steps:
-            yield part, first, min(end, total_steps) - first
-
-
-def _other_length(schedule: Schedule, length: int, total_steps: int, what_is_missing: str) -> list[str]:
-    """What to say of a finite schedule in a run of another length."""
-    if total_steps == length:
-        return []
-    last = float(schedule.formula(base.NUMPY, np.array(total_steps - 1)))
-    if total_steps < length:
-        what = f"the rate ends at {last:.3g}, {what_is_missing}"
-    else:
-        what = f"the last {_steps(total_steps - length)} hold {last:.3g}"
-    return [f"{_steps(total_steps)}, total_steps {length}: {what}; --total_steps={total_steps}"]
-
-
-def _scaled_away(schedule: Cyclic, total_steps: int) -> list[str]:
-    """What to say of a scale that keeps even the first cycle far from max_lr."""
-    first_cycle = np.arange(min(schedule.period, total_steps))
-    height = float(schedule.height(base.NUMPY, first_cycle).max())
-    if height >= _NEAR_HIGH:
-        return []
-    highest = base.mix(schedule.base_lr, schedule.max_lr, height)
-    what = f"the scale keeps the first peak down at {highest:.3g}, far from max_lr {schedule.max_lr:.3g}"
-    if isinstance(schedule, ExpRange):
-        gamma = 0.9 ** (1.0 / schedule.step_size)
-        return [f"gamma {schedule.gamma:g}: {what}; for a first peak at 90 % --gamma={gamma:.8g}"]
-    return [f"{what}; give a scale_fn that begins near 1"]
-
-
-# --- The step_size to use instead ---
-
-
-@dataclass(frozen=True)
-class _Advice:
-    text: str
-    within_epochs: bool
-
-
-def _ends_low(schedule: Cyclic, total_steps: int) -> bool:
-    last = np.array(total_steps - 1)
-    return (
-        total_steps % schedule.period == 0 or float(schedule.unscaled_height(base.NUMPY, last)) <= _NEAR_LOW
-    ) and total_steps > schedule.step_size
-
-
-def _ends_at_a_low(schedule: CosineRestarts, total_steps: int) -> bool:
-    _, position, length = (float(x) for x in schedule.place(base.NUMPY, np.array(total_steps - 1)))
-    return position + 1 == length or (1.0 + math.cos(math.pi * position / length)) / 2.0 <= _NEAR_LOW
-
-
-def _with_cycles(schedule: Cyclic, total_steps: int, cycles: int) -> Cyclic:
-    """The same schedule with lengths for this many whole cycles in the run, its halves in the same proportion."""
-    period = total_steps // cycles
+    A good step_size lies between `least` and `most`.
+    """
+    climb = total_steps * schedule.step_size // schedule.period
+    number = max(min(2, climb // least), climb // most + 1)
+    if climb < 20 * number**2:
+        number = 1  # Whole steps would leave too many over, and one cycle always ends low.
+    period = total_steps // number
     if schedule.step_size_down is None:
-        return dataclasses.replace(schedule, step_size=period // 2)
-    up = min(max(round(period * schedule.step_size / schedule.period), 1), period - 1)
-    return dataclasses.replace(schedule, step_size=up, step_size_down=period - up)
+        return period // 2, f"for {_whole_cycles(number)} use --step_size={period // 2}"
+    up = min(math.ceil(period * schedule.step_size / schedule.period), period - 1)
+    return up, f"for {_whole_cycles(number)} use --step_size={up} --step_size_down={period - up}"
 
 
-def _whole_cycles(schedule: Cyclic, total_steps: int, steps_per_epoch: int) -> _Advice:
-    """The lengths that come nearest to what was meant: whole cycles first, 2 to 10 epochs up, then their number."""
-    if total_steps < 2:
-        return _Advice("one step cannot hold a cycle; train for more", within_epochs=False)
-    meant = total_steps / schedule.period if total_steps > schedule.step_size else 2.0
-    low, high = (epochs * steps_per_epoch for epochs in _EPOCHS_UP)
-    share_up = schedule.step_size / schedule.period
-    # Around what was meant, and around the fewest and the most cycles that keep to 2 to 10 epochs.
-    centres = (meant, total_steps * share_up / high, total_steps * share_up / low)
-    numbers = {1, 2} | {int(centre) + offset for centre in centres for offset in range(-3, 5)}
-
-    def cost(number: int) -> tuple[bool, bool, float]:
-        other = _with_cycles(schedule, total_steps, number)
-        return not _ends_low(other, total_steps), not low <= other.step_size <= high, abs(number - meant)
-
-    best = min((number for number in numbers if 1 <= number <= total_steps // 2), key=cost)
-    chosen = _with_cycles(schedule, total_steps, best)
-    down = "" if chosen.step_size_down is None else f" --step_size_down={chosen.step_size_down}"
-    return _Advice(f"for {_count(best)} --step_size={chosen.step_size}{down}", low <= chosen.step_size <= high)
+# --- Words ---
 
 
-def _steps(number: int) -> str:
-    return f"{number:,} step" + ("s" if number != 1 else "")
+def _rate(schedule: Schedule, step: int) -> float:
+    return float(schedule.formula(NUMPY, np.array(step)))
 
 
-def _count(cycles: int) -> str:
-    words = {1: "one whole cycle", 2: "two whole cycles", 3: "three whole cycles"}
-    return words.get(cycles, f"{cycles:,} whole cycles")
+def _count(number: float, unit: str) -> str:
+    """Return "1 step", "450 steps", "2.5 epochs"."""
+    digits = f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"
+    return f"{digits} {unit}" + ("" if digits == "1" else "s")
+
+
+def _whole_cycles(number: int) -> str:
+    return {1: "one whole cycle", 2: "two whole cycles"}.get(number, f"{number:,} whole cycles")

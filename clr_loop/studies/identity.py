@@ -6,19 +6,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from clr_loop.runs.records import read_result
-from clr_loop.runs.result import TrainingResult
-
-_TAGS = {"train": ("learning_rate", "loss", "accuracy", "momentum"), "validation": ("loss", "accuracy")}
 
 
 def differences(run_dir: Path, other_dir: Path) -> list[str]:
-    """Returns what differs between two finished runs, a line each; [] if they are bit-identical.
+    """Return what differs between two finished runs, a line each; [] if they are bit-identical.
 
-    Compared are the digest of all variables, `history.csv`, `epochs.csv` without its seconds, and TensorBoard's points
+    This compares the digest of all variables, `history.csv`, `epochs.csv` without its seconds, and TensorBoard's points
     of every step and every validation, each with how often it is there.
 
     Args:
@@ -27,45 +23,31 @@ def differences(run_dir: Path, other_dir: Path) -> list[str]:
     Raises:
         ValueError: if one of them holds no finished run.
     """
-    ours, theirs = _result(run_dir), _result(other_dir)
-    found = []
-    if ours.weights_sha256 != theirs.weights_sha256:
-        found.append(f"weights_sha256: {ours.weights_sha256} and {theirs.weights_sha256}")
-    for name in sorted({*ours.history, *theirs.history}):
-        a, b = ours.history.get(name, np.empty(0)), theirs.history.get(name, np.empty(0))
-        if not np.array_equal(a, b):
-            found.append(f"history.csv, {name}: {_first_difference(a.tolist(), b.tolist())}")
-    untimed = [
-        [dataclasses.replace(record, epoch_seconds=0.0, input_wait_seconds=0.0) for record in run.epochs]
-        for run in (ours, theirs)
-    ]
-    if untimed[0] != untimed[1]:
-        found.append(f"epochs.csv: {_first_difference(*untimed)}")
-    for place, tags in _TAGS.items():
-        for tag in tags:
-            points = [_points(directory / place, tag) for directory in (run_dir, other_dir)]
-            if points[0] != points[1]:
-                found.append(f"TensorBoard, {place}/{tag}: {_first_difference(*points)}")
+    ours, theirs = _records(run_dir), _records(other_dir)
+    found = {name: _first_difference(ours.get(name, []), theirs.get(name, [])) for name in sorted({*ours, *theirs})}
+    return [f"{name}: {words}" for name, words in found.items() if words]
+
+
+def _records(run_dir: Path) -> dict[str, list[Any]]:
+    """Read what a run has recorded, but for the times: the name of each record → its values."""
+    result = read_result(run_dir)
+    if result is None:
+        raise ValueError(f"{run_dir} holds no finished run; finish it with --resume.")
+    found: dict[str, list[Any]] = {f"history.csv, {name}": values.tolist() for name, values in result.history.items()}
+    found["weights_sha256"] = [result.weights_sha256]
+    found["epochs.csv"] = [dataclasses.replace(e, epoch_seconds=0.0, input_wait_seconds=0.0) for e in result.epochs]
+    for place in ("train", "validation"):
+        events = EventAccumulator(str(run_dir / place), size_guidance={"scalars": 0}).Reload()
+        for tag in events.Tags()["scalars"]:
+            if not tag.endswith("_seconds"):
+                points = sorted((event.step, event.value) for event in events.Scalars(tag))
+                found[f"TensorBoard, {place}/{tag}"] = points
     return found
 
 
-def _result(directory: Path) -> TrainingResult:
-    result = read_result(directory)
-    if result is None:
-        raise ValueError(f"{directory} must hold a finished run, received none; finish it with --resume")
-    return result
-
-
-def _points(directory: Path, tag: str) -> list[tuple[int, float]]:
-    """The (step, value) of a tag in the order of their steps."""
-    events = EventAccumulator(str(directory), size_guidance={"scalars": 0}).Reload()
-    if tag not in events.Tags()["scalars"]:
-        return []
-    return sorted((event.step, event.value) for event in events.Scalars(tag))
-
-
-def _first_difference(a: list[Any], b: list[Any]) -> str:
-    if len(a) != len(b):
-        return f"{len(a)} and {len(b)} values"
-    i = next(i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y)
-    return f"at {i}, {a[i]} and {b[i]}"
+def _first_difference(ours: list[Any], theirs: list[Any]) -> str | None:
+    if len(ours) != len(theirs):
+        return f"{len(ours)} and {len(theirs)} values"
+    pairs = enumerate(zip(ours, theirs, strict=True))
+    # NaN equals itself here, and -0.0 differs from 0.0.
+    return next((f"at {i}, {x} and {y}" for i, (x, y) in pairs if repr(x) != repr(y)), None)

@@ -5,43 +5,37 @@ Source: L. N. Smith, Cyclical Learning Rates for Training Neural Networks, arXiv
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from clr_loop.loop.loop import Metrics, TrainLoop
-from clr_loop.runs import events as summaries
+from clr_loop.runs import events
 from clr_loop.runs import files as run_files
+from clr_loop.runs.result import higher_is_better
 from clr_loop.runs.settings import versions
 from clr_loop.schedules import ExponentialRamp, LinearRamp
+from clr_loop.schedules.checks import checked_choice, checked_integer, checked_number, checked_whole
 from clr_loop.studies import plots
-from clr_loop.studies.suggestions import (
-    DIVERGENCE_FACTOR,
-    Bounds,
-    Curve,
-    NoSuggestionError,
-    Suggestion,
-    bounds,
-    suggest,
-)
+from clr_loop.studies.arms import MakeModel, start_of
+from clr_loop.studies.suggestions import DIVERGENCE_FACTOR, Bounds, Curve, NoSuggestionError, bounds, suggest
+from clr_loop.studies.tables import write_csv
 
 NUM_STEPS = 1000
-"""Steps of a sweep unless told otherwise: 125 for each decade of the default range, which read well also when noisy."""
+"""The steps of a sweep unless told otherwise: 125 for each decade of the default range, enough for noisy curves."""
 
 _RAMPS: dict[str, type[ExponentialRamp] | type[LinearRamp]] = {"exponential": ExponentialRamp, "linear": LinearRamp}
 
 # The smoothing's time constant as a share of the sweep: a tenth of a decade in the default range.
 _SMOOTHING = 1 / 80
+# A loss scale begins at 2**15 and is halved after a skipped update, so more in a row than this mean divergence.
+_MOST_HALVINGS = 20
 
 
 @dataclass(frozen=True)
@@ -50,170 +44,169 @@ class RangeTest:
 
     Attributes:
         settings: JSON types: the arguments of `run`, and batch_size, seed and steps_per_epoch of its loop.
-        curve: raw and smoothed loss and accuracy over the rates, up to and with the step at which it stopped.
-        stop_reason: "finished: …", "divergence: …" or "non-finite loss: …", with step and rate.
+        curve: raw and smoothed loss and score over the rates, up to and including the step at which the sweep stopped.
+        stop_reason: "finished: …", "divergence: …", "non-finite loss: …" or "non-finite updates: …", with the rate.
     """
 
     settings: dict[str, Any]
     curve: Curve
     stop_reason: str
 
-    @cached_property
-    def suggestions(self) -> list[Suggestion]:
-        """What the curve suggests; see `suggestions.suggest`."""
-        return suggest([self.curve])
-
     def columns(self) -> dict[str, NDArray[Any]]:
-        """Returns the curve as columns [n]: step from 0, learning_rate, loss, accuracy and the smoothed two."""
+        """Return the curve as columns [n]: learning_rate, and loss and score raw and smoothed, each by its name."""
         curve = self.curve
-        return {
-            "step": np.arange(len(curve.loss)),
-            "learning_rate": curve.learning_rate,
-            "loss": curve.loss,
-            "accuracy": curve.accuracy,
-            "smoothed_loss": curve.smoothed_loss,
-            "smoothed_accuracy": curve.smoothed_accuracy,
-        }
+        score = {curve.measure: curve.score, f"smoothed_{curve.measure}": curve.smoothed_score}
+        loss = {"loss": curve.loss, "smoothed_loss": curve.smoothed_loss}
+        return {"learning_rate": curve.learning_rate, **loss, **(score if curve.measure != "loss" else {})}
 
 
 def run(
-    train_loop: TrainLoop,
+    loop: TrainLoop,
     start_lr: float = 1e-7,
     end_lr: float = 10.0,
     num_steps: int = NUM_STEPS,
     sweep: Literal["exponential", "linear"] = "exponential",
     early_stop: float | None = DIVERGENCE_FACTOR,
-    on_block: Callable[[int, Metrics], None] | None = None,
+    on_block: Callable[[int, Metrics], None] = lambda num_steps, metrics: None,
 ) -> RangeTest:
-    """Takes num_steps steps with rates from start_lr to end_lr, then puts the loop back as it was.
+    """Take num_steps steps with rates from start_lr to end_lr, then put the loop back as it was.
 
     The steps go on from where the loop stands, on its own batches, over as many epochs as they need. Whatever happens,
-    an exception and Ctrl-C included, variables, optimizer, step and data order are then restored from memory.
+    an exception or Ctrl-C included, variables, optimizer, step and data order are then restored from memory. The score
+    is the first compiled metric of which more is better; for a model without one, the suggestions read the loss.
 
     Args:
-        train_loop: at any step; its compiled block is used, so training after it does not compile again.
-        start_lr: float, finite, above 0; a linear sweep may begin at 0.
-        end_lr: float, finite, above start_lr.
+        loop: at any step. Its compiled block is used, so training after it does not compile again.
+        start_lr: float, above 0; a linear sweep may begin at 0.
+        end_lr: float, above start_lr.
         num_steps: int, at least 2.
-        sweep: "exponential", equal ratios between neighbours; or "linear", equal differences.
-        early_stop: stop when the smoothed loss is above this many times its best so far, float above 1; see
-            `suggestions.first_divergence`. A loss that is not finite stops too. None takes every step.
-        on_block: called after each block with the number of steps taken so far and the block's metrics.
+        sweep: "exponential", equal ratios between neighbors; or "linear", equal differences.
+        early_stop: stop when the smoothed loss has diverged by this factor, float above 1; see
+            `smoothing.first_divergence`. A loss that is not finite stops the sweep, too. None takes every step.
+        on_block: called after each block with the number of steps taken so far and the metrics of the block.
 
     Returns:
-        The curve, why it ends where it does, and what it suggests.
+        The curve, and why it ends where it does. Where the loop skips an update that is not finite, the
+        rate is taken with the next batch; the reason says how many were skipped.
 
     Raises:
         ValueError: if an argument is outside its range.
         TypeError: if a rate or early_stop is not a number, or num_steps not an integer.
     """
-    _check(start_lr, end_lr, num_steps, sweep, early_stop)
-    rates = _RAMPS[sweep](start_lr, end_lr, num_steps)(np.arange(num_steps))
-    settings = {
-        "batch_size": train_loop.batch_size,
-        "seed": train_loop.seed,
-        "steps_per_epoch": train_loop.steps_per_epoch,
-        "start_lr": start_lr,
-        "end_lr": end_lr,
-        "num_steps": num_steps,
-        "sweep": sweep,
-        "early_stop": early_stop,
-    }
-    time_constant = max(num_steps * _SMOOTHING, 1.0)
-    measured = {name: np.empty(0) for name in ("learning_rate", "loss", "accuracy")}
-    stop = None
-    before = train_loop.snapshot()
+    rates = _checked_rates(start_lr, end_lr, num_steps, sweep)
+    if early_stop is not None and not 1.0 < checked_number("early_stop", early_stop) < math.inf:
+        raise ValueError(
+            f"early_stop is {early_stop:g}; it is a multiple of the best loss and must be finite and above 1. A usual "
+            f"one is {DIVERGENCE_FACTOR:g}, and None takes every step."
+        )
+    of_loop = {name: getattr(loop, name) for name in ("batch_size", "seed", "steps_per_epoch")}
+    asked = {"start_lr": start_lr, "end_lr": end_lr, "num_steps": num_steps, "sweep": sweep, "early_stop": early_stop}
+    curve, num_skipped = _sweep(loop, rates, early_stop, on_block)
+    return RangeTest({**of_loop, **asked}, curve, _why(curve, num_steps, num_skipped, early_stop))
+
+
+def _sweep(
+    loop: TrainLoop, rates: NDArray[np.float32], early_stop: float | None, on_block: Callable[[int, Metrics], None]
+) -> tuple[Curve, int]:
+    """Take a step with each rate and undo them; return the curve and the number of skipped updates.
+
+    A loop that skips an update that is not finite takes its rate with the next batch.
+    """
+    measure = next((name for name in loop.metric_names[1:] if higher_is_better(name)), "loss")
+    time_constant = max(len(rates) * _SMOOTHING, 1.0)
+
+    def curve_of(columns: NDArray[np.float64]) -> Curve:
+        learning_rate, loss, score = columns
+        return Curve(learning_rate, loss, score, time_constant, early_stop or DIVERGENCE_FACTOR, measure)
+
+    columns = np.empty((3, 0))
+    num_done = num_in_vain = 0
+    before = loop.snapshot()
     try:
-        for first in range(0, num_steps, train_loop.block_steps):
-            metrics = train_loop.run(rates[first : first + train_loop.block_steps])
-            measured = {name: np.concatenate([measured[name], metrics[name]]) for name in measured}
-            if on_block is not None:
-                on_block(len(measured["loss"]), metrics)
-            stop = _stop(measured["loss"], measured["learning_rate"], time_constant, early_stop)
-            if stop is not None:
+        while num_done < len(rates):
+            block = rates[num_done : num_done + loop.block_steps]
+            metrics = loop.run(block)
+            num_skipped = loop.num_skipped - before.num_skipped
+            num_in_vain = 0 if len(metrics["loss"]) else num_in_vain + len(block)
+            if num_in_vain > max(time_constant, _MOST_HALVINGS):
+                columns = np.hstack([columns, [[block[0]], [np.nan], [np.nan]]])
+                break
+            score = -metrics["loss"] if measure == "loss" else metrics[measure]
+            columns = np.hstack([columns, [metrics["learning_rate"], metrics["loss"], score]])
+            num_done = int(np.searchsorted(rates, columns[0].max(initial=-1.0), side="right"))
+            on_block(num_done, metrics)
+            if early_stop is not None and curve_of(columns).num_usable < columns.shape[1]:
                 break
     finally:
-        train_loop.restore(before)
-    finished = f"finished: all {num_steps} steps, up to learning rate {rates[-1]:.3g}"
-    num_kept, reason = stop or (len(measured["loss"]), finished)
-    curve = Curve(
-        **{name: values[:num_kept] for name, values in measured.items()},
-        time_constant=time_constant,
-        divergence_factor=early_stop or DIVERGENCE_FACTOR,
-    )
-    return RangeTest(settings, curve, reason)
+        loop.restore(before)
+    kept = None if early_stop is None else curve_of(columns).num_usable + 1
+    return curve_of(columns[:, :kept]), num_skipped
 
 
 def run_seeds(
-    train_loop: TrainLoop,
-    make_model: Callable[[int], keras.Model],
+    loop: TrainLoop,
+    make_model: MakeModel,
     num_seeds: int,
-    on_start: Callable[[int], None] | None = None,
+    on_start: Callable[[int], None] = lambda seed: None,
     **arguments: Any,
 ) -> list[RangeTest]:
-    """Runs a range test for each of the seeds 0 … num_seeds - 1, all on one compiled block, and leaves no trace.
+    """Run a range test for each of the seeds 0 … num_seeds - 1, all on one compiled block, and leave no trace.
 
     Args:
-        train_loop: at step 0; the seeds' initial weights and orders of the data are put into it in turn.
+        loop: at step 0. It gets the initial weights and the data order of each seed in turn.
         make_model: seed → a fresh model, like the loop's.
-        num_seeds: int, at least 1.
+        num_seeds: int, at least 1; 3 or more show how far seeds agree.
         on_start: called before each test with its seed.
         **arguments: see `run`.
 
     Raises:
         ValueError: if num_seeds is below 1 or the loop has taken a step; else, and TypeError, as `run`.
     """
-    if num_seeds < 1:
-        raise ValueError(f"seeds must be at least 1, received {num_seeds}; 3 or more show how far they agree")
-    if train_loop.step != 0:
-        raise ValueError(f"the loop must not have taken a step yet, received one at step {train_loop.step}; use `run`")
-    before = train_loop.snapshot()
+    checked_whole("seeds", num_seeds)
+    if loop.step != 0:
+        raise ValueError(f"The loop is at step {loop.step}, but each seed starts at step 0; use `run`, or a new loop.")
+    before = loop.snapshot()
     tests = []
     try:
         for seed in range(num_seeds):
-            if on_start is not None:
-                on_start(seed)
-            initial = [keras.ops.convert_to_numpy(variable) for variable in make_model(seed).variables]
-            train_loop.restore(dataclasses.replace(before, model=initial, seed=seed))
-            tests.append(run(train_loop, **arguments))
+            on_start(seed)
+            loop.restore(dataclasses.replace(before, **start_of(make_model, seed)))
+            tests.append(run(loop, **arguments))
     finally:
-        train_loop.restore(before)
+        loop.restore(before)
     return tests
 
 
 def suggested_bounds(tests: Sequence[RangeTest], epochs: int) -> Bounds:
-    """Returns the pair that the tests agree on, with a step_size of two whole cycles in `epochs` epochs.
+    """Return the pair that the tests agree on, with a step_size of two whole cycles in `epochs` epochs.
 
     Args:
         tests: of one batch size, at least one.
-        epochs: int, at least 1, of the run planned.
+        epochs: int, at least 1, of the planned run.
 
     Raises:
         ValueError: if epochs is below 1.
-        NoSuggestionError: if the curves do not support a pair; says why, and what to change.
+        NoSuggestionError: if the curves do not support a pair; it says why, and what to change.
     """
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, received {epochs}; give the length of the run planned")
-    return bounds(suggest([test.curve for test in tests]), epochs * tests[0].settings["steps_per_epoch"])
+    total_steps = checked_whole("epochs", epochs) * tests[0].settings["steps_per_epoch"]
+    return bounds(suggest([test.curve for test in tests]), total_steps)
 
 
 def text(tests: Sequence[RangeTest], epochs: int) -> str:
-    """Returns in words why each sweep ended, what they suggest, and last the line to paste, or why there is none.
+    """Return in words why each sweep ended, what they suggest, and last the line to paste, or why there is none.
 
     Arguments: see `suggested_bounds`.
     """
     lines = [f"seed {test.settings['seed']}: {test.stop_reason}" for test in tests]
     lines += [str(suggestion) for suggestion in suggest([test.curve for test in tests])]
-    try:
-        cycles = f"two whole cycles in {epochs} epochs at batch {tests[0].settings['batch_size']}:"
-        lines += [cycles, str(suggested_bounds(tests, epochs))]
-    except NoSuggestionError as error:
-        lines.append(str(error))
-    return "\n".join(lines)
+    pair = _bounds_or_reason(tests, epochs)
+    if isinstance(pair, Bounds):
+        lines.append(f"two whole cycles in {epochs} epochs at batch {tests[0].settings['batch_size']}:")
+    return "\n".join([*lines, str(pair)])
 
 
 def write(tests: Sequence[RangeTest], epochs: int, output_dir: Path, settings: Mapping[str, Any]) -> None:
-    """Writes range_test.json, .csv and .png and TensorBoard's events: a run for each seed, and the picture.
+    """Write range_test.json, .csv and .png and TensorBoard's events: a run for each seed, and the picture.
 
     Args:
         tests, epochs: see `suggested_bounds`.
@@ -221,85 +214,61 @@ def write(tests: Sequence[RangeTest], epochs: int, output_dir: Path, settings: M
         settings: JSON types, to be kept with the tests: names of dataset, model and so on.
     """
     found = suggest([test.curve for test in tests])
-    try:
-        pair: dict[str, Any] = dataclasses.asdict(suggested_bounds(tests, epochs))
-    except NoSuggestionError as error:
-        pair = {"reason": str(error)}
-    run_files.write_json(
-        output_dir / "range_test.json",
-        {
-            "settings": {**settings, "epochs": epochs},
-            "tests": [
-                {**test.settings, "stop_reason": test.stop_reason, "steps": len(test.curve.loss)} for test in tests
-            ],
-            "suggestions": [suggestion.to_json() for suggestion in found],
-            "bounds": pair,
-            "versions": versions(),
-        },
-    )
-    columns = [test.columns() for test in tests]
-    with open(output_dir / "range_test.csv", "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["seed", *columns[0]])
-        for test, curves in zip(tests, columns, strict=True):
-            for step, *values in zip(*curves.values(), strict=True):
-                writer.writerow([test.settings["seed"], step, *(f"{value:.9g}" for value in values)])
+    pair = _bounds_or_reason(tests, epochs)
+    content = {
+        "settings": {**settings, "epochs": epochs},
+        "tests": [{**test.settings, "stop_reason": test.stop_reason, "steps": len(test.curve.loss)} for test in tests],
+        "measure": tests[0].curve.measure,
+        "suggestions": [suggestion.to_json() for suggestion in found],
+        "bounds": dataclasses.asdict(pair) if isinstance(pair, Bounds) else {"reason": str(pair)},
+        "versions": versions(),
+    }
+    run_files.write_json(output_dir / "range_test.json", content)
+    columns = {test.settings["seed"]: test.columns() for test in tests}
+    rows = [
+        {"seed": seed, "step": step, **{name: f"{values[step]:.9g}" for name, values in curves.items()}}
+        for seed, curves in columns.items()
+        for step in range(len(curves["loss"]))
+    ]
+    write_csv(output_dir / "range_test.csv", rows)
+    named = [str(settings[name]) for name in ("dataset", "model") if name in settings]
+    title = ", ".join([*named, f"batch {tests[0].settings['batch_size']}"])
     bands = {s.name: (min(s.found), s.learning_rate, max(s.found)) for s in found if s.learning_rate is not None}
-    title = ", ".join(str(settings[name]) for name in ("dataset", "model") if name in settings)
     picture = output_dir / "range_test.png"
-    drawn = [_broken(test.columns(), test.curve.num_usable) for test in tests]
-    plots.range_test(drawn, bands, f"{title}, batch {tests[0].settings['batch_size']}".lstrip(", ")).savefig(picture)
-    for test, curves in zip(tests, columns, strict=True):
-        del curves["step"]
-        summaries.write_curves(output_dir / f"seed_{test.settings['seed']}", curves)
-    summaries.write_picture(output_dir, "range_test", picture.read_bytes())
+    plots.range_test(list(columns.values()), bands, title).savefig(picture)
+    events.write_picture(output_dir, "range_test", picture.read_bytes())
+    for seed, curves in columns.items():
+        events.write_curves(output_dir / f"seed_{seed}", curves)
 
 
-def _broken(columns: dict[str, NDArray[Any]], step: int) -> dict[str, NDArray[Any]]:
-    """Takes the smoothed values out at the step of divergence, so that no line joins what was smoothed apart."""
-    for name in ("smoothed_loss", "smoothed_accuracy"):
-        columns[name] = np.where(columns["step"] == step, np.nan, columns[name])
-    return columns
+def _bounds_or_reason(tests: Sequence[RangeTest], epochs: int) -> Bounds | NoSuggestionError:
+    try:
+        return suggested_bounds(tests, epochs)
+    except NoSuggestionError as error:
+        return error
 
 
-def _stop(
-    losses: NDArray[np.float64], rates: NDArray[np.float64], time_constant: float, early_stop: float | None
-) -> tuple[int, str] | None:
-    """The number of steps to keep, the one that stopped the sweep included, and the reason; None to go on."""
-    if early_stop is None:
-        return None
-    step = Curve(rates, losses, losses, time_constant, early_stop).num_usable  # The accuracy has no say in it.
-    if step == len(losses):
-        return None
-    where = f"at step {step} with learning rate {rates[step]:.3g}"
-    if not np.isfinite(losses[step]):
-        return step + 1, f"non-finite loss: {losses[step]} {where}"
-    return step + 1, f"divergence: the smoothed loss went above {early_stop:g} times its best {where}"
-
-
-def _check(start_lr: Any, end_lr: Any, num_steps: Any, sweep: Any, early_stop: Any) -> None:
-    if sweep not in _RAMPS:
-        raise ValueError(f"sweep must be one of {', '.join(_RAMPS)}, received {sweep!r}; choose one of these")
-    for name, value in (("start_lr", start_lr), ("end_lr", end_lr), ("early_stop", early_stop)):
-        if value is not None or name != "early_stop":
-            if not isinstance(value, Real) or isinstance(value, bool):
-                raise TypeError(f"{name} must be a number, received {value!r}")
-            if not math.isfinite(value):
-                raise ValueError(f"{name} must be finite, received {value}; give a plain number")
-    if start_lr < 0.0 or (start_lr == 0.0 and sweep == "exponential"):
-        least = "above 0 for an exponential sweep" if sweep == "exponential" else "at least 0"
-        raise ValueError(f"start_lr must be {least}, received {start_lr}; a usual value is 1e-07")
+def _checked_rates(start_lr: float, end_lr: float, num_steps: int, sweep: str) -> NDArray[np.float32]:
+    """Return the rates of a sweep; the ramp checks each of the two for itself."""
+    if checked_integer("num_steps", num_steps) < 2:
+        raise ValueError(f"num_steps is {num_steps}; a sweep takes at least 2, and {NUM_STEPS} make a readable curve.")
+    ramp = _RAMPS[checked_choice("sweep", sweep, *_RAMPS)](start_lr, end_lr, num_steps)
     if not start_lr < end_lr:
-        raise ValueError(
-            f"end_lr must be above start_lr, received start_lr {start_lr:g} and end_lr {end_lr:g}; exchange them or "
-            "raise end_lr"
-        )
-    if not isinstance(num_steps, Integral) or isinstance(num_steps, bool):
-        raise TypeError(f"num_steps must be a whole number of steps, received {num_steps!r}")
-    if num_steps < 2:
-        raise ValueError(f"num_steps must be at least 2, received {num_steps}; {NUM_STEPS} make a readable curve")
-    if early_stop is not None and early_stop <= 1.0:
-        raise ValueError(
-            f"early_stop must be above 1 times the best loss, received {early_stop:g}; a usual value is "
-            f"{DIVERGENCE_FACTOR:g}, and None takes every step"
-        )
+        raise ValueError(f"end_lr {end_lr:g} is not above start_lr {start_lr:g}; swap the two or raise end_lr.")
+    return ramp(np.arange(num_steps)).astype(np.float32)
+
+
+def _why(curve: Curve, num_steps: int, num_skipped: int, early_stop: float | None) -> str:
+    """Say why the sweep ended where it did."""
+    skipped = f"; {num_skipped} updates were skipped because they were not finite" if num_skipped else ""
+    step = curve.num_usable
+    if num_skipped and np.isnan(curve.loss[-1]):
+        return f"non-finite updates: none was taken from learning rate {curve.learning_rate[-1]:.3g} on{skipped}"
+    if early_stop is None or step == len(curve.loss):
+        return f"finished: all {num_steps} steps, up to learning rate {curve.learning_rate[-1]:.3g}{skipped}"
+    where = f"at step {step} with learning rate {curve.learning_rate[step]:.3g}{skipped}"
+    if not np.isfinite(curve.loss[step]):
+        return f"non-finite loss: {curve.loss[step]} {where}"
+    if curve.loss.min() < 0.0:
+        return f"divergence: the smoothed loss rose by {early_stop - 1.0:g} times what it had fallen {where}"
+    return f"divergence: the smoothed loss went above {early_stop:g} times its best {where}"

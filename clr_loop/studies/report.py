@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from clr_loop.runs import files as run_files
 from clr_loop.schedules import Constant, Triangular
 from clr_loop.studies import plots
-from clr_loop.studies.comparison import ArmSummary, Comparison, Effect, Run, Sample
-from clr_loop.studies.tables import markdown_table
+from clr_loop.studies.effects import Comparison, Effect, Run, Sample
+from clr_loop.studies.measures import Measure
+from clr_loop.studies.tables import markdown_table, write_csv
 
 # "Implementing Cyclic Learning Rates in Keras": (batch size, schedule) → training seconds, validation accuracy.
 ARTICLE_EPOCHS = 15
@@ -23,201 +21,171 @@ ARTICLE = {
     (2000, Triangular(0.001, 0.006, 2000)): (5.47, 0.8352),
 }
 
+_SCOPE = """\
+This report compares settings, not schedules: each arm ran with the learning rates that it was given. It says which
+schedule is better only if the rates of every arm were tuned with the same effort. Otherwise another constant rate or
+other bounds may turn the result around."""
+_ARMS_NOTE = """\
+Times are of training alone, and each epoch ends with its metrics on the host. Compilation is done once for a batch
+size, before the first step. ± is the standard deviation over seeds; the lowest and highest seed stand in brackets."""
+_TARGET_NOTE = "A time to a target is the median of the seeds that reached it, k of n."
+_EFFECTS_NOTE = """\
+Each effect is a difference taken seed by seed (same initial weights, same order of the data), averaged over the levels
+of the other factor. ± is its standard deviation over seeds, and the interval is that of the mean at 95 % (Student's t).
+An interval that holds 0 is called within the spread: the seeds alone could have made it."""
+
 
 def write(comparison: Comparison, output_dir: Path, dataset: str, model: str) -> None:
-    """Writes comparison.json, comparison.csv, report.md and comparison.png into an existing directory."""
+    """Write comparison.json, comparison.csv, report.md and comparison.png into an existing directory."""
+    measure = comparison.measure
     (output_dir / "report.md").write_text(markdown(comparison, dataset, model))
-    run_files.write_json(
-        output_dir / "comparison.json",
-        {
-            "runs": [{"arm": run.arm.label, **run.result.to_json()} for run in comparison.runs],
-            "arms": [arm.to_json() for arm in comparison.arms],
-            "effects": [effect.to_json() for effect in comparison.effects],
-        },
-    )
-    with open(output_dir / "comparison.csv", "w", newline="") as file:
-        rows = [_csv_row(run, run.seed in comparison.timed_seeds) for run in comparison.runs]
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    curves = []
-    for arm in comparison.arms:
-        runs = [run for run in comparison.runs if run.arm == arm.arm]
-        results = [run.result for run in runs]
-        timed = [run.result for run in runs if run.seed in comparison.timed_seeds]
-        curves.append(
-            plots.ArmCurves(
-                label=arm.arm.label,
-                seconds=np.cumsum([result.epoch_seconds for result in timed], axis=1),
-                examples=results[0].num_examples * np.arange(1, len(results[0].epochs) + 1),
-                val_accuracy=np.array([[record.val_accuracy for record in result.epochs] for result in results]),
-                learning_rates=results[0].history["learning_rate"],
-            )
-        )
-    plots.comparison(curves).savefig(output_dir / "comparison.png")
+    content = {
+        "measure": vars(measure),
+        "runs": [{"arm": run.arm.label, **run.result.to_json()} for run in comparison.runs],
+        "arms": [arm.to_json() for arm in comparison.arms],
+        "effects": [effect.to_json() for effect in comparison.effects],
+    }
+    run_files.write_json(output_dir / "comparison.json", content)
+    rows = [_csv_row(run, measure, run.seed in comparison.timed_seeds) for run in comparison.runs]
+    write_csv(output_dir / "comparison.csv", rows)
+    plots.comparison(comparison).savefig(output_dir / "comparison.png")
 
 
 def markdown(comparison: Comparison, dataset: str, model: str) -> str:
-    """Returns the report of a comparison; its article column only where the settings are the article's own.
+    """Return the report of a comparison; it has the article's column only where the settings are the article's own.
 
     Args:
         comparison: at least one arm.
         dataset, model: their names.
     """
     first = comparison.runs[0].result
-    num_seeds = len({run.seed for run in comparison.runs})
-    num_epochs = len(first.epochs)
-    is_article = (dataset, model, num_epochs, first.settings["optimizer"]) == (
-        "mnist", "article_mlp", ARTICLE_EPOCHS, "Adam",
-    )  # fmt: skip
-    versions = ", ".join(f"{name} {number}" for name, number in first.to_json()["versions"].items())
+    num_seeds, num_epochs = len({run.seed for run in comparison.runs}), len(first.epochs)
+    asked = (dataset, model, num_epochs, first.settings["optimizer"], comparison.measure.name)
+    is_article = asked == ("mnist", "article_mlp", ARTICLE_EPOCHS, "Adam", "val_accuracy")
+    versions = ", ".join(f"{name} {number}" for name, number in first.settings["versions"].items())
     head = (
         f"{dataset}, {model}, {first.settings['optimizer']}, {_count(num_epochs, 'epoch')}, "
         f"{_count(num_seeds, 'seed')} an arm; on {first.device}; {versions}."
     )
-    notes = f"{_ARMS_NOTE}{_times_note(comparison)}{_bounds_note(first.settings)}"
     sections = [
-        f"# Batch size and learning-rate schedule\n\n{head}",
-        f"## Arms\n\n{_arms_table(comparison, is_article)}\n\n{notes}",
-        f"## Effects\n\n{_effects_table(comparison.effects)}\n\n{_EFFECTS_NOTE}" if comparison.effects else "",
+        f"# Batch size and learning-rate settings\n\n{_SCOPE}\n\n{head}",
+        f"## Arms\n\n{_arms_table(comparison, is_article)}\n\n{_notes(comparison)}",
+        f"## Effects\n\n{_effects_table(comparison)}\n\n{_EFFECTS_NOTE}" if comparison.effects else "",
         "## What follows\n\n" + "\n".join(f"- {sentence}" for sentence in conclusions(comparison)),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
 def conclusions(comparison: Comparison) -> list[str]:
-    """Returns what follows from a comparison and what does not, a sentence or two each."""
-    # First the question itself, then which of the two changes did it.
+    """Return what follows from a comparison and what does not, a sentence or two each."""
+    # The question itself comes first, then which of the two changes did it.
     effects = sorted(comparison.effects, key=lambda effect: effect.factor != "both")
     said = [_sentence(effect, comparison) for effect in effects]
     said += [f"{arm.arm.label}: {warning}." for arm in comparison.arms for warning in arm.warnings]
-    accuracy = [effect for effect in comparison.effects if effect.measure == "val_accuracy"]
-    if any(effect.factor == "interaction" and effect.beyond_spread for effect in accuracy):
+    beyond = {(effect.measure, effect.factor) for effect in effects if effect.beyond_spread}
+    if (comparison.measure.name, "interaction") in beyond:
         said.append(
-            "Where batch size and schedule interact, read the cells of the table: the averages above mix unlike cases."
+            "Batch size and schedule interact, so read the cells of the table: the averages above mix unlike cases."
         )
-    return said or ["One arm alone: there is nothing to compare it with."]
-
-
-_ARMS_NOTE = (
-    "Times are of training alone, each epoch ending with its metrics on the host; compilation is done once for a batch "
-    "size, before the first step. ± is the standard deviation over seeds; in brackets the lowest and the highest seed. "
-    "Train s to a validation accuracy: the median of the seeds that reached it, k of n."
-)
-_EFFECTS_NOTE = (
-    "Each effect is a difference taken seed by seed (same initial weights, same order of the data), averaged over the "
-    "levels of the other factor; ± is its standard deviation over seeds, and the interval is that of the mean at 95 % "
-    "(Student's t). An interval that holds 0 is called within the spread: the seeds alone could have made it."
-)
+    return said or ["There is one arm alone, and nothing to compare it with."]
 
 
 def _arms_table(comparison: Comparison, is_article: bool) -> str:
-    header = [
-        "arm", "updates", "epoch s (median)", "train s", "compile s", "examples/s", "validation accuracy",
-        f"train s to {100 * comparison.target_accuracy:.4g} %",
-    ]  # fmt: skip
-    if is_article:
-        header.append("the article")
+    measure, target = comparison.measure, comparison.measure.target
+    form = ".4f" if measure.is_share else ".4g"
     rows = []
     for arm in comparison.arms:
-        row = [
-            arm.arm.label,
-            f"{arm.steps:,}",
-            f"{arm.epoch_seconds:.3f}",
-            _plus_minus(arm.train_seconds, ".2f"),
-            f"{arm.compile_seconds:.1f}",
-            f"{arm.examples_per_second:,.0f}",
-            f"{_plus_minus(arm.val_accuracy, '.4f')} (n={len(arm.val_accuracy.values)}) "
-            f"[{min(arm.val_accuracy.values):.4f}, {max(arm.val_accuracy.values):.4f}]",
-            _to_target(arm),
-        ]
+        values = arm.final.values
+        spread = f"(n={len(values)}) [{min(values):{form}}, {max(values):{form}}]"
+        row = {
+            "arm": arm.arm.label,
+            "updates": f"{arm.steps:,}",
+            "epoch s (median)": f"{arm.epoch_seconds:.3f}",
+            "train s": _plus_minus(arm.train_seconds, ".2f"),
+            "compile s": f"{arm.compile_seconds:.1f}",
+            "examples/s": f"{arm.examples_per_second:,.0f}",
+            measure.words: f"{_plus_minus(arm.final, form)} {spread}",
+        }
+        if target is not None:
+            reached = arm.seconds_to_target
+            of = f"{len(reached)} of {len(arm.train_seconds.values)}"
+            what = f"{100 * target:.4g} %" if measure.is_share else f"{target:.4g}"
+            row[f"train s to {what}"] = f"{statistics.median(reached):.2f} ({of})" if reached else f"not reached, {of}"
         if is_article:
-            figures = ARTICLE.get((arm.arm.batch_size, arm.arm.schedule))
-            row.append(f"{figures[0]:.2f} s, {figures[1]:.4f}" if figures else "–")
+            seconds, accuracy = ARTICLE.get((arm.arm.batch_size, arm.arm.schedule), (None, None))
+            row["the article"] = "–" if seconds is None else f"{seconds:.2f} s, {accuracy:.4f}"
         rows.append(row)
-    return markdown_table(header, rows)
+    return _table(rows)
 
 
-def _times_note(comparison: Comparison) -> str:
-    """Which seeds the times are of, if not of all; see `--parallel` of the script."""
+def _notes(comparison: Comparison) -> str:
+    """Say what the columns hold, which seeds the times are of, and where the bounds of the cycles came from."""
+    notes = [_ARMS_NOTE if comparison.measure.target is None else f"{_ARMS_NOTE} {_TARGET_NOTE}"]
     untimed = sorted({run.seed for run in comparison.runs} - set(comparison.timed_seeds))
-    if not untimed:
-        return ""
-    return (
-        f"\n\nTimes are of {_seeds(comparison.timed_seeds)} alone: {_seeds(untimed)} ran side by side with others and "
-        "count for accuracy only."
-    )
-
-
-def _seeds(seeds: Sequence[int]) -> str:
-    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-
-
-def _bounds_note(settings: Mapping[str, Any]) -> str:
-    """Where the bounds of the cycles came from, if not from the flags; see `--bounds` of the script."""
+    if untimed:
+        notes.append(
+            f"Times are of {_seeds(comparison.timed_seeds)} alone: {_seeds(untimed)} ran side by side with others and "
+            f"count for the {comparison.measure.words} only."
+        )
+    settings: Mapping[str, Any] = comparison.runs[0].result.settings
     prefix = "range_test_batch_"
     found = [f"{name.removeprefix(prefix)} `{value}`" for name, value in settings.items() if name.startswith(prefix)]
-    return f"\n\nCycles as an LR range test suggested for each batch size: {'; '.join(found)}." if found else ""
+    if found:
+        notes.append(f"An LR range test for each batch size suggested the cycles: {'; '.join(found)}.")
+    return "\n\n".join(notes)
 
 
-def _effects_table(effects: Sequence[Effect]) -> str:
+def _effects_table(comparison: Comparison) -> str:
     rows = []
-    for effect in effects:
-        half = effect.sample.half_width
-        interval = "–" if half is None else f"{effect.sample.mean - half:+.4f} … {effect.sample.mean + half:+.4f}"
+    for effect in comparison.effects:
+        words, factor, form, unit = _told(effect, comparison.measure)
+        interval = effect.sample.interval_95
+        spread = f"{'beyond' if effect.beyond_spread else 'within'} the spread"
         rows.append(
-            [
-                _MEASURE_NAMES[effect.measure],
-                effect.factor.replace("_", " "),
-                effect.change,
-                _plus_minus(effect.sample, "+.4f"),
-                interval,
-                _verdict(effect),
-            ]
+            {
+                "measure": words,
+                "factor": effect.factor.replace("_", " "),
+                "change": effect.change,
+                "effect": f"{_plus_minus(effect.sample, form, factor)}{unit}",
+                "95 % interval": " … ".join(format(end * factor, form) for end in interval) if interval else "–",
+                "verdict": spread if interval else "one seed: no spread",
+            }
         )
-    return markdown_table(["measure", "factor", "change", "effect", "95 % interval", "verdict"], rows)
+    return _table(rows)
 
 
-_MEASURE_NAMES = {"val_accuracy": "validation accuracy", "epoch_seconds": "epoch seconds"}
+def _table(rows: Sequence[Mapping[str, str]]) -> str:
+    return markdown_table(list(rows[0]), [list(row.values()) for row in rows])
 
 
-def _verdict(effect: Effect) -> str:
-    if effect.sample.sd is None:
-        return "one seed: no spread"
-    return "beyond the spread" if effect.beyond_spread else "within the spread"
+def _told(effect: Effect, measure: Measure) -> tuple[str, float, str, str]:
+    """Return how a difference is told: the measure in words, the factor, the format and the unit."""
+    if effect.measure == "epoch_seconds":
+        return "epoch seconds", 1.0, "+.3f", " s"
+    return (measure.words, 100.0, "+.2f", " points") if measure.is_share else (measure.words, 1.0, "+.4g", "")
 
 
 def _sentence(effect: Effect, comparison: Comparison) -> str:
+    words, factor, form, unit = _told(effect, comparison.measure)
+    amount = f"{_plus_minus(effect.sample, form, factor)}{unit}"
+    subject = f"{effect.change[0].upper()}{effect.change[1:]}, {words}"
     if effect.factor == "interaction":
-        subject = f"Whether the schedule's effect on {_MEASURE_NAMES[effect.measure]} depends on the batch size"
-    else:
-        subject = f"{effect.change[0].upper()}{effect.change[1:]}, {_MEASURE_NAMES[effect.measure]}"
-    if effect.measure == "val_accuracy":
-        amount = f"{_plus_minus(effect.sample, '+.2f', 100)} points"
-    else:
-        amount = f"{_plus_minus(effect.sample, '+.3f')} s"
+        subject = f"Whether the schedule's effect on {words} depends on the batch size"
     if effect.sample.sd is None:
         return f"{subject}: {amount}, from one seed; nothing follows, run more seeds."
     if not effect.beyond_spread:
         return f"{subject}: {amount}, within the spread over seeds; no difference is shown."
     if effect.factor == "interaction":
         return f"{subject}: it does, by {amount}, beyond the spread over seeds."
-    if effect.measure == "val_accuracy":
-        direction = "better" if effect.sample.mean > 0 else "worse"
-    else:
+    if effect.measure == "epoch_seconds":
         direction = "faster" if effect.sample.mean < 0 else "slower"
         if effect.arms:
             seconds = {arm.arm.label: arm.epoch_seconds for arm in comparison.arms}
-            changed, reference = effect.arms
-            direction += f" ({seconds[reference] / seconds[changed]:.2f} times the speed)"
+            changed, reference = (seconds[label] for label in effect.arms)
+            direction += f" ({reference / changed:.2f} times the speed)"
+    else:
+        direction = "better" if (effect.sample.mean > 0) == comparison.measure.higher_is_better else "worse"
     return f"{subject}: {amount}, {direction}, beyond the spread over seeds."
-
-
-def _to_target(arm: ArmSummary) -> str:
-    num_seeds, num_reached = len(arm.train_seconds.values), len(arm.seconds_to_target)
-    if not num_reached:
-        return f"not reached, 0 of {num_seeds}"
-    return f"{statistics.median(arm.seconds_to_target):.2f} ({num_reached} of {num_seeds})"
 
 
 def _plus_minus(sample: Sample, form: str, factor: float = 1.0) -> str:
@@ -225,27 +193,25 @@ def _plus_minus(sample: Sample, form: str, factor: float = 1.0) -> str:
     return mean if sample.sd is None else f"{mean} ± {format(sample.sd * factor, form.lstrip('+'))}"
 
 
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-def _csv_row(run: Run, is_timed: bool) -> dict[str, Any]:
+def _csv_row(run: Run, measure: Measure, is_timed: bool) -> dict[str, Any]:
     result = run.result
-    times = {
-        "median_epoch_seconds": result.median_epoch_seconds,
-        "train_seconds": result.train_seconds,
-        "compile_seconds": result.compile_seconds,
-        "examples_per_second": result.examples_per_second,
-        "seconds_to_target": "" if result.seconds_to_target is None else result.seconds_to_target,
-    }
+    names = ("median_epoch_seconds", "train_seconds", "compile_seconds", "examples_per_second")
+    times = {**{name: getattr(result, name) for name in names}, "seconds_to_target": measure.seconds_to_target(result)}
     return {
         "arm": run.arm.label,
         "batch_size": run.arm.batch_size,
         "schedule": run.arm.schedule_name,
         "seed": run.seed,
         "steps": len(result.history["step"]),
-        "val_accuracy": result.val_accuracy,
-        "val_loss": result.epochs[-1].val_loss,
-        **(times if is_timed else dict.fromkeys(times, "")),
+        **result.final,
+        **(times if is_timed else dict.fromkeys(times)),
         "weights_sha256": result.weights_sha256,
     }

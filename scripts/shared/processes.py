@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -12,16 +13,16 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from shared import terminal as command_line
+from shared import terminal
 
 T = TypeVar("T")
 
 
 def run(work: Callable[[Sequence[T]], None], items: Sequence[T], num_processes: int) -> None:
-    """Deals the items out to processes, and waits until all are done.
+    """Deal the items out to processes, and wait until all are done.
 
     Args:
-        work: a function that can be pickled; each process calls it once, with its items, the script's flags read.
+        work: a function that can be pickled. Each process calls it once with its items; the script's flags are read.
         items: at least one.
         num_processes: int, at least 1; no more are started than there are items.
 
@@ -30,7 +31,8 @@ def run(work: Callable[[Sequence[T]], None], items: Sequence[T], num_processes: 
     """
     context = multiprocessing.get_context("spawn")
     shares = [items[i::num_processes] for i in range(min(num_processes, len(items)))]
-    processes = [context.Process(target=_serve, args=(work, share)) for share in shares]
+    # A process starts TensorFlow before it reads the work, which may import it.
+    processes = [context.Process(target=_serve, args=(pickle.dumps(work), share)) for share in shares]
     try:
         for process in processes:
             process.start()
@@ -42,8 +44,8 @@ def run(work: Callable[[Sequence[T]], None], items: Sequence[T], num_processes: 
                 running.remove(process)
                 if process.exitcode:
                     raise ChildProcessError(
-                        f"all processes must finish, received exit code {process.exitcode} from one of "
-                        f"{len(processes)}; what it said stands above. {command_line.resume_line()}"
+                        f"One of {len(processes)} processes ended with exit code {process.exitcode}; what it said "
+                        f"stands above. Go on by {terminal.resume_command()}"
                     )
     finally:
         for process in processes:
@@ -52,11 +54,15 @@ def run(work: Callable[[Sequence[T]], None], items: Sequence[T], num_processes: 
                 process.join()
 
 
-def _serve(work: Callable[[Sequence[T]], None], items: Sequence[T]) -> None:
+def _serve(pickled: bytes, items: Sequence[T]) -> None:
+    def work() -> None:
+        terminal.start_tensorflow()
+        pickle.loads(pickled)(items)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent has it too, and ends its children.
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    tqdm.set_lock(threading.RLock())  # Its own is a semaphore, which Python would call leaked if this process is ended.
-    command_line.run_child(lambda: work(items))
+    tqdm.set_lock(threading.RLock())  # Python would call its own, a semaphore, leaked if this process is ended.
+    terminal.run_child(work)
 
 
 def _end_with_parent() -> None:

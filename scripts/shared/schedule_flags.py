@@ -1,4 +1,4 @@
-"""The flags that choose a schedule, shared by the scripts that take one. An argument of a schedule has its own name."""
+"""The flags that choose a schedule. Each argument of a schedule is a flag of the same name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 from absl import flags
 
 from clr_loop import schedules
-from clr_loop.schedules.lengths import to_steps
 
 FLAGS = flags.FLAGS
 
@@ -25,24 +24,24 @@ SCHEDULES: dict[str, type[schedules.Schedule]] = {
 }
 
 _LENGTHS = ("step_size", "step_size_down", "first_cycle_steps", "total_steps")
-_UNITS = "2000 or 2000st (steps), 2ep (epochs) or 30% (of the run)"
+UNITS = "2000 or 2000st (steps), 2ep (epochs) or 30% (of the run)"
 
 flags.DEFINE_float("learning_rate", 0.1, "constant: the rate.")
 flags.DEFINE_float("base_lr", 0.001, "Cycles: the lowest rate.")
 flags.DEFINE_float("max_lr", 0.006, "Cycles: the highest rate.")
-flags.DEFINE_string("step_size", "2000", f"Triangles: the climbing half of a cycle, usually 2 to 10 epochs; {_UNITS}.")
-flags.DEFINE_string("step_size_down", None, f"Triangles: the falling half, if it is not step_size; {_UNITS}.")
+flags.DEFINE_string("step_size", "2000", f"Triangles: the climbing half of a cycle, usually 2 to 10 epochs; {UNITS}.")
+flags.DEFINE_string("step_size_down", None, f"Triangles: the falling half, if it is not step_size; {UNITS}.")
 flags.DEFINE_float("gamma", 0.9999, "exp_range: what the height of the cycle is multiplied by at each step, in (0, 1].")
-flags.DEFINE_float("pct_start", 0.3, "one_cycle: the share of steps that climbs, 0 to 1.")
+flags.DEFINE_float("pct_start", 0.3, "one_cycle: the share of steps in which the rate climbs, 0 to 1.")
 flags.DEFINE_float("div_factor", 25.0, "one_cycle: max_lr over the first rate.")
 flags.DEFINE_float("final_div_factor", 1e4, "one_cycle: the first rate over the last.")
 flags.DEFINE_enum("anneal", "cos", ("cos", "linear"), "one_cycle: the shape of its two halves.")
-flags.DEFINE_string("first_cycle_steps", "50%", f"cosine_restarts: the first cycle; {_UNITS}.")
+flags.DEFINE_string("first_cycle_steps", "50%", f"cosine_restarts: the first cycle; {UNITS}.")
 flags.DEFINE_integer("t_mul", 1, "cosine_restarts: how many times longer each cycle is than the one before.")
 flags.DEFINE_float("m_mul", 1.0, "cosine_restarts: how many times higher each cycle is than the one before, in (0, 1].")
 flags.DEFINE_float("start_lr", 1e-7, "Ramps: the first rate.")
 flags.DEFINE_float("end_lr", 10.0, "Ramps: the last rate.")
-flags.DEFINE_string("total_steps", "100%", f"one_cycle and ramps: their whole length; {_UNITS}.")
+flags.DEFINE_string("total_steps", "100%", f"one_cycle and ramps: their whole length; {UNITS}.")
 flags.DEFINE_list(
     "momentum", None, "Cycles: low,high, such as 0.85,0.95: SGD's momentum or Adam's beta_1, cycled against the rate."
 )
@@ -57,28 +56,24 @@ def _are_two_numbers(values: list[str] | None) -> bool:
 
 
 def make(name: str, steps_per_epoch: int, total_steps: int) -> schedules.Schedule:
-    """Makes a schedule as the flags say, for a run of this length."""
-    arguments: dict[str, Any] = {}
-    for argument in _arguments(name):
-        value = FLAGS[argument].value
+    """Make a schedule for a run of this length."""
+    arguments: dict[str, Any] = {argument: FLAGS[argument].value for argument in _arguments(name)}
+    for argument, value in arguments.items():
         if argument in _LENGTHS and value is not None:
-            value = to_steps(value, steps_per_epoch, total_steps, argument)
+            arguments[argument] = schedules.to_steps(value, steps_per_epoch, total_steps, argument)
         if argument == "momentum" and value is not None:
-            value = tuple(float(number) for number in value)
-        arguments[argument] = value
+            arguments[argument] = tuple(float(number) for number in value)
     return SCHEDULES[name](**arguments)
 
 
 def check(names: Sequence[str]) -> None:
-    """Raises ValueError for a schedule's flag that was given and that none of the named schedules would look at."""
+    """Raise ValueError for a schedule's flag that was given although none of the named schedules takes it."""
     used = {argument for name in names for argument in _arguments(name)}
-    every = {argument for name in SCHEDULES for argument in _arguments(name)}
-    for flag in sorted(every - used):
+    for flag in sorted({argument for name in SCHEDULES for argument in _arguments(name)} - used):
         if FLAGS[flag].present:
             takers = ", ".join(name for name in SCHEDULES if flag in _arguments(name))
             raise ValueError(
-                f"--{flag} must go with a schedule that takes it ({takers}), received it with {', '.join(names)}; "
-                "remove it or choose another schedule"
+                f"--{flag} means nothing to {', '.join(names)}; remove it or choose one that takes it: {takers}."
             )
 
 

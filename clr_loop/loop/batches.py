@@ -1,0 +1,64 @@
+"""A batch: nests of arrays or tensors put together, counted, weighted, and cut into parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+Batch = tuple[Any, ...]
+"""Inputs, or inputs and targets, or inputs, targets and sample weights: each any nest of tensors."""
+
+
+def batch_of(inputs: Any, targets: Any, sample_weight: Any) -> Batch:
+    """Put the nests of arrays into one, without those that are not there; float64 becomes float32, as in Keras."""
+    if targets is None and sample_weight is not None:
+        raise ValueError("There is a sample_weight but there are no targets; give both.")
+    given = [nest for nest in (inputs, targets, sample_weight) if nest is not None]
+
+    def array(x: Any) -> Any:
+        if isinstance(x, tf.Tensor):
+            return x
+        x = np.asarray(x)
+        return x.astype(np.float32) if x.dtype == np.float64 else x
+
+    return tuple(keras.tree.map_structure(array, nest) for nest in given)
+
+
+def with_class_weight(batch: Batch, class_weight: Mapping[int, float]) -> Batch:
+    """Turn weights of classes into weights of examples, as Keras does; a class without a weight has 1."""
+    if len(batch) != 2 or keras.tree.is_nested(batch[1]):
+        raise ValueError(
+            "class_weight needs one array of targets and no sample_weight; multiply the weights yourself and give them "
+            "as sample_weight."
+        )
+    targets = tf.convert_to_tensor(batch[1])
+    if targets.shape.rank == 2 and targets.shape[1] > 1:
+        classes = tf.argmax(targets, axis=1)
+    else:
+        classes = tf.cast(tf.reshape(targets, [-1]), tf.int64)
+    table = np.ones(max(class_weight) + 2, np.float32)  # Its last entry is for classes beyond.
+    for number, weight in class_weight.items():
+        table[number] = weight
+    weights = tf.gather(table, tf.minimum(classes, len(table) - 1))
+    return (*batch, weights)
+
+
+def num_examples_of(batch: Batch) -> tf.Tensor | int:
+    """Return the number of examples in a batch: an int if it is known when the step is traced."""
+    leaf = keras.tree.flatten(batch)[0]
+    return tf.shape(leaf)[0] if leaf.shape[0] is None else int(leaf.shape[0])
+
+
+def parts_of(batch: Batch, number: int) -> Iterator[Batch]:
+    """Cut a batch into parts of nearly equal size."""
+    if number == 1:
+        yield batch
+        return
+    size = num_examples_of(batch)
+    for i in range(number):
+        begin, end = size * i // number, size * (i + 1) // number
+        yield keras.tree.map_structure(lambda x, begin=begin, end=end: x[begin:end], batch)

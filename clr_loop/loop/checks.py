@@ -1,0 +1,274 @@
+"""What can be known to be wrong with a compiled model and its data before anything is compiled."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from clr_loop.data import nests
+from clr_loop.data.nests import flatten
+from clr_loop.loop.batches import Batch
+from clr_loop.loop.step import Scale, reset_metrics
+from clr_loop.schedules.checks import checked_integer
+
+_SPARSE = (
+    keras.losses.SparseCategoricalCrossentropy,
+    keras.losses.sparse_categorical_crossentropy,
+)
+_PROBABILITIES = (
+    keras.losses.CategoricalCrossentropy,
+    keras.losses.categorical_crossentropy,
+    keras.losses.BinaryCrossentropy,
+    keras.losses.binary_crossentropy,
+    *_SPARSE,
+)
+# How far the outputs of a softmax may be from adding up to 1.
+_ROUNDING = 1e-3
+
+
+def check_model(model: keras.Model) -> None:
+    """Raise ValueError for a model that this loop would train otherwise than Keras' `fit` does.
+
+    It must be compiled with an optimizer that has a plain learning rate, and must not have a `train_step` of its own.
+    """
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"The model is a {type(model).__name__}; give a compiled keras.Model.")
+    if not model.compiled or model.optimizer is None:
+        raise ValueError(
+            f"The model {model.name} is not compiled. The loop takes optimizer, loss and metrics from it: call "
+            "model.compile(optimizer, loss, metrics=[…]) first."
+        )
+    for name in ("train_step", "test_step"):
+        if getattr(type(model), name) is not getattr(keras.Model, name):
+            raise ValueError(
+                f"{type(model).__name__} has a {name} of its own, which this loop would not run. Move its loss to "
+                "compute_loss and its metrics to compute_metrics, which the loop does run."
+            )
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    if type(optimizer).__name__ == "MultiOptimizer":
+        raise ValueError("MultiOptimizer has several learning rates, and this loop assigns one; use one optimizer.")
+    if not isinstance(optimizer.get_config().get("learning_rate"), float):
+        raise ValueError(
+            f"{type(optimizer).__name__} was made with a schedule, but this loop assigns the rate of every step; make "
+            "it with a number, and give the schedule's rates to the loop."
+        )
+    scales_loss = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    if model.dtype_policy.name == "mixed_float16" and not scales_loss:
+        warnings.warn(
+            f"The model {model.name} computes in float16 without a loss scale, so small gradients become 0; compile it "
+            "with auto_scale_loss=True, or wrap its optimizer in LossScaleOptimizer.",
+            stacklevel=3,
+        )
+    if optimizer.gradient_accumulation_steps is not None:
+        raise ValueError(
+            f"{type(optimizer).__name__} has gradient_accumulation_steps={optimizer.gradient_accumulation_steps}, "
+            "which leaves steps without an update; give the loop StepOptions(accumulate=…) instead."
+        )
+
+
+def check_arrays(batch: Batch, where: str = "") -> None:
+    """Raise ValueError or TypeError unless all arrays of a batch are numbers, finite, and of one length.
+
+    Args:
+        batch: nests of arrays [n, …].
+        where: what to begin an error with, such as `batch 3: `.
+    """
+    for name, leaf in named_leaves(batch):
+        if not (np.issubdtype(leaf.dtype, np.number) or leaf.dtype == np.bool_):
+            raise TypeError(f"{where}{name} is of dtype {leaf.dtype}; turn it into numbers first, text into tokens.")
+        if not leaf.ndim:
+            raise ValueError(f"{where}{name} is a single number; give an array with one entry for each example.")
+        if not np.issubdtype(leaf.dtype, np.inexact) or np.isfinite(leaf).all():
+            continue
+        bad = int(np.argmin(np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)))
+        raise ValueError(f"{where}{name} holds NaN or infinity, first in example {bad}; remove or repair that example.")
+    nests.num_examples(dict(named_leaves(batch)))
+
+
+def check_batch_size(batch_size: int, num_examples: int) -> None:
+    """Raise TypeError or ValueError unless batch_size is an integer from 1 to the number of examples."""
+    if not 1 <= checked_integer("batch_size", batch_size) <= num_examples:
+        raise ValueError(
+            f"batch_size is {batch_size}; choose one from 1 to the {num_examples:,} examples that there are."
+        )
+
+
+def named_leaves(batch: Batch) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield each array of a batch with a name such as `inputs['image']`."""
+    for name, nest in zip(("inputs", "targets", "sample_weight"), batch, strict=False):
+        yield from ((path, np.asarray(leaf)) for path, leaf in flatten(nest, name).items())
+
+
+def check_targets(model: keras.Model, batch: Batch, scale: Scale) -> list[int | None]:
+    """Check inputs and targets against the model and its loss; return how many classes each array of targets may have.
+
+    Args:
+        model: compiled.
+        batch: a few examples.
+        scale: turns stored inputs into the model's inputs.
+
+    Returns:
+        For each array of targets the number of classes that a sparse loss takes, or None for another loss.
+
+    Raises:
+        ValueError: if the model does not take such inputs, or a loss of Keras' own cannot be meant for such targets and
+            outputs.
+    """
+    x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    try:
+        y_pred = model(scale(x), training=False)
+    except Exception as error:
+        raise ValueError(
+            f"The model {model.name} does not take the inputs, which have shape {_shapes(x)} ({first_line(error)})."
+        ) from error
+    classes = {}
+    for target, output, loss in _triples(model, y, y_pred):
+        _check_pair(np.asarray(target), np.asarray(output), loss)
+        if _is(loss, _SPARSE) and _config(loss).get("ignore_class") is None:
+            classes[id(target)] = output.shape[-1]
+    return [classes.get(id(leaf)) for leaf in flatten(y).values()]
+
+
+def build(model: keras.Model, batch: Batch, scale: Scale) -> tuple[str, ...]:
+    """Run loss and metrics once, eagerly, on a few examples, which builds them; return the names of their values.
+
+    Args:
+        model: compiled.
+        batch: a few examples.
+        scale: turns stored inputs into the model's inputs.
+
+    Returns:
+        "loss", then the names of the compiled metrics.
+
+    Raises:
+        ValueError: if the loss or a metric does not take such targets, or a metric has no name or several values.
+    """
+    has_argument = "training" in inspect.signature(model.compute_loss).parameters
+    argument = {"training": False} if has_argument else {}
+    results: list[dict[str, Any]] = []
+
+    def run(batch: Batch) -> None:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        x = scale(x)
+        y_pred = model(x, training=False)
+        model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, **argument)
+        results.append(model.compute_metrics(x, y, y_pred, sample_weight))
+
+    try:
+        model.distribute_strategy.run(run, args=(batch,))
+    except Exception as error:
+        raise ValueError(
+            f"The model's loss or a metric does not take these targets: targets have shape {_shapes(batch[1:2])}, the "
+            f"model's outputs {_shapes(model(scale(batch[0])))} ({first_line(error)})."
+        ) from error
+    reset_metrics(model)
+    for name, value in results[0].items():
+        if not isinstance(name, str) or not name:
+            raise ValueError("A metric has no name; give it one, as in keras.metrics.MeanMetricWrapper(fn, name=…).")
+        if np.size(value) != 1:
+            raise ValueError(
+                f"The metric {name} has {np.size(value)} values, and the loop records one a step; let it average them, "
+                'as with average="macro".'
+            )
+    return ("loss", *(name for name in results[0] if name != "loss"))
+
+
+def check_classes(batch: Batch, classes: list[int | None], where: str = "") -> None:
+    """Raise ValueError if a class is not among a sparse loss's: XLA would compute nonsense without a word."""
+    targets = [(name, leaf) for name, leaf in named_leaves(batch) if name.startswith("targets")]
+    for (name, leaf), number in zip(targets, classes, strict=True):
+        if number is None or not leaf.size or (leaf.min() >= 0 and leaf.max() < number):
+            continue
+        raise ValueError(
+            f"{where}{name} holds classes from {leaf.min()} to {leaf.max()}, but the model's output has {number}, "
+            f"which are 0 to {number - 1}; correct the targets, or build the model with more classes."
+        )
+
+
+def _triples(model: keras.Model, y: Any, y_pred: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """Yield (targets, outputs, loss) for each output with a loss of Keras' own, where the structures are plain."""
+    outputs, targets = keras.tree.flatten(y_pred), keras.tree.flatten(y)
+    if len(outputs) != len(targets) or model.loss is None:
+        return
+    losses = model.loss
+    if isinstance(losses, dict):
+        names = list(y_pred) if isinstance(y_pred, dict) else list(getattr(model, "output_names", []))
+        if not isinstance(y, dict) or set(names) != set(y):
+            return
+        ordered = y_pred if isinstance(y_pred, dict) else dict(zip(names, outputs, strict=True))
+        for name in names:
+            if losses.get(name) is not None:
+                yield y[name], ordered[name], keras.losses.get(losses[name])
+        return
+    flat = keras.tree.flatten(losses) if isinstance(losses, list | tuple) else [losses] * len(outputs)
+    if len(flat) == len(outputs):
+        for target, output, loss in zip(targets, outputs, flat, strict=True):
+            if loss is not None and str(loss).lower() not in ("crossentropy", "ce"):
+                yield target, output, keras.losses.get(loss)
+
+
+def _check_pair(target: np.ndarray, output: np.ndarray, loss: Any) -> None:
+    """Raise ValueError if a loss of Keras' own cannot be meant for these targets and outputs."""
+    if not getattr(loss, "__module__", type(loss).__module__).startswith("keras.") or not output.ndim:
+        return
+    shapes = f"targets have shape {_shape(target)}, the model's outputs {_shape(output)}"
+    name = getattr(loss, "__name__", type(loss).__name__)
+    if _is(loss, _SPARSE):
+        if target.shape == output.shape and output.shape[-1] > 1:
+            raise ValueError(
+                f"{name} takes the number of the class, but the targets look one-hot: {shapes}. Compile the model with "
+                "CategoricalCrossentropy, or give np.argmax(targets, axis=-1)."
+            )
+        if target.shape not in (output.shape[:-1], (*output.shape[:-1], 1)):
+            raise ValueError(f"{name} takes one class for each output vector, but {shapes}.")
+    elif "Cosine" not in name and "CTC" not in name and target.shape != output.shape:
+        short, long = sorted((target.shape, output.shape), key=len)
+        if (*short, 1) != long:
+            raise ValueError(f"{name} takes targets of the outputs' shape, but {shapes}.")
+    if _is(loss, _PROBABILITIES):
+        _check_probabilities(np.asarray(output, np.float64), name, bool(_config(loss).get("from_logits")))
+
+
+def _check_probabilities(output: np.ndarray, name: str, from_logits: bool) -> None:
+    inside = bool((output >= 0.0).all() and (output <= 1.0 + _ROUNDING).all())
+    is_softmax = output.shape[-1] > 1 and inside and bool(np.allclose(output.sum(axis=-1), 1.0, atol=_ROUNDING))
+    if from_logits and is_softmax and "inary" not in name:
+        raise ValueError(
+            f"The model ends in softmax, but {name} was made with from_logits=True and would apply it once more; leave "
+            "from_logits out, or the last activation."
+        )
+    if not from_logits and not inside:
+        raise ValueError(
+            f"{name} takes probabilities, but the model's outputs reach from {output.min():.3g} to {output.max():.3g}; "
+            "make the loss with from_logits=True, or end the model in softmax or sigmoid."
+        )
+
+
+def _is(loss: Any, kinds: tuple[Any, ...]) -> bool:
+    return any(loss is kind or (isinstance(kind, type) and isinstance(loss, kind)) for kind in kinds)
+
+
+def _config(loss: Any) -> dict[str, Any]:
+    return loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
+
+
+def _shape(array: np.ndarray) -> tuple[Any, ...]:
+    return ("n", *array.shape[1:])
+
+
+def _shapes(nest: Any) -> str:
+    if nest is None:
+        return "none"
+    shapes = keras.tree.map_structure(lambda x: f"[n{''.join(f', {d}' for d in x.shape[1:])}]", nest)
+    return str(shapes).replace("'", "")
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__

@@ -1,0 +1,150 @@
+"""Runs every arm of a comparison with every seed. `effects` works out what follows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from clr_loop.data import AnyDataset, Dataset, Examples
+from clr_loop.loop.loop import TrainLoop
+from clr_loop.loop.make_loop import choose_feed, make_loop
+from clr_loop.loop.step import StepOptions
+from clr_loop.runs import files as run_files
+from clr_loop.runs.fit import RunOptions, fit
+from clr_loop.runs.records import read_result
+from clr_loop.runs.result import TrainingResult
+from clr_loop.runs.settings import in_words, run_settings
+from clr_loop.schedules.checks import checked_whole
+from clr_loop.studies.effects import Arm, Run, check_grid
+from clr_loop.studies.measures import Measure
+
+MakeModel = Callable[[int], keras.Model]
+"""seed → a fresh compiled model."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared, and for how long.
+
+    Attributes:
+        arms: every batch size with every schedule name, each once, the reference of both first.
+        seeds: ints in [0, 2**32), each once; 3 or more show the spread.
+        epochs: int, at least 1.
+        measure: what the arms will be compared by.
+
+    Raises:
+        ValueError: if the arms are not a whole grid, there is no seed or one twice, or epochs is below 1.
+    """
+
+    arms: Sequence[Arm]
+    seeds: Sequence[int]
+    epochs: int
+    measure: Measure = dataclasses.field(default_factory=Measure)
+
+    def __post_init__(self) -> None:
+        check_grid(self.arms)
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"The seeds are {list(self.seeds)}; give at least one, and each once.")
+        checked_whole("epochs", self.epochs)
+
+
+def run_arms(
+    dataset: AnyDataset,
+    make_model: MakeModel,
+    plan: Plan,
+    output_dir: Path,
+    *,
+    resume: bool = False,
+    step_options: StepOptions | None = None,
+    run_options: RunOptions | None = None,
+    make_callbacks: Callable[[Arm, int], Sequence[keras.callbacks.Callback]] = lambda arm, seed: (),
+    on_run: Callable[[Run], None] = lambda run: None,
+) -> list[Run]:
+    """Run every arm with every seed, for `effects.compare`.
+
+    The program of a batch size is compiled once, and each of its runs starts from the state that a fresh loop of its
+    seed would have. Seeds are the outer loop, so a machine that slows down meanwhile slows all arms alike.
+
+    Args:
+        dataset: what to train and validate on.
+        make_model: seed → a fresh compiled model.
+        plan: what to run.
+        output_dir: an existing directory; the files of a run go to `<arm>/seed_<n>` in it.
+        resume: whether to take the results of runs that are finished there instead of running them again. A run that
+            was broken off starts anew.
+        step_options, run_options: for every loop and every run; run_options without checkpoint_every saves none.
+        make_callbacks: (arm, seed) → the Keras callbacks of that run.
+        on_run: called with each run when it is finished.
+
+    Raises:
+        ValueError: if the runs will not have the plan's measure; on resuming, if a finished run has other settings;
+            else as `TrainLoop` and `fit`.
+    """
+    options = run_options or RunOptions()
+    digest = options.settings.get("dataset_sha256") or dataset.sha256()
+    settings = {"dataset": dataset.name, **options.settings, "dataset_sha256": digest}
+    options = dataclasses.replace(options, settings=settings, checkpoint_every=options.checkpoint_every or 0)
+    train = partial(fit, validation=dataset.validation, epochs=plan.epochs, options=options)
+    loops = _make_loops(dataset, make_model, plan, step_options)
+    fresh = {size: loop.snapshot() for size, loop in loops.items()}
+    runs: list[Run] = []
+    for seed in plan.seeds:
+        initial = start_of(make_model, seed)
+        for arm in plan.arms:
+            loop = loops[arm.batch_size]
+            loop.restore(dataclasses.replace(fresh[arm.batch_size], **initial))
+            run_dir = output_dir / arm.directory / f"seed_{seed}"
+            expected = run_settings(loop, arm.schedule, plan.epochs, settings)
+            result = _finished(run_dir, expected) if resume else None
+            if result is None:
+                result = train(loop, arm.schedule, callbacks=make_callbacks(arm, seed), run_dir=run_dir)
+            runs.append(Run(arm, seed, result))
+            on_run(runs[-1])
+    return runs
+
+
+def start_of(make_model: MakeModel, seed: int) -> dict[str, Any]:
+    """Return what a seed decides in the `Snapshot` of a loop at step 0; the model itself is not kept."""
+    return {"model": [keras.ops.convert_to_numpy(v).copy() for v in make_model(seed).variables], "seed": seed}
+
+
+def _make_loops(
+    dataset: AnyDataset, make_model: MakeModel, plan: Plan, options: StepOptions | None
+) -> dict[int, TrainLoop]:
+    """Make a loop for each batch size; if the data fit on the device, all share one copy of them."""
+    if isinstance(dataset, Dataset) and choose_feed(dataset, "auto", tf.distribute.get_strategy())[0] == "resident":
+        tensors = keras.tree.map_structure(lambda x: None if x is None else tf.convert_to_tensor(x), dataset.train)
+        dataset = dataclasses.replace(dataset, train=Examples(*tensors))
+    sizes = dict.fromkeys(arm.batch_size for arm in plan.arms)
+    loops = {size: make_loop(make_model(plan.seeds[0]), dataset, size, options=options) for size in sizes}
+    names = next(iter(loops.values())).metric_names
+    validated = () if dataset.validation is None else tuple(f"val_{name}" for name in names)
+    plan.measure.check((*names, *validated))
+    return loops
+
+
+def _finished(run_dir: Path, settings: Mapping[str, Any]) -> TrainingResult | None:
+    """Return the result in a run directory; None if there is none, after removing what a broken-off run has left.
+
+    Raises:
+        ValueError: if the finished run has other settings. Its data are known by their digest.
+    """
+    result = read_result(run_dir)
+    if result is None:
+        with run_files.claim(run_dir, resume=True) as directory:
+            run_files.clear(directory)
+        return None
+    words = list(in_words({**result.settings, "validation": None}, {**settings, "validation": None}).values())
+    if result.settings["epochs"] != settings["epochs"]:
+        words.append(f"epochs {result.settings['epochs']}, now {settings['epochs']}")
+    if words:
+        what = f"The finished run in {run_dir} has other settings: {'; '.join(words)}"
+        raise ValueError(f"{what}. Use the same settings, or another directory.")
+    return result

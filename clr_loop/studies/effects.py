@@ -1,0 +1,292 @@
+"""Works out from the runs of a comparison what each arm gave and what each change did, with its spread over seeds.
+
+An arm is a batch size with a schedule. Every arm ran with the same seeds, and a seed means the same initial weights and
+the same order of the data in every arm, so arms are compared seed by seed. Nothing here trains or writes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from clr_loop.runs.result import TrainingResult
+from clr_loop.schedules import Schedule, describe
+from clr_loop.studies.measures import Measure
+
+# Differences of a few values of size 1 are exact up to this; anything smaller is rounding.
+_ROUNDING = 16 * float(np.finfo(np.float64).eps)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A batch size with a schedule."""
+
+    batch_size: int
+    schedule_name: str
+    schedule: Schedule
+
+    @property
+    def label(self) -> str:
+        """The name for people: `triangular, batch 2000`."""
+        return f"{self.schedule_name}, batch {self.batch_size}"
+
+    @property
+    def directory(self) -> str:
+        """The name for files: `triangular_batch_2000`."""
+        return f"{self.schedule_name}_batch_{self.batch_size}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm with one seed, and its result."""
+
+    arm: Arm
+    seed: int
+    result: TrainingResult
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Values over seeds, at least one."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """The mean."""
+        return statistics.fmean(self.values)
+
+    @property
+    def sd(self) -> float | None:
+        """The sample standard deviation, or None for a single value."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def interval_95(self) -> tuple[float, float] | None:
+        """The 95 % interval of the mean (Student's t), or None for a single value."""
+        if self.sd is None:
+            return None
+        half = float(stats.t.ppf(0.975, len(self.values) - 1)) * self.sd / math.sqrt(len(self.values))
+        return self.mean - half, self.mean + half
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values, how many they are, and what they come to, as JSON types."""
+        found = {name: getattr(self, name) for name in ("values", "mean", "sd", "interval_95")}
+        return {**found, "n": len(self.values), "min": min(self.values), "max": max(self.values)}
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """What the runs of one arm gave.
+
+    Attributes:
+        arm: the arm.
+        steps: int, updates in a run.
+        epoch_seconds: the median over all epochs of all timed seeds.
+        train_seconds: over timed seeds.
+        compile_seconds: once for the batch size, whose arms share one program.
+        examples_per_second: the examples of an epoch over `epoch_seconds`.
+        final: the measure after the last epoch, over seeds.
+        seconds_to_target: of the timed seeds that reached the target.
+        warnings: what a reader should know of the schedule in a run of this length.
+    """
+
+    arm: Arm
+    steps: int
+    epoch_seconds: float
+    train_seconds: Sample
+    compile_seconds: float
+    examples_per_second: float
+    final: Sample
+    seconds_to_target: tuple[float, ...]
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the summary as JSON types."""
+        return {
+            **vars(self),
+            "arm": self.arm.label,
+            "batch_size": self.arm.batch_size,
+            "schedule": self.arm.schedule.to_config(),
+            "train_seconds": self.train_seconds.to_json(),
+            "final": self.final.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a change did to a measure: the value with the change minus the value without it, seed by seed.
+
+    Attributes:
+        measure: the name of the comparison's measure, or "epoch_seconds" (the median of a run's epochs).
+        factor: "batch_size", "schedule", "interaction" or "both".
+        change: in words, what was changed.
+        sample: the differences, one for each seed; those of seconds are of the timed seeds.
+        arms: the labels of the two arms compared, the reference last; () where it is not two arms that are compared.
+    """
+
+    measure: str
+    factor: str
+    change: str
+    sample: Sample
+    arms: tuple[str, ...] = ()
+
+    @property
+    def beyond_spread(self) -> bool:
+        """Whether the 95 % interval leaves out 0: the change did more than the seeds alone would explain."""
+        interval = self.sample.interval_95
+        return interval is not None and not interval[0] <= 0.0 <= interval[1]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the effect as JSON types."""
+        names = {"measure": self.measure, "factor": self.factor, "change": self.change}
+        return {**names, **self.sample.to_json(), "beyond_spread": self.beyond_spread}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All runs, and what follows from them.
+
+    Attributes:
+        runs: every arm with every seed.
+        measure: what arms are compared by.
+        arms: what each arm gave.
+        effects: what each change did.
+        timed_seeds: the seeds that times are of, rising; the others count for the measure only.
+    """
+
+    runs: list[Run]
+    measure: Measure
+    arms: list[ArmSummary]
+    effects: list[Effect]
+    timed_seeds: list[int]
+
+
+def compare(runs: Sequence[Run], measure: Measure | None = None) -> Comparison:
+    """Work out what each arm gave, and what each change from the first batch size and the first schedule did.
+
+    With y a value of one seed, b and s the first batch size and schedule, B and S another of each, the effects are
+
+        batch_size   mean over schedules of y(B) - y(b)
+        schedule     mean over batch sizes of y(S) - y(s)
+        interaction  [y(B, S) - y(B, s)] - [y(b, S) - y(b, s)]
+        both         y(B, S) - y(b, s), the article's own comparison
+
+    of the measure and, over the timed seeds, of the epoch seconds. A factor with one level has no effect. A difference
+    that is no more than rounding is 0.
+
+    Args:
+        runs: every arm with every seed, once each, the reference of both factors first.
+        measure: what to compare by; None takes the validation accuracy.
+
+    Raises:
+        ValueError: if the runs are not such a grid or differ in length, if they lack the measure or one of its values
+            is not finite, or if there is no seed whose runs are all timed.
+    """
+    measure = measure or Measure()
+    arms = list(dict.fromkeys(run.arm for run in runs))
+    _check_runs(runs, arms, measure)
+    timed = _timed(runs)
+    effects = _effects(measure.name, runs, lambda result: result.final[measure.name])
+    effects += _effects("epoch_seconds", timed, lambda result: result.median_epoch_seconds)
+    summaries = [_summarize(arm, runs, timed, measure) for arm in arms]
+    return Comparison(list(runs), measure, summaries, effects, sorted({run.seed for run in timed}))
+
+
+def check_grid(arms: Sequence[Arm]) -> None:
+    """Raise ValueError unless the arms are every batch size with every schedule name, each once."""
+    sizes = dict.fromkeys(arm.batch_size for arm in arms)
+    names = dict.fromkeys(arm.schedule_name for arm in arms)
+    cells = sorted((arm.batch_size, arm.schedule_name) for arm in arms)
+    if not arms or cells != sorted(itertools.product(sizes, names)):
+        raise ValueError(
+            f"The arms {[arm.label for arm in arms]} are not a whole grid; give every batch size with every schedule, "
+            "each once."
+        )
+
+
+def _effects(measure: str, runs: Sequence[Run], value: Callable[[TrainingResult], float]) -> list[Effect]:
+    arms = {(run.arm.batch_size, run.arm.schedule_name): run.arm for run in runs}
+    by_seed = sorted(runs, key=lambda run: run.seed)
+    y = {cell: np.array([value(run.result) for run in by_seed if run.arm == arm]) for cell, arm in arms.items()}
+    first_size, first_name = next(iter(arms))
+    sizes = [size for size, name in arms if name == first_name]
+    names = [name for size, name in arms if size == first_size]
+    rounding = _ROUNDING * max(float(np.abs(values).max()) for values in y.values())
+    found: list[Effect] = []
+
+    def add(factor: str, change: str, difference: NDArray[np.float64], *compared: str) -> None:
+        exact = np.where(np.abs(difference) > rounding, difference, 0.0)
+        found.append(Effect(measure, factor, change, Sample(tuple(exact.tolist())), compared))
+
+    for size in sizes[1:]:
+        differences = [y[size, name] - y[first_size, name] for name in names]
+        add("batch_size", f"batch {size} instead of {first_size}", np.mean(differences, axis=0))
+    for name in names[1:]:
+        differences = [y[size, name] - y[size, first_name] for size in sizes]
+        add("schedule", f"{name} instead of {first_name}", np.mean(differences, axis=0))
+    for size, name in itertools.product(sizes[1:], names[1:]):
+        gained = y[size, name] - y[size, first_name], y[first_size, name] - y[first_size, first_name]
+        what = f"what {name} does at batch {size}, less what it does at {first_size}"
+        add("interaction", what, gained[0] - gained[1])
+        changed, reference = arms[size, name].label, arms[first_size, first_name].label
+        difference = y[size, name] - y[first_size, first_name]
+        add("both", f"{changed}, instead of {reference}", difference, changed, reference)
+    return found
+
+
+def _timed(runs: Sequence[Run]) -> list[Run]:
+    """The runs of the seeds that were timed in every arm, because arms are compared seed by seed."""
+    untimed = {run.seed for run in runs if not run.result.is_timed}
+    timed = [run for run in runs if run.seed not in untimed]
+    if not timed:
+        raise ValueError("No seed was timed in every arm; run at least one seed alone on the machine.")
+    return timed
+
+
+def _check_runs(runs: Sequence[Run], arms: Sequence[Arm], measure: Measure) -> None:
+    check_grid(arms)
+    found = Counter((run.arm.label, run.seed) for run in runs)
+    for label, seed in itertools.product((arm.label for arm in arms), sorted({run.seed for run in runs})):
+        if found[label, seed] != 1:
+            what = "is missing" if not found[label, seed] else "is there twice"
+            raise ValueError(
+                f"The runs are not a whole grid: seed {seed} of {label} {what}; run every arm once with every seed."
+            )
+    lengths = [len(run.result.epochs) for run in runs]
+    if min(lengths) < max(lengths):
+        raise ValueError(f"The runs differ in length, from {min(lengths)} to {max(lengths)} epochs.")
+    for run in runs:
+        measure.check(list(run.result.final))
+        value = run.result.final[measure.name]
+        if not math.isfinite(value):
+            raise ValueError(f"{measure.name} is {value} in {run.arm.label}, seed {run.seed}; it cannot be compared.")
+
+
+def _summarize(arm: Arm, runs: Sequence[Run], timed_runs: Sequence[Run], measure: Measure) -> ArmSummary:
+    results = [run.result for run in runs if run.arm == arm]
+    timed = [run.result for run in timed_runs if run.arm == arm]
+    steps = len(results[0].history["step"])
+    epoch_seconds = statistics.median(seconds for result in timed for seconds in result.epoch_seconds)
+    reached = [measure.seconds_to_target(result) for result in timed]
+    return ArmSummary(
+        arm=arm,
+        steps=steps,
+        epoch_seconds=epoch_seconds,
+        train_seconds=Sample(tuple(result.train_seconds for result in timed)),
+        # Only the first run of a batch size has anything to compile.
+        compile_seconds=max(run.result.compile_seconds for run in timed_runs if run.arm.batch_size == arm.batch_size),
+        examples_per_second=results[0].num_examples / epoch_seconds,
+        final=Sample(tuple(result.final[measure.name] for result in results)),
+        seconds_to_target=tuple(seconds for seconds in reached if seconds is not None),
+        warnings=tuple(describe(arm.schedule, steps, results[0].settings["steps_per_epoch"]).warnings),
+    )

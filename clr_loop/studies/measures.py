@@ -1,0 +1,64 @@
+"""The metric that a comparison is about: which way is better, and how to write it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from clr_loop.runs.result import TrainingResult, higher_is_better
+
+
+def is_share(name: str) -> bool:
+    """Return whether a metric is an accuracy: from 0 to 1, with differences that are told in percent points."""
+    return "accuracy" in name or "acc" in name.split("_")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The metric that arms are compared by, after the last epoch.
+
+    Attributes:
+        name: a metric's name in the results, such as "val_accuracy".
+        higher_is_better: None takes what `runs.result.higher_is_better` says of the name.
+        target: the value that arms are timed to, or None. That of an accuracy is a share from 0 to 1.
+
+    Raises:
+        ValueError: if the target is not finite, or is not a share although the measure is an accuracy.
+    """
+
+    name: str = "val_accuracy"
+    higher_is_better: bool | None = None
+    target: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.higher_is_better is None:
+            object.__setattr__(self, "higher_is_better", higher_is_better(self.name))
+        if self.target is not None and not (0.0 <= self.target <= 1.0 if self.is_share else math.isfinite(self.target)):
+            needed = "a share from 0 to 1 (0.9 means 90 %)" if self.is_share else "a finite number"
+            raise ValueError(f"The target is {self.target}, but {self.name} is {needed}; give such a target.")
+
+    @property
+    def is_share(self) -> bool:
+        """See `is_share`."""
+        return is_share(self.name)
+
+    @property
+    def words(self) -> str:
+        """The name in words: `validation accuracy`, `training loss`."""
+        split = "validation" if self.name.startswith("val_") else "training"
+        return f"{split} {self.name.removeprefix('val_').replace('_', ' ')}"
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raise ValueError if the measure is not among these names."""
+        if self.name not in names:
+            raise ValueError(f"These runs have no measure {self.name}; choose one of {', '.join(names)}.")
+
+    def seconds_to_target(self, result: TrainingResult) -> float | None:
+        """Return the training seconds until the end of the first epoch that reached the target, or None."""
+        for seconds, record in zip(itertools.accumulate(result.epoch_seconds), result.epochs, strict=True):
+            value = record.metrics[self.name]
+            if self.target is not None and (value >= self.target if self.higher_is_better else value <= self.target):
+                return seconds
+        return None

@@ -1,0 +1,47 @@
+"""The flags of a run's length and of the place where a script writes."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from absl import flags
+
+from clr_loop.runs import files as run_files
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_integer("epochs", 15, "How often to visit the training set.")
+flags.DEFINE_bool("overwrite", False, "Replace what an earlier run of this script has left where this one writes.")
+
+EMPTY = "must be empty or not exist yet"
+
+# Far beyond any run, and steps up to here are exact in float64.
+_MOST_STEPS = 2**53
+
+
+def run_length(num_examples: int, batch_size: int) -> tuple[int, int]:
+    """Return steps_per_epoch and total_steps of a run of --epochs, before there is a loop to ask."""
+    if not 1 <= batch_size <= num_examples:
+        raise ValueError(
+            f"batch_size is {batch_size}; choose one from 1 to the {num_examples} training examples that there are."
+        )
+    if FLAGS.epochs < 1:
+        raise ValueError(f"epochs is {FLAGS.epochs}; a run visits the data at least once.")
+    steps_per_epoch = -(-num_examples // batch_size)  # The last batch of an epoch may be short.
+    if FLAGS.epochs * steps_per_epoch > _MOST_STEPS:
+        raise ValueError(f"epochs is {FLAGS.epochs}, and no run takes that many steps; give fewer.")
+    return steps_per_epoch, FLAGS.epochs * steps_per_epoch
+
+
+def claim(path: str, kind: str, resume: bool = False) -> AbstractContextManager[Path]:
+    """Hold a directory as `run_files.claim` does. Only `begin`, or `fit` in a run directory, removes anything in it."""
+    if resume and FLAGS.overwrite:
+        raise ValueError("--resume and --overwrite were both given; choose one of them.")
+    return run_files.claim(path, kind, resume=resume or FLAGS.overwrite)
+
+
+def begin(directory: Path, *made: str) -> None:
+    """If --overwrite was given, remove from a claimed directory what `run_files.clear` finds by these patterns."""
+    if FLAGS.overwrite:
+        run_files.clear(directory, *made)

@@ -1,0 +1,286 @@
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from clr_loop.data import Dataset, Examples, StreamedDataset, models
+
+SMALL = Examples(np.random.default_rng(0).random((9, 12, 11), np.float32), np.arange(9, dtype=np.int32) % 3)
+DATASET = Dataset("small", SMALL, SMALL, 3)
+
+
+def softmax(z):
+    return np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True)
+
+
+def relu(z):
+    return np.maximum(z, 0.0)
+
+
+def same(z):
+    return z
+
+
+def weights_of(model):
+    return {weight.path: weight.numpy() for weight in model.weights}
+
+
+@pytest.mark.parametrize("name", ["article_mlp", "relu_mlp"])
+def test_layers_are_100_50_and_one_output_a_class(name):
+    model = models.build(name, (28, 28), 10, seed=0)
+    shapes = [tuple(weight.shape) for weight in model.trainable_variables]
+    assert shapes == [(784, 100), (100,), (100, 50), (50,), (50, 10), (10,)]
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden", "output", "last"),
+    [("article_mlp", softmax, softmax, "probabilities"), ("relu_mlp", relu, same, "logits")],
+)
+def test_model_equals_its_formula_in_numpy(name, hidden, output, last):
+    model = models.build(name, (4, 5), 3, seed=1)
+    images = np.random.default_rng(0).random((7, 4, 5), np.float32)
+    w1, b1, w2, b2, w3, b3 = (variable.numpy().astype(np.float64) for variable in model.trainable_variables)
+    expected = output(hidden(hidden(images.reshape(7, 20) @ w1 + b1) @ w2 + b2) @ w3 + b3)
+    np.testing.assert_allclose(model(images), expected, rtol=1e-4, atol=1e-6)
+    assert (model.layers[-1].name, model.inputs[0].dtype) == (last, "float32")
+
+
+def test_initial_weights_are_a_function_of_the_seed_alone():
+    first = weights_of(models.build("relu_mlp", (28, 28), 10, 3))
+    keras.utils.set_random_seed(99)
+    again, other = (weights_of(models.build("relu_mlp", (28, 28), 10, seed)) for seed in (3, 4))
+    for path, value in first.items():
+        np.testing.assert_array_equal(value, again[path])
+        if path.endswith("kernel"):
+            assert not np.array_equal(value, other[path])
+
+
+@pytest.mark.parametrize("name", ["article_mlp", "relu_mlp", "small_cnn"])
+def test_initial_weights_are_those_of_every_version(name):
+    # Each kernel is a Glorot-uniform draw with the seed that the SeedSequence has for its place.
+    kernels = [w.numpy() for w in models.build(name, (12, 12), 10, 3).trainable_variables if w.path.endswith("kernel")]
+    seeds = np.random.SeedSequence(3).generate_state(len(kernels))
+    for kernel, seed in zip(kernels, seeds, strict=True):
+        np.testing.assert_array_equal(kernel, keras.initializers.GlorotUniform(seed=int(seed))(kernel.shape))
+
+
+def test_layers_of_one_model_do_not_share_a_seed():
+    model = models.build("relu_mlp", (50, 2), 50, seed=0)
+    kernels = [layer.kernel.numpy() for layer in model.layers if hasattr(layer, "kernel")]
+    # 100 → 100 → 50 → 50: scaled to one limit, equal seeds would make the second begin like the first.
+    first, second = (kernel / np.abs(kernel).max() for kernel in kernels[:2])
+    assert abs(np.corrcoef(first.ravel()[:5000], second.ravel()[:5000])[0, 1]) < 0.05
+
+
+def test_small_cnn_equals_its_formula_in_numpy():
+    model = models.build("small_cnn", (12, 11), 3, seed=1)
+    images = np.random.default_rng(0).random((2, 12, 11), np.float32)
+    k1, b1, k2, b2, w3, b3, w4, b4 = (variable.numpy().astype(np.float64) for variable in model.trainable_variables)
+
+    def halved_convolution(x, kernel, bias):
+        windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))
+        y = np.maximum(np.einsum("nhwcij,ijcd->nhwd", windows, kernel) + bias, 0.0)
+        n, height, width, channels = y.shape
+        y = y[:, : height // 2 * 2, : width // 2 * 2].reshape(n, height // 2, 2, width // 2, 2, channels)
+        return y.max(axis=(2, 4))
+
+    x = halved_convolution(halved_convolution(images[..., None], k1, b1), k2, b2).reshape(2, -1)
+    expected = np.maximum(x @ w3 + b3, 0.0) @ w4 + b4
+    np.testing.assert_allclose(model(images), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_small_cnn_takes_channels_and_says_which_images_are_too_small():
+    model = models.build("small_cnn", (16, 16, 3), 4, seed=0)
+    assert model(np.zeros((2, 16, 16, 3), np.float32)).shape == (2, 4)
+    with pytest.raises(ValueError, match=r"images of at least 10 x 10, but input_shape is \(9, 16\)"):
+        models.build("small_cnn", (9, 16), 4, seed=0)
+
+
+OUTPUTS = """
+import numpy as np
+from clr_loop.data import models
+x = np.random.default_rng(0).random((2, 16, 12, 3), np.float32)
+for name in models.MODELS:
+    model = models.build(name, (16, 12, 3), 4, 0)
+    print(name, model.inputs[0].dtype, *np.asarray(model(x)).ravel())
+"""
+
+
+def test_keras_configuration_file_changes_neither_layout_nor_inputs(tmp_path):
+    found = {}
+    for settings in (("channels_last", "float32"), ("channels_first", "float32"), ("channels_first", "float64")):
+        home = tmp_path / "-".join(settings)
+        home.mkdir()
+        content = {"backend": "tensorflow", "image_data_format": settings[0], "floatx": settings[1], "epsilon": 1e-7}
+        (home / "keras.json").write_text(json.dumps(content))
+        environment = {**os.environ, "KERAS_HOME": str(home)}
+        command = [sys.executable, "-c", OUTPUTS]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        found[settings] = [line.split() for line in done.stdout.splitlines()]
+    usual = found["channels_last", "float32"]
+    assert [line[0] for line in usual] == ["article_mlp", "relu_mlp", "small_cnn"]
+    for lines in found.values():
+        assert [line[1] for line in lines] == ["float32"] * 3
+    for first, second in zip(usual, found["channels_first", "float32"], strict=True):
+        np.testing.assert_allclose(np.float64(first[2:]), np.float64(second[2:]), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "from_logits"), [("article_mlp", False), ("relu_mlp", True), ("small_cnn", True)])
+def test_named_models_come_compiled_with_the_loss_of_their_outputs(name, from_logits):
+    optimizer = keras.optimizers.SGD(0.0)
+    model = models.build_model(name, DATASET, 0, optimizer)
+    assert model.optimizer is optimizer
+    assert isinstance(models.build_model(name, DATASET, 0).optimizer, keras.optimizers.Adam)
+    values = model.evaluate(*SMALL[:2], verbose=0, return_dict=True)
+    outputs = np.asarray(model(SMALL.inputs), np.float64)
+    probabilities = softmax(outputs) if from_logits else outputs
+    loss = -np.log(probabilities[np.arange(9), SMALL.targets]).mean()
+    accuracy = (outputs.argmax(axis=1) == SMALL.targets).mean()
+    # Outside a graph, Keras does not see that outputs come from a softmax.
+    assert float(model.loss(SMALL.targets, np.float32(outputs))) == pytest.approx(loss, rel=1e-5)
+    assert values == {"loss": pytest.approx(loss, rel=1e-5), "accuracy": pytest.approx(accuracy)}
+
+
+@pytest.mark.parametrize("name", ["article_mlp", "relu_mlp"])
+def test_one_hot_targets_have_the_same_loss_and_accuracy_as_labels(name):
+    one_hot = SMALL._replace(targets=np.eye(3, dtype=np.float32)[SMALL.targets])
+    values = [
+        models.build_model(name, Dataset("small", part, None, 3), 0).evaluate(*part[:2], verbose=0, return_dict=True)
+        for part in (SMALL, one_hot)
+    ]
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
+def test_a_stream_without_validation_has_models_too():
+    stream = StreamedDataset("stream", lambda *_: None, 100, None, 3, (12, 11))
+    assert models.build_model("relu_mlp", stream, 0).compiled
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        (
+            Dataset("two", Examples({"a": SMALL.inputs, "b": SMALL.inputs}, SMALL.targets), None, 3),
+            r"relu_mlp takes one array as input, but the inputs have the shapes \{'a': \(12, 11\), 'b': .*\}\. Name",
+        ),
+        (
+            Dataset("two", Examples([SMALL.inputs] * 2, SMALL.targets), None, 3),
+            r"the inputs have the shapes \[\(12, 11\), \(12, 11\)\]",
+        ),
+        (
+            Dataset("none", SMALL, None, None),
+            "needs labels of two or more classes, but num_classes is None. Name a fun",
+        ),
+        (Dataset("one", SMALL, None, 1), "needs labels of two or more classes, but num_classes is 1"),
+    ],
+)
+def test_a_dataset_that_a_named_model_does_not_take_is_named(dataset, message):
+    with pytest.raises(ValueError, match=message):
+        models.build_model("relu_mlp", dataset, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("mlp", (28, 28), 10, 0),
+            "no model 'mlp'. Choose article_mlp, relu_mlp, small_cnn, or a function of your own",
+        ),
+        (("relu_mlp", (28, 28), 10, -1), r"seed is -1; it must be from 0 to 2\*\*32 - 1"),
+        (("relu_mlp", (28, 28), 10, 2**32), "seed is 4294967296"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        models.build(*arguments)
+
+
+USERS_MODELS = """
+import keras
+def of_all(input_shape, num_classes, seed):
+    return keras.Sequential([keras.Input(input_shape), keras.layers.Flatten(), keras.layers.Dense(num_classes)])
+def of_nothing():
+    return of_all((12, 11), 3, None)
+def of_classes(num_classes, width=7):
+    return of_all((12, 11), num_classes, None)
+def of_dataset(dataset):
+    return of_all(dataset.train.inputs.shape[1:], dataset.num_classes, None)
+def compiled():
+    model = of_nothing()
+    model.compile(keras.optimizers.SGD(0.25), "mse", metrics=["mae"])
+    return model
+def no_model():
+    return "a model"
+def failing(input_shape):
+    return keras.layers.Dense(3)(keras.Input((None,)))
+def leaving():
+    raise SystemExit
+"""
+
+
+@pytest.fixture
+def users_models(tmp_path, monkeypatch):
+    (tmp_path / "users_models.py").write_text(USERS_MODELS)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("users_models", None)
+
+
+@pytest.mark.parametrize("function", ["of_all", "of_nothing", "of_classes", "of_dataset"])
+def test_a_users_function_builds_the_model_and_its_weights_depend_on_the_seed(users_models, function):
+    optimizer = keras.optimizers.SGD(0.1)
+    first = models.build_model(f"users_models:{function}", DATASET, 3, optimizer)
+    again, other = (models.build_model(f"users_models:{function}", DATASET, seed) for seed in (3, 4))
+    kernels = [next(iter(weights_of(model).values())) for model in (first, again, other)]
+    assert kernels[0].shape == (132, 3)
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert not np.array_equal(kernels[0], kernels[2])
+    assert first.optimizer is optimizer
+    loss = first.evaluate(*SMALL[:2], verbose=0, return_dict=True)["loss"]
+    logits = np.asarray(first(SMALL.inputs), np.float64)
+    assert loss == pytest.approx(-np.log(softmax(logits)[np.arange(9), SMALL.targets]).mean(), rel=1e-5)
+
+
+def test_a_compiled_model_keeps_its_loss_metrics_and_optimizer(users_models):
+    model = models.build_model("users_models:compiled", Dataset("any", SMALL, None, None), 0)
+    assert model.optimizer.get_config()["learning_rate"] == pytest.approx(0.25)
+    targets = np.ones((9, 3), np.float32)
+    errors = np.asarray(model(SMALL.inputs), np.float64) - 1
+    assert model.evaluate(SMALL.inputs, targets, verbose=0, return_dict=True) == {
+        "loss": pytest.approx((errors**2).mean(), rel=1e-5),
+        "mae": pytest.approx(np.abs(errors).mean(), rel=1e-5),
+    }
+
+
+@pytest.mark.parametrize(
+    ("function", "changes", "message"),
+    [
+        ("no_model", {}, "model users_models:no_model must return a Keras model, but it returned 'a model'"),
+        ("leaving", {}, r"users_models\.py, line 20: it called sys\.exit\(None\)"),
+        (
+            "failing",
+            {},
+            r"model users_models:failing failed in \S*users_models\.py, line 18: ValueError: Shapes used to",
+        ),
+        (
+            "compiled",
+            {"optimizer": keras.optimizers.Adam()},
+            "comes compiled with SGD, so Adam cannot .* Leave Adam out",
+        ),
+        (
+            "of_nothing",
+            {"dataset": Dataset("any", SMALL, None, None)},
+            "comes uncompiled, and any has no classes .*Compi",
+        ),
+        ("of_nothing", {"seed": -1}, "Seed must be between 0 and"),
+    ],
+)
+def test_what_a_users_function_does_wrong_is_named(users_models, function, changes, message):
+    arguments = {"dataset": DATASET, "seed": 0, **changes}
+    with pytest.raises(ValueError, match=message) as caught:
+        models.build_model(f"users_models:{function}", **arguments)
+    assert "\n" not in str(caught.value)

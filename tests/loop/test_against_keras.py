@@ -1,0 +1,288 @@
+"""The loop against Keras' own `fit`: the same start, batches and rates must give the same weights and metrics."""
+
+import pickle
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import kinds
+from helpers.keras_fit import BATCH_SIZE, EPOCHS, STEPS_PER_EPOCH, fit, fitted, make, rates_of
+from helpers.kinds import CLASSES, FEATURES, KINDS, Kind
+from helpers.loops import epoch_means, loop_of, train
+from helpers.processes import run_code
+
+from clr_loop.loop.engine import scope
+
+
+def assert_same_weights(ours, theirs, rtol=1e-4, atol=1e-6):
+    assert len(ours) == len(theirs)
+    for our, their in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(our, their, rtol, atol)
+
+
+def assert_same_values(ours, theirs, rtol=1e-4):
+    assert set(ours) == set(theirs)
+    for name in ours:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol, err_msg=name)
+
+
+def assert_same_means(steps, sizes, expected, kind):
+    """Hold the means of each epoch's steps against Keras' History."""
+    for name in set(expected.epochs) - set(kind.not_means):
+        means = epoch_means(steps[name], sizes)
+        np.testing.assert_allclose(means, expected.epochs[name], rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("feed", ["resident", "streamed"])
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_model_ends_as_with_fit(name, feed):
+    kind = make(name)
+    # XLA compiles the resident block where it can; compiling each kind's stream too would take a minute more.
+    loop = loop_of(kind, feed, jit_compile="auto" if feed == "resident" else False)
+    end, sizes = train(loop, kind, feed, rates_of(kind))
+    expected = fitted(name)
+    assert_same_weights(end.weights, expected.weights)
+    assert_same_values(end.evaluated, expected.evaluated)
+
+    assert set(loop.metric_names) == set(expected.epochs)
+    assert set(end.epochs) == {"learning_rate", *loop.metric_names}
+    np.testing.assert_array_equal(sizes, EPOCHS * [*[32] * 6, 8])
+    assert_same_means(end.epochs, sizes, expected, kind)
+
+
+@pytest.mark.parametrize("name", ["dict_inputs", "two_outputs_with_weights_each", "tokens"])
+def test_a_stream_under_xla_ends_as_with_fit(name):
+    kind = make(name)
+    loop = loop_of(kind, "streamed")
+    assert loop.jit_compile
+    end, sizes = train(loop, kind, "streamed", rates_of(kind))
+    expected = fitted(name)
+    assert_same_weights(end.weights, expected.weights)
+    assert_same_means(end.epochs, sizes, expected, kind)
+
+
+def test_a_convolution_on_a_cpu_is_left_to_the_plain_graph_and_dense_layers_are_not():
+    assert not loop_of(make("segmentation"), "resident").jit_compile
+    assert loop_of(make("regression"), "resident").jit_compile
+
+
+def train_eagerly(kind, rates, metric, begin=0):
+    """Train step by step without a graph; return the loss and the metric of each step, before its update."""
+    losses, values = [], []
+    for step, rate in enumerate(rates, begin):
+        start = step % STEPS_PER_EPOCH * BATCH_SIZE
+        x, y = kind.inputs[start : start + BATCH_SIZE], kind.targets[start : start + BATCH_SIZE]
+        with tf.GradientTape() as tape:
+            outputs = kind.model(x, training=True)
+            loss = keras.ops.mean(keras.losses.get(kind.model.loss)(y, outputs))
+        gradients = tape.gradient(loss, kind.model.trainable_variables)
+        kind.model.optimizer.learning_rate = rate
+        kind.model.optimizer.apply(gradients, kind.model.trainable_variables)
+        losses.append(float(loss))
+        values.append(metric(y, outputs.numpy()))
+    return losses, values
+
+
+def accuracy(y, outputs):
+    return np.mean(outputs.argmax(axis=1) == y)
+
+
+def auc(y, outputs):
+    return float(keras.metrics.AUC(from_logits=True)(y, outputs[:, 0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"), [("sparse_classifier", accuracy), ("one_logit_binary", auc)], ids=["accuracy", "auc"]
+)
+def test_each_step_has_the_metrics_of_its_own_batch_before_its_update(name, metric):
+    kind, twin = make(name), make(name)
+    metrics = loop_of(kind, "resident").run(rates_of(kind))
+    losses, values = train_eagerly(twin, rates_of(kind), metric)
+    np.testing.assert_allclose(metrics["loss"], losses, rtol=1e-4)
+    np.testing.assert_allclose(metrics[metric.__name__], values, rtol=1e-5)
+    assert len(set(np.round(values, 6))) > 5
+
+
+@pytest.mark.parametrize("feed", ["resident", "streamed"])
+def test_a_layer_frozen_or_unfrozen_between_runs_is_trained_accordingly_and_the_optimizer_keeps_its_slots(feed):
+    kind, twin = make("softmax_classifier"), make("softmax_classifier")  # With Adam, whose slots make a difference.
+    twin.model.optimizer.build(twin.model.trainable_variables)
+    kind.model.layers[0].trainable = False
+    loop = loop_of(kind, feed, jit_compile=feed == "resident")
+    moved = []
+    for epoch, trainable in enumerate([(False, True), (True, False), (True, True)]):
+        rates = rates_of(kind)[epoch * STEPS_PER_EPOCH :][:STEPS_PER_EPOCH]
+        for model in (kind.model, twin.model):
+            for layer, value in zip(model.layers, trainable, strict=True):
+                layer.trainable = value
+        before = kind.model.get_weights()
+        metrics = loop.run(rates)
+        losses, _ = train_eagerly(twin, rates, accuracy, epoch * STEPS_PER_EPOCH)
+        np.testing.assert_allclose(metrics["loss"], losses, rtol=1e-4)
+        moved.append([not np.array_equal(a, b) for a, b in zip(before, kind.model.get_weights(), strict=True)])
+    assert moved == [[False, False, True, True], [True, True, False, False], [True] * 4]
+    assert_same_weights(kind.model.get_weights(), twin.model.get_weights())
+
+
+@pytest.mark.parametrize(
+    ("name", "jit_compile"),
+    [("regularized", True), ("regularized", False), ("two_outputs_with_weights_each", False)],
+)
+def test_a_batch_in_four_parts_gives_the_update_and_the_metrics_of_the_whole_batch(name, jit_compile):
+    kind = make(name)
+    loop = loop_of(kind, "resident", accumulate=4, jit_compile=jit_compile)
+    end, sizes = train(loop, kind, "resident", rates_of(kind))
+    expected = fitted(name)
+    assert_same_weights(end.weights, expected.weights)
+    assert_same_means(end.epochs, sizes, expected, kind)
+
+
+def start(build, *arguments):
+    keras.utils.set_random_seed(0)
+    return build(*arguments)
+
+
+def test_clip_norm_is_global_clipnorm_of_keras():
+    twin = start(kinds.sparse_classifier, kinds.momentum(global_clipnorm=0.1))
+    expected = fit(twin)
+    kind = make("sparse_classifier")
+    end, _ = train(loop_of(kind, "resident", clip_norm=0.1), kind, "resident", rates_of(kind))
+    assert_same_weights(end.weights, expected.weights)
+    free = fitted("sparse_classifier").weights
+    assert max(np.abs(a - b).max() for a, b in zip(free, expected.weights, strict=True)) > 0.1
+
+
+@pytest.mark.parametrize(("feed", "jit_compile"), [("resident", True), ("streamed", False)])
+def test_half_precision_with_a_loss_scale_trains_nearly_as_with_fit(feed, jit_compile):
+    with scope(None, "mixed_float16"):
+        kind, twin = (start(kinds.sparse_classifier) for _ in range(2))
+    assert isinstance(kind.model.optimizer, keras.optimizers.LossScaleOptimizer)
+    end, sizes = train(loop_of(kind, feed, jit_compile=jit_compile), kind, feed, rates_of(kind))
+    expected = fit(twin)
+    # float16 has 11 bits: a relative error of 0.0005 in each product.
+    assert_same_weights(end.weights, expected.weights, rtol=0.01, atol=0.003)
+    assert_same_values(end.evaluated, expected.evaluated, rtol=0.01)
+    np.testing.assert_allclose(epoch_means(end.epochs["loss"], sizes), expected.epochs["loss"], rtol=0.003)
+
+
+ON_TWO_REPLICAS = [
+    (name, way)
+    for name, ways in {
+        "two_outputs_with_weights_each": ["resident", "streamed", "fit"],
+        "one_logit_binary": ["resident", "fit"],
+        "regularized": ["resident"],
+    }.items()
+    for way in ways
+]
+
+
+@pytest.fixture(scope="module")
+def on_two_replicas(tmp_path_factory):
+    path = tmp_path_factory.mktemp("ends") / "ends.pickle"
+    wanted = [f"{name}:{way}" for name, way in [*ON_TWO_REPLICAS, ("two_outputs_with_weights_each", "uneven")]]
+    run_code("import sys; from helpers.two_replicas import main; main(*sys.argv[1:])", path, *wanted)
+    return pickle.loads(path.read_bytes())
+
+
+@pytest.mark.parametrize(("name", "way"), ON_TWO_REPLICAS)
+def test_two_replicas_end_as_one_and_so_does_fit(name, way, on_two_replicas):
+    end, expected = on_two_replicas[f"{name}:{way}"], fitted(name)
+    assert_same_weights(end.weights, expected.weights)
+    assert_same_values(end.evaluated, expected.evaluated)
+
+
+def test_replicas_with_shares_of_unequal_size_end_as_one(on_two_replicas):
+    kind = make("two_outputs_with_weights_each")
+    loop = loop_of(kind, "resident", batch_size=25, jit_compile=False)
+    expected, _ = train(loop, kind, "resident", rates_of(kind))
+    end = on_two_replicas["two_outputs_with_weights_each:uneven"]
+    assert_same_weights(end.weights, expected.weights)
+    assert_same_values(end.epochs, expected.epochs)
+    assert_same_values(end.evaluated, expected.evaluated)
+
+
+def dense(loss, activation=None, width=5, optimizer="sgd"):
+    model = kinds.classifier(activation, width)
+    model.compile(optimizer, loss)
+    return model
+
+
+def with_nan(array):
+    array = array.astype(np.float32)
+    array[7] = np.nan
+    return array
+
+
+class OwnStep(keras.Model):
+    def train_step(self, data):
+        return {"loss": 0.0}
+
+
+def own_step():
+    inputs = keras.Input((6,))
+    model = OwnStep(inputs, keras.layers.Dense(5)(inputs))
+    model.compile("sgd", kinds.from_logits())
+    return model
+
+
+def halving(rate=0.1):
+    return keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(rate, 10, 0.5))
+
+
+BAD = {
+    "uncompiled": (lambda: kinds.classifier(), FEATURES, CLASSES, "is not compiled.*model.compile"),
+    "one-hot with a sparse loss": (
+        lambda: dense(kinds.from_logits()),
+        FEATURES,
+        kinds.one_hot(CLASSES),
+        r"one-hot.*\(.*5\).*CategoricalCrossentropy",
+    ),
+    "a class too many": (lambda: dense(kinds.from_logits(), width=4), FEATURES, CLASSES, "classes from 0 to 4.* has 4"),
+    "a negative class": (lambda: dense(kinds.from_logits()), FEATURES, CLASSES - 1, "classes from -1 to 3"),
+    "another width": (lambda: dense("mse", width=3), FEATURES, kinds.normal(4), r"\(.*4\).*\(.*3\)"),
+    "a vector for a matrix": (lambda: dense("mse", width=3), FEATURES, kinds.normal(), r"\(.*\).*\(.*3\)"),
+    "NaN in the inputs": (lambda: dense("mse", width=1), with_nan(FEATURES), FEATURES[:, :1], "inputs.* NaN .*7"),
+    "NaN in the targets": (lambda: dense("mse", width=1), FEATURES, with_nan(FEATURES[:, 0]), "targets.* NaN .*7"),
+    "softmax twice": (
+        lambda: dense(kinds.from_logits(), "softmax"), FEATURES, CLASSES, "ends in softmax.*from_logits=True"
+    ),
+    "logits for probabilities": (
+        lambda: dense("sparse_categorical_crossentropy"), FEATURES, CLASSES, "takes probabilities.*from_logits=True"
+    ),
+    "logits for a probability": (
+        lambda: dense("binary_crossentropy", width=1), FEATURES, CLASSES > 2, "takes probabilities.*from_logits=True"
+    ),
+    "a train_step of its own": (own_step, FEATURES, CLASSES, "train_step of its own.*compute_loss"),
+    "a schedule": (lambda: dense("mse", optimizer=halving()), FEATURES, FEATURES[:, :5], "made with a schedule"),
+    "no loss": (lambda: dense(None), FEATURES, CLASSES, "loss"),
+    "inputs of another shape": (lambda: dense("mse", width=1), kinds.normal(4), FEATURES[:, :1], r"inputs.*4.*"),
+    "text": (lambda: dense("mse", width=1), FEATURES.astype(str), FEATURES[:, :1], "inputs.*dtype"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("feed", ["resident", "streamed"])
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_refused_in_one_line_before_anything_is_compiled(what, feed):
+    build, inputs, targets, message = BAD[what]
+    with pytest.raises((ValueError, TypeError), match=message) as raised:
+        loop_of(Kind(build(), inputs, targets), feed)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("nests", "message"),
+    [
+        (({"a": FEATURES, "b": FEATURES[:199]}, CLASSES, None), "200.*199|199.*200"),
+        ((FEATURES, CLASSES[:150], None), "200.*150|150.*200"),
+        ((FEATURES, CLASSES, np.ones(7)), "200.*7|7.*200"),
+        ((FEATURES, (CLASSES, CLASSES[:150]), None), "200.*150|150.*200"),
+    ],
+    ids=["inputs", "targets", "sample_weight", "one of two targets"],
+)
+def test_lengths_that_differ_are_named(nests, message):
+    inputs, targets, sample_weight = nests
+    with pytest.raises(ValueError, match=message) as raised:
+        loop_of(Kind(dense(kinds.from_logits()), inputs, targets, sample_weight), "resident")
+    assert "\n" not in str(raised.value)

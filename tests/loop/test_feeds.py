@@ -1,0 +1,260 @@
+"""The two feeds: resident arrays and streams visit the same batches, and neither does more than it must."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers.small import (
+    FEATURES,
+    LABELS,
+    RATES,
+    assert_same_metrics,
+    classifier,
+    loop_of,
+    loop_that_shows_its_batches,
+    with_dropout_and_batch_norm,
+)
+
+from clr_loop.loop.loop import TrainLoop
+from clr_loop.loop.step import StepOptions
+
+
+@pytest.mark.parametrize("jit_compile", [True, False], ids=["xla", "plain"])
+def test_resident_and_streamed_the_same_batches_give_the_same_weights_to_the_bit(jit_compile):
+    resident, stream = (
+        loop_of(with_dropout_and_batch_norm(), feed, jit_compile=jit_compile) for feed in ("resident", "stream")
+    )
+    assert (stream.steps_per_epoch, stream.batch_size, stream.num_examples) == (4, 64, 200)
+    assert_same_metrics(stream.run(RATES), resident.run(RATES))  # Seven epochs with a short batch each.
+    assert stream.weights_sha256() == resident.weights_sha256()
+    assert stream.num_traces == 1
+
+
+def test_with_momentums_too():
+    resident, stream = loop_of(), loop_of(feed="stream")
+    momentums = np.linspace(0.95, 0.8, 30)
+    assert_same_metrics(stream.run(RATES, momentums), resident.run(RATES, momentums))
+    assert stream.weights_sha256() == resident.weights_sha256()
+
+
+@pytest.fixture
+def gathers(monkeypatch):
+    """Counts how often examples are gathered from resident data: calls outside of any graph."""
+    counted, gather = [], tf.gather
+
+    def counting(params, *arguments, **keywords):
+        if tf.executing_eagerly():
+            counted.append(params.shape)
+        return gather(params, *arguments, **keywords)
+
+    monkeypatch.setattr(tf, "gather", counting)
+    return counted
+
+
+def test_calls_of_few_steps_do_not_gather_their_block_again(gathers):
+    loop = loop_that_shows_its_batches(2500, 1)
+    assert loop.block_steps == 1000  # An epoch is three windows: 1000, 1000 and 500 batches.
+    loop.compile()
+    gathers.clear()
+    losses = np.concatenate([loop.run(np.zeros(50))["loss"] for _ in range(100)])  # Two epochs.
+    arrays = 2  # Inputs and targets.
+    assert len(gathers) <= 6 * arrays  # The first window may be the one that compiling left.
+    np.testing.assert_array_equal(np.sort(losses[:2500]), np.arange(2500))
+    np.testing.assert_array_equal(np.sort(losses[2500:]), np.arange(2500))
+    np.testing.assert_array_equal(losses, loop_that_shows_its_batches(2500, 1).run(np.zeros(5000))["loss"])
+
+
+def test_a_run_of_one_step_at_a_time_reads_each_batch_of_a_stream_once():
+    drawn = []
+
+    def numbered(index):
+        drawn.append(int(index))
+        return np.int64(index)
+
+    def dataset_of(seed, epoch):
+        def batch(index):
+            index = tf.numpy_function(numbered, [index], tf.int64)
+            return tf.fill([4, 6], tf.cast(index, tf.float32)), tf.zeros([4], tf.int32)
+
+        return tf.data.Dataset.range(10).map(batch)
+
+    loop = TrainLoop.from_dataset(classifier(), dataset_of, 40)
+    loop.compile()
+    drawn.clear()
+    for _ in range(10):
+        loop.run([0.01])
+    assert drawn == list(range(10))
+
+
+def test_changed_arrays_of_the_caller_do_not_change_what_is_trained_on():
+    features, labels = FEATURES.copy(), LABELS.copy()
+    loop = TrainLoop(classifier(), features, labels, batch_size=64)
+    features[:], labels[:] = 0, 0
+    assert_same_metrics(loop.run(RATES), loop_of().run(RATES))
+
+
+def test_tensors_are_shared_by_several_loops_and_not_copied():
+    tensors = tf.constant(FEATURES), tf.constant(LABELS)
+    loops = [TrainLoop(classifier(), *tensors, batch_size=64) for _ in range(2)]
+    assert_same_metrics(loops[0].run(RATES), loops[1].run(RATES))
+    assert_same_metrics(loops[0].run(RATES), loop_and_run_twice())
+
+
+def loop_and_run_twice():
+    loop = loop_of()
+    loop.run(RATES)
+    return loop.run(RATES)
+
+
+def batches_of(*arrays, batch_size=64):
+    return tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size)
+
+
+def test_a_plain_dataset_is_counted_and_gives_every_epoch_its_batches():
+    options = StepOptions(jit_compile=False)
+    stream = TrainLoop.from_dataset(classifier(), batches_of(FEATURES, LABELS), options=options)
+    assert (stream.num_examples, stream.steps_per_epoch) == (200, 4)
+    assert_same_metrics(stream.run(RATES), loop_of(shuffle=False, jit_compile=False).run(RATES))
+
+
+def test_the_wait_for_a_slow_input_is_most_of_the_time_and_for_resident_data_there_is_none():
+    def slow(features, labels):
+        matrix = tf.random.stateless_uniform((300, 300), seed=(0, labels[0]))
+        for _ in range(60):  # Far longer than the step takes.
+            matrix = tf.linalg.l2_normalize(matrix @ matrix)
+        return features, tf.where(tf.reduce_sum(matrix) > 1e9, 0, labels)
+
+    fast = batches_of(FEATURES, LABELS, batch_size=10)
+    waits = []
+    for dataset in (fast.cache(), fast.map(slow)):
+        loop = TrainLoop.from_dataset(classifier(), dataset)
+        loop.run([0.01] * 40)
+        waits.append(loop.input_wait_seconds)
+    assert 0.0 < waits[0] < waits[1]
+    resident = loop_of()
+    resident.run(RATES)
+    assert resident.input_wait_seconds == 0.0
+
+
+def generated(num_batches, spoil=lambda index, features, labels: (features, labels), shape=(None, 6)):
+    """Return a dataset of batches of 8, of which some can be spoilt."""
+
+    def generate():
+        for index in range(num_batches):
+            yield spoil(index, np.full((8, 6), index / 100, np.float32), np.arange(8) % 5)
+
+    signature = tf.TensorSpec(shape, tf.float32), tf.TensorSpec(None, tf.int64)
+    return tf.data.Dataset.from_generator(generate, output_signature=signature)
+
+
+def nan_at(bad):
+    return lambda index, x, y: (np.where(index == bad, np.nan, x).astype(np.float32), y)
+
+
+def loop_over(dataset, num_examples=80):
+    return TrainLoop.from_dataset(classifier(keras.optimizers.SGD()), dataset, num_examples)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        (generated(7), "ended after 7 of 10 batches in epoch 1; repair it, or give num_examples"),
+        (generated(10, nan_at(6)), "Batch 6 of epoch 1: inputs holds NaN or infinity, first in example 0"),
+        (
+            generated(10, lambda i, x, y: (x, y + 5 * (i == 3))),
+            "Batch 3 of epoch 1: targets holds classes from 5 to 9, but the model's output has 5",
+        ),
+        (
+            generated(10, lambda i, x, y: (x, y - (i == 3))),
+            "Batch 3 of epoch 1: targets holds classes from -1 to 3, but the model's output has 5",
+        ),
+        (
+            generated(10, lambda i, x, y: (x[:, : 6 - (i == 4)], y), shape=(None, None)),
+            r"Batch 4 of epoch 1: inputs has shape \(8, 5\), and those of the first batch \(8, 6\)",
+        ),
+        (
+            generated(10, lambda i, x, y: (x[: 8 - 2 * (i == 5)], y[: 8 - 2 * (i == 5)])),
+            "Batch 5 of epoch 1: inputs has 6 examples in place of 8. Only an epoch's last batch may be short",
+        ),
+        (
+            generated(10, lambda i, x, y: (x, y[: 8 - 2 * (i == 5)])),
+            "Batch 5 of epoch 1: targets has 6 examples in place of 8",
+        ),
+        (
+            generated(10, lambda i, x, y: (np.repeat(x, 1 + (i == 9), axis=0), np.repeat(y, 1 + (i == 9)))),
+            "Batch 9 of epoch 1: inputs has 16 examples in place of 8",
+        ),
+        (generated(10, lambda i, x, y: (x, y) if i < 2 else 1 / 0), r"Batch 2 of epoch 1: the dataset failed \(.*Zero"),
+    ],
+    ids=["ends_early", "nan", "class", "negative_class", "shape", "short_in_mid_epoch", "lengths_differ",
+         "long_at_the_end", "reading_fails"],
+)  # fmt: skip
+def test_a_bad_batch_in_mid_epoch_is_named_in_one_line(dataset, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        loop_over(dataset).run([0.1] * 10)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bad_batch_of_a_later_epoch_is_named_and_the_loop_can_go_back():
+    spoilt = loop_over(lambda seed, epoch: generated(10, nan_at(2 if epoch == 1 else None)))
+    spoilt.run([0.1] * 9)
+    before = spoilt.snapshot()
+    with pytest.raises(ValueError, match="Batch 2 of epoch 2: inputs holds NaN"):
+        spoilt.run([0.1] * 9)
+    spoilt.restore(before)
+    good = loop_over(generated(10))
+    good.run([0.1] * 9)
+    assert_same_metrics(spoilt.run([0.1] * 3), good.run([0.1] * 3))
+
+
+def test_a_bad_batch_in_an_evaluated_dataset_is_named():
+    loop = loop_over(generated(10))
+    for spoil, message in (
+        (nan_at(4), "Batch 4 of epoch 1: inputs holds NaN"),
+        (lambda i, x, y: (x, y + 5 * (i == 4)), "Batch 4 of epoch 1: targets holds classes from 5 to 9"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            loop.evaluate(generated(10, spoil))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "num_examples", "error", "message"),
+    [
+        (generated(0), 80, ValueError, "gives no batch at all"),
+        (generated(10, nan_at(0)), 80, ValueError, "The first batch: inputs holds NaN or infinity"),
+        (generated(10), 4, ValueError, "num_examples is 4, but the dataset has at least one batch of 8"),
+        (tf.data.Dataset.range(10).batch(5), 10, ValueError, r"map it to \(inputs, targets\)"),
+        (batches_of(FEATURES, LABELS), 80, ValueError, "num_examples is 80, but the dataset has 4 batches of 64"),
+        (batches_of(FEATURES, LABELS).repeat(), None, ValueError, "has no end.*; give num_examples"),
+        (generated(10**9), None, ValueError, "no end, or more than 1,000,000 batches of 8; give num_examples"),
+        (
+            tf.data.Dataset.from_tensors((np.float32(1), 1)), 1, ValueError,
+            r"gives single examples; batch it with dataset\.batch",
+        ),
+        (
+            batches_of(FEATURES, LABELS, batch_size=1).shuffle(200), 200, ValueError,
+            "gave another first batch when it was read a second time.*reshuffle_each_iteration=False",
+        ),
+        (lambda seed, epoch: [], 80, TypeError, r"is a list; give a tf\.data\.Dataset, or a function of \(seed, epoch"),
+    ],
+    ids=["empty", "nan_at_once", "less_than_a_batch", "no_pair", "other_length", "endless", "very_long",
+         "not_batched", "reshuffled", "no_dataset"],
+)  # fmt: skip
+def test_what_cannot_be_streamed_is_refused_at_once(dataset, num_examples, error, message, monkeypatch):
+    monkeypatch.setattr("clr_loop.loop.stream._MOST_BATCHES", 1000) if message.startswith("no end") else None
+    with pytest.raises(error, match=message.replace("1,000,000", "1,000")) as caught:
+        loop_over(dataset, num_examples)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dataset_without_an_end_trains_with_num_examples():
+    endless = TrainLoop.from_dataset(classifier(), batches_of(FEATURES[:192], LABELS[:192]).repeat(), 192)
+    plain = TrainLoop.from_dataset(classifier(), batches_of(FEATURES[:192], LABELS[:192]))
+    assert_same_metrics(endless.run(RATES), plain.run(RATES))
+
+
+def test_a_dataset_that_is_shuffled_the_same_way_each_time_is_taken():
+    dataset = batches_of(FEATURES, LABELS).unbatch().shuffle(200, seed=1, reshuffle_each_iteration=False).batch(64)
+    loop = TrainLoop.from_dataset(classifier(), dataset)
+    assert loop.num_examples == 200
+    assert np.isfinite(loop.run(RATES)["loss"]).all()

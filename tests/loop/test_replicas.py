@@ -1,0 +1,140 @@
+"""Several replicas and workers end where one replica ends; a worker that is gone is noticed."""
+
+from signal import SIGKILL, SIGSTOP
+
+import numpy as np
+import pytest
+from helpers.processes import finish, run_code, start, tf_configs
+from helpers.replicas import MOMENTUMS, RATES
+
+TRAIN = "import sys; from helpers.replicas import train; train(sys.argv[1], eval(sys.argv[2]))"
+CLIPPED = {"clip_norm": 0.05, "skip_non_finite": True}
+RUNS = {
+    "none": {"one": ("arrays", CLIPPED), "not_clipped": ("arrays", {}), "parts": ("arrays", CLIPPED | {"accumulate": 3})},
+    "mirrored": {"mirrored": ("arrays", CLIPPED), "mirrored_dataset": ("dataset", CLIPPED),
+                 "mirrored_parts": ("arrays", {"clip_norm": 0.05, "accumulate": 2})},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory):
+    """Where 100 clipped steps end: with one replica, two on logical CPUs, two workers, and in parts."""
+    directory = tmp_path_factory.mktemp("ends")
+
+    def training(strategy, runs, **environment):
+        paths = {str(directory / f"{run}.npz"): arguments for run, arguments in runs.items()}
+        return start(TRAIN, strategy, repr(paths), **environment)
+
+    processes = [training(strategy, runs) for strategy, runs in RUNS.items()]
+    for index, config in enumerate(tf_configs(2)):
+        processes.append(training("multi_worker", {f"worker_{index}": ("arrays", CLIPPED)}, TF_CONFIG=config))
+    finish(*processes)
+    return {path.stem: dict(np.load(path)) for path in directory.iterdir()}
+
+
+def weights(end):
+    return [value for name, value in sorted(end.items()) if name.startswith("arr_")]
+
+
+@pytest.mark.parametrize("run", ["parts", "mirrored", "mirrored_dataset", "mirrored_parts", "worker_0", "worker_1"])
+def test_one_replica_two_replicas_two_workers_and_parts_end_with_the_same_weights(ends, run):
+    for ours, theirs in zip(weights(ends[run]), weights(ends["one"]), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+        np.testing.assert_allclose(ends[run][name], ends["one"][name], rtol=1e-4)
+
+
+def test_rates_and_momentums_are_the_same_for_any_number_of_replicas(ends):
+    assert len(ends) == 8
+    for end in ends.values():
+        np.testing.assert_array_equal(end["learning_rate"], RATES.astype(np.float32))
+        np.testing.assert_array_equal(end["momentum"], MOMENTUMS.astype(np.float32))
+
+
+def test_one_trace_serves_a_stream_and_resident_data_has_one_more_for_its_short_last_batch(ends):
+    traces = {name: int(end["traces"]) for name, end in ends.items()}
+    resident = {"one", "not_clipped", "parts"}
+    assert traces == {name: 1 + (name in resident) for name in ends}
+
+
+def test_what_was_chosen_names_the_strategy_and_its_replicas(ends):
+    assert str(ends["one"]["chosen"]) == "one replica"
+    assert str(ends["mirrored"]["chosen"]) == "2 replicas of MirroredStrategy"
+    assert str(ends["worker_1"]["chosen"]) == "2 replicas of MultiWorkerMirroredStrategy"
+
+
+def test_both_workers_end_equal_to_the_bit(ends):
+    for ours, theirs in zip(weights(ends["worker_0"]), weights(ends["worker_1"]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_norm_clips_something(ends):
+    gap = max(np.abs(a - b).max() for a, b in zip(weights(ends["one"]), weights(ends["not_clipped"]), strict=True))
+    assert gap > 0.1
+
+
+def test_threads_and_handles_of_two_workers_stay_flat():
+    code = "from helpers.replicas import count_threads; count_threads(60)"  # 300 steps, and one iterator an epoch.
+    for said in finish(*(start(code, TF_CONFIG=config) for config in tf_configs(2))):
+        (threads, handles), (threads_at_end, handles_at_end) = (map(int, line.split()) for line in said.splitlines())
+        assert threads_at_end <= threads + 20  # One for each step or epoch would be 225 or 45.
+        assert handles_at_end <= handles + 20
+
+
+# A process that has ended is noticed at the next exchange that both know, and otherwise, like one that only does not
+# answer, by TensorFlow's heartbeat after some ten seconds.
+@pytest.mark.parametrize(
+    ("what", "how"), [("run", SIGKILL), ("evaluate", SIGKILL), ("trace", SIGKILL), ("run", SIGSTOP)]
+)
+def test_a_worker_that_is_gone_ends_the_other_with_an_error_in_words(what, how):
+    code = f"from helpers.replicas import lose_the_other; lose_the_other({what!r})"
+    first, second = (start(code, TF_CONFIG=config) for config in tf_configs(2))
+    try:
+        assert [process.stdout.readline() for process in (first, second)] == ["trained\n"] * 2
+        second.send_signal(how)
+        (said,) = finish(first)
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.communicate()
+    assert said.startswith("A worker has gone, and the others cannot go on without it")
+    assert said.count("\n") == 1
+
+
+UNEQUAL = """
+import os
+from clr_loop.loop import workers
+from helpers.replicas import make_loop, strategy_of
+loop = make_loop(strategy_of("multi_worker"))
+loop.optimizer.iterations.assign(5 * workers.read_task(os.environ["TF_CONFIG"]).index)
+try:
+    loop.run([0.1])
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_workers_that_stand_at_different_steps_are_told_so():
+    said = finish(*(start(UNEQUAL, TF_CONFIG=config) for config in tf_configs(2)))
+    for index, each in enumerate(said):
+        assert each.startswith(f"This worker stands at batch {5 * index}, and others elsewhere")
+
+
+NO_XLA = """
+from helpers.replicas import make_loop, strategy_of
+strategy = strategy_of("mirrored")
+for options in ({"jit_compile": True}, {"accumulate": 5}):
+    try:
+        make_loop(strategy, **options)
+    except ValueError as error:
+        print(error)
+print(make_loop(strategy).chosen)
+"""
+
+
+def test_what_several_replicas_cannot_do_is_refused():
+    xla, parts, chosen = run_code(NO_XLA).splitlines()
+    assert xla.startswith("jit_compile is True with 2 replicas, but XLA cannot compile the exchange between them")
+    assert parts.startswith("A batch of 8 examples cannot be split among 2 replicas and 5 parts of accumulate")
+    assert eval(chosen)["feed"] == "stream"
+    assert eval(chosen)["xla"] == "without XLA (it cannot compile the exchange between replicas)"

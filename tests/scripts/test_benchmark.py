@@ -1,0 +1,82 @@
+"""The benchmark runs, says what it was asked for, and its contenders do the same work. Nothing here is about time."""
+
+import functools
+import json
+
+import pytest
+from helpers.scripts import assert_one_line_error, run_script
+
+run = functools.partial(run_script, "benchmark.py")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    output_dir = tmp_path_factory.mktemp("benchmark") / "out"
+    process = run(
+        "--models=relu_mlp", "--batch_sizes=30", "--num_examples=100", "--tables=1,2", "--rounds=2",
+        f"--output_dir={output_dir}",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    return process.stdout, output_dir
+
+
+def test_every_contender_is_measured_in_every_round_or_said_to_be_missing(finished):
+    stdout, output_dir = finished
+    (case,) = json.loads((output_dir / "benchmark.json").read_text())["cases"]
+    assert (case["model"], case["batch_size"], case["num_examples"]) == ("relu_mlp", 30, 90)
+    lines = [line for line in stdout.splitlines() if line.startswith("| PyTorch") or line.startswith("| JAX")]
+    assert set(case["contenders"]) >= {"keras", "keras_best", "step", "clr_loop", "products"}
+    assert sum("not installed" in line for line in lines) == 2 * (7 - len(case["contenders"]))  # In both tables.
+    for measured in case["contenders"].values():
+        assert len(measured["epoch_seconds"]) == len(measured["recorded_seconds"]) == 2
+        assert min(measured["epoch_seconds"]) <= measured["median_epoch_seconds"] <= max(measured["epoch_seconds"])
+        assert min(measured["epoch_seconds"] + measured["recorded_seconds"]) > 0.0
+        assert measured["compile_seconds"] >= 0.0
+        # A Python process with NumPy takes more than ten million bytes: the unit is right.
+        assert 10e6 < measured["peak_bytes"] < 10e9
+
+
+def test_all_that_train_compute_the_same_losses(finished):
+    contenders = json.loads((finished[1] / "benchmark.json").read_text())["cases"][0]["contenders"]
+    losses = {key: measured["loss"] for key, measured in contenders.items() if key != "products"}
+    assert contenders["products"]["loss"] is None
+    # Untrained, ten classes: near ln 10. Three steps of one library's Adam and another's agree to rounding.
+    assert losses["clr_loop"] == pytest.approx(2.3, abs=0.2)
+    assert losses == pytest.approx(dict.fromkeys(losses, losses["clr_loop"]), rel=1e-4)
+
+
+def test_tables_are_printed_and_written_alike_and_the_picture_is_one(finished):
+    stdout, output_dir = finished
+    written = (output_dir / "benchmark.md").read_text()
+    assert written.strip() in stdout
+    (row,) = [line for line in written.splitlines() if line.startswith("| clr_loop") and line.count("|") == 10]
+    assert [cell.strip() for cell in row.split("|")][5:7] == ["1.00", "1.00"]
+    assert (output_dir / "benchmark.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_growth_is_measured_along_batch_size_data_and_width(tmp_path):
+    process = run(
+        "--models=relu_mlp", "--batch_sizes=32", "--num_examples=40", "--tables=3", "--rounds=1",
+        f"--output_dir={tmp_path / 'out'}",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    growth = json.loads((tmp_path / "out" / "benchmark.json").read_text())["growth"]
+    cells = [(case["batch_size"], case["copies"], case["width"]) for case in growth]
+    assert cells == [(32, 1, 1), (32, 4, 1), (32, 1, 4), (32, 1, 16)]
+    assert [case["contenders"]["clr_loop"]["examples"] for case in growth] == [40, 160, 40, 40]
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--batch_sizes=0", "whole numbers of at least 1"),
+        ("--batch_sizes=200", "The batch size 200 is above num_examples 100; lower it"),
+        ("--tables=4", "must be of 1, 2, 3"),
+        ("--models=cnn", "must be of article_mlp, relu_mlp"),
+        ("--contenders=jax", "must include clr_loop"),
+    ],
+)
+def test_a_bad_flag_is_one_line_and_writes_nothing(tmp_path, flag, message):
+    process = run(flag, "--num_examples=100", f"--output_dir={tmp_path / 'out'}")
+    assert_one_line_error(process, message)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,273 @@
+"""What happens to runs: signals, a second process, a full disk, a directory that goes away. In real processes."""
+
+import json
+import os
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from helpers.scripts import SCRIPTS
+from helpers.scripts import start_script as start
+
+from clr_loop.studies.identity import differences
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory):
+    """A run of 40 epochs of 150 steps on small images: about two seconds of training after the start."""
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    rng = np.random.default_rng(0)
+    labels = np.arange(1200) % 4
+    images = np.clip(rng.normal(60.0 * labels[:, None, None], 40.0, (1200, 6, 6)), 0, 255).astype(np.uint8)
+    np.savez(path, x_train=images[:900], y_train=labels[:900], x_test=images[900:], y_test=labels[900:])
+    return [f"--dataset={path}", "--model=relu_mlp", "--batch_size=6", "--epochs=40", "--step_size=2ep"]
+
+
+def finish(script, *flags, **arguments):
+    process = start(script, *flags, **arguments)
+    stdout, stderr = process.communicate()
+    return process.returncode, stdout, stderr
+
+
+def wait_for_epochs(process, run_dir, num_epochs):
+    """Waits until a run has recorded so many epochs; fails if the process ends before."""
+    path = run_dir / "epochs.csv"
+    while not path.exists() or len(path.read_text().splitlines()) < 1 + num_epochs:
+        assert process.poll() is None, process.communicate()
+        os.sched_yield()
+
+
+@pytest.fixture(scope="module")
+def whole(flags, tmp_path_factory):
+    """The run that nothing happened to."""
+    run_dir = tmp_path_factory.mktemp("whole") / "run"
+    returncode, _, stderr = finish("train.py", *flags, f"--run_dir={run_dir}")
+    assert returncode == 0, stderr
+    return run_dir
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_with_a_checkpoint_and_the_line_that_resumes_it(flags, whole, tmp_path, number, code):
+    run_dir = tmp_path / "run"
+    process = start("train.py", *flags, "--checkpoint_every=50%", f"--run_dir={run_dir}")
+    wait_for_epochs(process, run_dir, 2)
+    sent = time.monotonic()
+    process.send_signal(number)
+    stdout, stderr = process.communicate()
+    assert time.monotonic() - sent < 10.0  # The block it was in, the checkpoint, and Python's own end.
+    assert process.returncode == code
+    assert stderr == "stopping after this block of steps; once more stops at once\n"
+    assert not (run_dir / "result.json").exists()
+    (line,) = [line for line in stdout.splitlines() if line.startswith("resume:")]
+    done = subprocess.run(shlex.split(line.removeprefix("resume:")), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert differences(whole, run_dir) == []
+
+
+def test_stopped_without_checkpoints_it_says_that_there_is_nothing_to_go_on_from(flags, tmp_path):
+    process = start("train.py", *flags, "--checkpoint_every=never", f"--run_dir={tmp_path}/run")
+    wait_for_epochs(process, tmp_path / "run", 1)
+    process.send_signal(signal.SIGINT)
+    stdout, _ = process.communicate()
+    assert process.returncode == 130
+    assert stdout.endswith("no checkpoint was asked for\n")
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    code = (
+        "import os, signal, sys; sys.path.insert(0, sys.argv[1]); from shared.callbacks import SignalWatch;"
+        "watch = SignalWatch(); watch.on_train_begin();"
+        "os.kill(os.getpid(), signal.SIGINT); assert watch.received == signal.SIGINT;"
+        "os.kill(os.getpid(), signal.SIGINT); print('still here')"
+    )
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, SCRIPTS], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr.endswith("stopping after this block of steps; once more stops at once\n")
+    assert done.stdout == ""
+
+
+def test_killed_it_loses_the_steps_since_the_checkpoint_and_a_second_process_is_kept_out_until_then(
+    flags, whole, tmp_path
+):
+    run_dir = tmp_path / "run"
+    process = start("train.py", *flags, f"--run_dir={run_dir}")
+    wait_for_epochs(process, run_dir, 3)
+    for arguments in (["--resume"], ["--overwrite"]):
+        returncode, _, stderr = finish("train.py", *flags, *arguments, f"--run_dir={run_dir}")
+        assert returncode == 2
+        assert f"The directory {run_dir} is held by another process" in stderr
+    assert process.poll() is None
+    process.kill()
+    process.communicate()
+    recorded = len((run_dir / "epochs.csv").read_text().splitlines()) - 1
+    checkpoints = sorted(path.name for path in (run_dir / "checkpoints").glob("step_*"))
+    assert int(checkpoints[-1].removeprefix("step_")) >= (recorded - 1) * 150
+    returncode, stdout, stderr = finish("train.py", *flags, f"--run_dir={run_dir}", "--resume")
+    assert returncode == 0, stderr
+    assert "epoch   1/40" not in stdout
+    assert differences(whole, run_dir) == []
+
+
+def limit_file_size(num_bytes):
+    """What a full disk looks like to one process: no file of it can grow beyond this."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
+
+
+def test_a_full_disk_is_one_line_and_the_earlier_checkpoints_are_good(flags, whole, tmp_path):
+    run_dir = tmp_path / "run"
+    returncode, _, stderr = finish("train.py", *flags, f"--run_dir={run_dir}", preexec_fn=limit_file_size(200_000))
+    assert returncode == 2
+    assert stderr.startswith("error: ")
+    assert stderr.count("\n") == 1
+    assert not (run_dir / "result.json").exists()
+    assert len(list((run_dir / "checkpoints").glob("step_*"))) > 1
+    returncode, _, stderr = finish("train.py", *flags, f"--run_dir={run_dir}", "--resume")
+    assert returncode == 0, stderr
+    assert differences(whole, run_dir) == []
+
+
+def test_no_room_for_a_first_checkpoint_is_one_line(flags, tmp_path):
+    returncode, _, stderr = finish("train.py", *flags, f"--run_dir={tmp_path}/run", preexec_fn=limit_file_size(20_000))
+    assert returncode == 2
+    assert stderr.startswith("error: ")
+    assert f"{tmp_path}/run" in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_a_directory_that_goes_away_in_mid_run_is_one_line(flags, tmp_path):
+    process = start("train.py", *flags, "--epochs=100000", f"--run_dir={tmp_path}/run")
+    wait_for_epochs(process, tmp_path / "run", 1)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    _, stderr = process.communicate()
+    assert process.returncode == 2
+    assert stderr.startswith("error: ")
+    assert stderr.count("\n") == 1
+    assert list((tmp_path / "moved" / "checkpoints").glob("step_*"))
+
+
+def test_a_run_is_not_begun_over_another_unless_it_is_to_be_overwritten(flags, whole, tmp_path):
+    before = (whole / "result.json").read_bytes()
+    returncode, _, stderr = finish("train.py", *flags, f"--run_dir={whole}")
+    assert returncode == 2
+    assert "already holds a run. Choose another, give --resume to go on with it" in stderr
+    returncode, _, stderr = finish("train.py", *flags, "--resume", "--overwrite", f"--run_dir={whole}")
+    assert returncode == 2
+    assert "--resume and --overwrite were both given" in stderr
+    assert (whole / "result.json").read_bytes() == before
+
+
+def test_kept_flags_are_those_the_run_was_begun_with_unless_they_change_no_step(flags, whole, tmp_path):
+    run_dir = tmp_path / "run"
+    assert finish("train.py", *flags, "--epochs=1", f"--run_dir={run_dir}")[0] == 0
+    returncode, _, stderr = finish("train.py", flags[0], "--epochs=40", f"--run_dir={run_dir}", "--resume")
+    assert returncode == 2
+    assert "begun with other settings" in stderr
+    assert "model relu_mlp, now article_mlp" in stderr
+    returncode, _, stderr = finish("train.py", "--epochs=40", f"--run_dir={run_dir}", "--resume", "--on_change=keep")
+    assert returncode == 0, stderr
+    assert differences(whole, run_dir) == []
+
+
+def test_a_stopped_run_is_finished_with_its_kept_feed_strategy_and_epochs(flags, tmp_path):
+    run_dir = tmp_path / "run"
+    own = ["--feed=stream", "--strategy=mirrored", "--logical_devices=2", "--epochs=4"]
+    process = start("train.py", *flags, *own, f"--run_dir={run_dir}")
+    wait_for_epochs(process, run_dir, 1)
+    process.kill()
+    process.communicate()
+    returncode, stdout, stderr = finish("train.py", f"--run_dir={run_dir}", "--resume", "--on_change=keep")
+    assert returncode == 0, stderr
+    assert "2 replicas of MirroredStrategy, feed stream" in stdout
+    assert "epoch   4/4" in stdout
+    assert json.loads((run_dir / "result.json").read_text())["epochs"] == 4
+
+
+def test_the_line_that_resumes_a_rebased_run_does_not_rebase_it_once_more(flags, tmp_path):
+    run_dir = tmp_path / "run"
+    assert finish("train.py", *flags, "--epochs=2", f"--run_dir={run_dir}")[0] == 0
+    other = [*flags, "--step_size=3ep", "--epochs=100000", f"--run_dir={run_dir}", "--resume", "--on_change=rebase"]
+    process = start("train.py", *other)
+    wait_for_epochs(process, run_dir, 3)
+    process.send_signal(signal.SIGINT)
+    stdout, _ = process.communicate()
+    assert process.returncode == 130
+    schedule = json.loads((run_dir / "config.json").read_text())["schedule"]
+    assert schedule["name"] == "Joined"
+    (line,) = [line for line in stdout.splitlines() if line.startswith("resume:")]
+    assert "rebase" not in line
+    recorded = len((run_dir / "epochs.csv").read_text().splitlines())
+    resumed = subprocess.Popen(
+        shlex.split(line.removeprefix("resume:")), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_epochs(resumed, run_dir, recorded)
+    resumed.send_signal(signal.SIGINT)
+    _, stderr = resumed.communicate()
+    assert resumed.returncode == 130, stderr
+    assert json.loads((run_dir / "config.json").read_text())["schedule"] == schedule
+
+
+def test_a_comparison_resumed_runs_only_what_is_not_finished(flags, tmp_path):
+    arguments = [*flags[:2], "--epochs=2", "--batch_sizes=50,100", "--seeds=2", f"--output_dir={tmp_path}/out"]
+    returncode, _, stderr = finish("compare_batch_sizes.py", *arguments)
+    assert returncode == 0, stderr
+    results = sorted((tmp_path / "out").glob("*/seed_*/result.json"))
+    assert len(results) == 8
+    before = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    results[3].unlink()  # As if the process had been killed in this run.
+    written = {path: path.stat().st_mtime_ns for path in results if path.exists()}
+    (tmp_path / "out" / "comparison.json").unlink()
+
+    returncode, _, stderr = finish("compare_batch_sizes.py", *arguments, "--resume")
+    assert returncode == 0, stderr
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    after = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    digests = [[run["weights_sha256"] for run in content["runs"]] for content in (before, after)]
+    assert digests[0] == digests[1]
+
+    returncode, _, stderr = finish("compare_batch_sizes.py", *arguments, "--resume", "--learning_rate=0.2")
+    assert returncode == 2
+    assert "other settings: schedule {'learning_rate': 0.1}, now {'learning_rate': 0.2}" in stderr
+    returncode, _, stderr = finish("compare_batch_sizes.py", *arguments, "--resume", "--epochs=1")
+    assert returncode == 2
+    assert "epochs 2, now 1" in stderr
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+def test_prove_resume_kills_and_compares(flags, tmp_path):
+    train_flags = shlex.join([*flags, "--checkpoint_every=200"])
+    returncode, stdout, stderr = finish(
+        "prove_resume.py", "--kills=2", f"--train_flags={train_flags}", f"--output_dir={tmp_path}/out"
+    )
+    assert returncode == 0, stderr
+    assert stdout.endswith("kills: 2\nbit-identical: yes\n")
+
+
+@pytest.mark.parametrize("place", ["/proc/clr_loop_run", "/proc"])
+def test_a_place_that_cannot_be_written_to_is_one_line(flags, place):
+    returncode, _, stderr = finish("train.py", *flags, f"--run_dir={place}")
+    assert returncode == 2
+    assert stderr.startswith("error: ")
+    assert place in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_processes_side_by_side_end_with_the_one_that_began_them(flags, tmp_path):
+    output_dir = tmp_path / "compared"
+    arguments = [*flags[:2], "--batch_sizes=6", "--schedules=constant", "--epochs=100", "--seeds=2", "--parallel=2"]
+    parent = start("compare_batch_sizes.py", *arguments, f"--output_dir={output_dir}")
+    run_dir = output_dir / "constant_batch_6" / "seed_1"
+    wait_for_epochs(parent, run_dir, 1)
+    parent.kill()
+    parent.communicate()
+    with FileLock(run_dir / "run.lock", timeout=5):  # Free when the process that held it has gone.
+        assert len((run_dir / "epochs.csv").read_text().splitlines()) < 100
+        assert not (run_dir / "result.json").exists()

@@ -1,0 +1,147 @@
+"""A user's own model and data, by the names of their functions, on the command line."""
+
+import csv
+import json
+
+import pytest
+from helpers.scripts import assert_one_line_error, run_script, succeed
+
+MODULE = """
+import sys
+import keras
+import numpy as np
+import tensorflow as tf
+from clr_loop import data
+
+def build(input_shape, num_classes):
+    return keras.Sequential([
+        keras.Input(input_shape), keras.layers.Flatten(), keras.layers.Dense(20, "relu", kernel_regularizer="l2"),
+        keras.layers.BatchNormalization(), keras.layers.Dropout(0.2), keras.layers.Dense(num_classes),
+    ])
+
+def load(bad=None):
+    mnist = data.load("mnist")
+    images, labels = mnist.train.inputs[:500].astype(np.float32) / 255, mnist.train.targets[:500]
+    if bad is not None:
+        images[bad] = np.nan
+
+    def batches(batch_size, seed, epoch):
+        dataset = tf.data.Dataset.from_tensor_slices((images, labels))
+        return dataset.shuffle(500, seed=1000 * seed + epoch, reshuffle_each_iteration=False).batch(batch_size)
+
+    validation = data.Examples(*(array[:100] for array in mnist.validation[:2]))
+    validation = validation._replace(inputs=validation.inputs.astype(np.float32) / 255)
+    return data.StreamedDataset("my digits", batches, 500, validation, 10, (28, 28))
+
+def load_nan():
+    return load(bad=300)
+
+def load_nothing():
+    return None
+
+def load_and_exit():
+    sys.exit(0)
+
+def build_and_fail():
+    raise KeyError("no such layer")
+
+class Failing(keras.Model):
+    def call(self, inputs):
+        raise RuntimeError("the user's own words")
+
+def build_a_failing_call():
+    model = Failing()
+    model.compile("adam", "mse")
+    return model
+
+def numbers():
+    x = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
+    return data.Dataset("numbers", data.Examples([x, x[:, :1]], {"sum": x.sum(axis=1, keepdims=True)}), None, None)
+
+def compiled():
+    inputs = [keras.Input((3,)), keras.Input((1,))]
+    joined = keras.layers.Concatenate()(inputs)
+    model = keras.Model(inputs, {"sum": keras.layers.Dense(1, name="sum")(joined)})
+    model.compile(keras.optimizers.RMSprop(), {"sum": "mse"}, metrics={"sum": ["mae"]})
+    return model
+"""
+
+
+@pytest.fixture(autouse=True)
+def _module(tmp_path, monkeypatch):
+    """Runs the scripts in a directory that holds the module `mine`."""
+    (tmp_path / "mine.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+
+
+FLAGS = ["--model=mine:build", "--dataset=mine:load", "--batch_size=64", "--epochs=2", "--max_lr=0.01"]
+
+
+def test_train_with_a_model_and_a_stream_of_ones_own(tmp_path):
+    done = succeed("train.py", *FLAGS, "--step_size=8", f"--run_dir={tmp_path}/run")
+    assert done.stderr == ""
+    assert "feed stream (read while it is trained on)" in done.stdout
+    assert "of it waiting for input" in done.stdout
+    shares = json.loads((tmp_path / "run" / "result.json").read_text())["input_wait_shares"]
+    assert len(shares) == 2
+    assert all(0.0 < share < 1.0 for share in shares)
+
+
+@pytest.mark.parametrize("script", ["range_test.py", "compare_batch_sizes.py"])
+def test_the_other_scripts_take_them_too(tmp_path, script):
+    flags = ["--num_steps=40", "--seeds=1", "--batch_size=64"]
+    if script == "compare_batch_sizes.py":
+        flags = ["--seeds=1", "--batch_sizes=50,250", "--epochs=1"]
+    done = succeed(script, "--model=mine:build", "--dataset=mine:load", *flags, f"--output_dir={tmp_path}/output")
+    assert done.stderr == ""
+    assert any((tmp_path / "output").glob("*.png"))
+
+
+def test_a_compiled_model_keeps_its_loss_metrics_and_optimizer_and_needs_no_validation(tmp_path):
+    flags = ["--model=mine:compiled", "--dataset=mine:numbers", "--batch_size=50", "--epochs=2", "--step_size=4"]
+    done = succeed("train.py", *flags, f"--run_dir={tmp_path}/run")
+    assert done.stderr == ""
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["optimizer"] == "RMSprop"
+    with open(tmp_path / "run" / "epochs.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    metrics = [name for name in rows[0] if name not in ("epoch", "step", "learning_rate") and "seconds" not in name]
+    assert metrics[0] == "loss"
+    assert any("mae" in name for name in metrics)
+    assert not any(name.startswith("val_") for name in metrics)
+    line = next(line for line in done.stdout.splitlines() if line.startswith("epoch   2/2"))
+    for name in metrics:
+        assert f"  {name} {float(rows[1][name]):#.4g}  " in line
+    assert (tmp_path / "run" / "curves.png").is_file()
+
+
+@pytest.mark.parametrize("example", ["regression", "text"])
+def test_the_documented_examples_of_a_regression_and_of_text_run_and_learn(tmp_path, example):
+    place = f"clr_loop.data.examples:{example}"
+    flags = [f"--model={place}_model", f"--dataset={place}", "--batch_size=500", "--epochs=2", "--max_lr=0.01"]
+    done = succeed("train.py", *flags, "--step_size=10", f"--run_dir={tmp_path}/run")
+    assert done.stderr == ""
+    with open(tmp_path / "run" / "history.csv", newline="") as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert len(losses) == 40
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--dataset=mine:load_nan"], "inputs holds NaN or infinity"),
+        (["--dataset=mine:load_nothing"], "dataset mine:load_nothing: the function must return "),
+        (["--dataset=mine:load_and_exit"], "dataset mine:load_and_exit failed"),
+        (["--model=mine:build_and_fail"], "model mine:build_and_fail failed"),
+        (["--model=mine:build_a_failing_call"], "the user's own words"),
+        (["--model=mine:missing"], "model mine:missing cannot be imported"),
+        (["--model=mine:compiled", "--dataset=mine:numbers", "--optimizer=sgd"], "comes compiled with RMSprop, so SGD"),
+        (["--feed=resident"], "feed is resident, but my digits is read while it is trained on"),
+        (["--model=small_cnn", "--jit_compile=true"], "jit_compile is True for a model with convolutions on a CPU"),
+    ],
+)
+def test_a_mistake_in_them_is_one_line(tmp_path, flags, message):
+    done = run_script("train.py", *FLAGS, "--step_size=8", *flags, f"--run_dir={tmp_path}/run")
+    assert_one_line_error(done, message)
+    assert not (tmp_path / "run" / "result.json").exists()

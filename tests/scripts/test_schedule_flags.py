@@ -1,0 +1,105 @@
+import dataclasses
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from clr_loop.schedules import (
+    Constant,
+    CosineRestarts,
+    ExponentialRamp,
+    ExpRange,
+    LinearRamp,
+    OneCycle,
+    Triangular,
+    Triangular2,
+)
+from shared import schedule_flags
+
+
+@pytest.fixture
+def given():
+    """Parses flags for one test."""
+    with flagsaver.flagsaver():
+        yield lambda text: flags.FLAGS(["script", *text.split()])
+
+
+def make(name):
+    schedule_flags.check([name])
+    return schedule_flags.make(name, steps_per_epoch=30, total_steps=450)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("constant", "", Constant(0.1)),
+        ("constant", "--learning_rate=0.2", Constant(0.2)),
+        ("triangular", "", Triangular(0.001, 0.006, 2000)),
+        ("triangular", "--step_size=25%", Triangular(0.001, 0.006, 113)),
+        ("triangular", "--step_size=2ep --step_size_down=90st", Triangular(0.001, 0.006, 60, 90)),
+        ("triangular2", "--max_lr=0.1 --momentum=0.85,0.95", Triangular2(0.001, 0.1, 2000, momentum=(0.85, 0.95))),
+        ("exp_range", "--gamma=0.5", ExpRange(0.001, 0.006, 2000, gamma=0.5)),
+        ("one_cycle", "", OneCycle(0.006, 450)),
+        (
+            "one_cycle",
+            "--total_steps=50% --pct_start=0.5 --div_factor=10 --final_div_factor=100 --anneal=linear",
+            OneCycle(0.006, 225, 0.5, 10.0, 100.0, "linear"),
+        ),
+        ("cosine_restarts", "", CosineRestarts(0.001, 0.006, 225)),
+        ("cosine_restarts", "--first_cycle_steps=1ep --t_mul=2 --m_mul=0.5", CosineRestarts(0.001, 0.006, 30, 2, 0.5)),
+        ("linear_ramp", "--start_lr=0 --end_lr=1", LinearRamp(0.0, 1.0, 450)),
+        ("exponential_ramp", "--total_steps=1ep", ExponentialRamp(1e-7, 10.0, 30)),
+    ],
+)
+def test_the_flags_make_the_schedule(given, name, text, expected):
+    given(text)
+    schedule = make(name)
+    assert schedule == expected
+    assert type(schedule) is type(expected)
+
+
+def test_every_argument_of_every_schedule_is_a_flag():
+    for kind in schedule_flags.SCHEDULES.values():
+        assert {field.name for field in dataclasses.fields(kind) if field.init} <= set(flags.FLAGS)
+
+
+def test_a_length_in_epochs_is_another_number_of_steps_at_another_batch_size(given):
+    given("--step_size=2ep")
+    assert schedule_flags.make("triangular", 600, 9000).step_size == 1200
+    assert schedule_flags.make("triangular", 30, 450).step_size == 60
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("triangular", "--step_size=2epp", "step_size is '2epp', which is not a length such as"),
+        ("triangular", "--step_size_down=-3%", "step_size_down is '-3%', which is not a length such as"),
+        ("triangular", "--step_size=0", "step_size is '0'; it must be at least 1 step"),
+        ("triangular", "--momentum=0.9,0.8", "momentum is (0.9, 0.8)"),
+        ("triangular", "--max_lr=-1", "max_lr is -1.0"),
+        (
+            "triangular",
+            "--gamma=0.9",
+            "--gamma means nothing to triangular; remove it or choose one that takes it: exp",
+        ),
+        ("constant", "--momentum=0.8,0.9", "--momentum means nothing to constant"),
+        ("one_cycle", "--base_lr=0.1", "--base_lr means nothing to one_cycle"),
+    ],
+)
+def test_a_bad_value_and_a_flag_that_nothing_takes_are_named_in_one_line(given, name, text, message):
+    given(text)
+    with pytest.raises(ValueError) as caught:
+        make(name)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_flag_is_taken_if_any_of_several_schedules_takes_it(given):
+    given("--gamma=0.9 --learning_rate=0.2")
+    schedule_flags.check(["constant", "exp_range"])
+
+
+@pytest.mark.parametrize("text", ["--momentum=0.9", "--momentum=low,high", "--momentum=0.8,0.9,1"])
+def test_momentum_must_be_two_numbers(given, text):
+    with pytest.raises(flags.IllegalFlagValueError, match=r"must be two numbers, low,high, such as 0\.85,0\.95"):
+        given(text)

@@ -1,0 +1,332 @@
+"""What train.py and compare_batch_sizes.py write and say, and how they answer mistakes."""
+
+import csv
+import json
+import os
+import shlex
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.scripts import assert_one_line_error, run_script, start_script, succeed
+from helpers.scripts import without_tensorflow as blocked
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory, mnist):
+    """300 + 100 images of MNIST as a user's own file, so that a run takes no time."""
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    (x_train, y_train, _), (x_test, y_test, _) = mnist.train, mnist.validation
+    np.savez(path, x_train=x_train[:300], y_train=y_train[:300], x_test=x_test[:100], y_test=y_test[:100])
+    return path
+
+
+@pytest.fixture(scope="module")
+def small_flags(npz):
+    return [f"--dataset={npz}", "--model=relu_mlp", "--batch_size=64", "--epochs=2", "--max_lr=0.01", "--step_size=5"]
+
+
+@pytest.fixture(scope="module")
+def trained(small_flags, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("trained") / "run"
+    return succeed("train.py", *small_flags, f"--run_dir={run_dir}"), run_dir
+
+
+@pytest.fixture
+def without_tensorflow(tmp_path):
+    return blocked(tmp_path)
+
+
+def test_train_writes_its_files(trained):
+    _, run_dir = trained
+    assert {path.name for path in run_dir.iterdir() if "tfevents" not in path.name} == {
+        "config.json", "history.csv", "epochs.csv", "result.json", "curves.png", "train", "validation", "checkpoints",
+        "run.lock",
+    }  # fmt: skip
+    result = json.loads((run_dir / "result.json").read_text())
+    assert result["steps"] == 10
+    assert result["schedule"]["name"] == "Triangular"
+    assert len(result["epoch_seconds"]) == 2
+    with open(run_dir / "history.csv", newline="") as file:
+        rates = [float(row["learning_rate"]) for row in csv.DictReader(file)]
+    np.testing.assert_allclose(rates[:6], np.linspace(0.001, 0.01, 6), rtol=1e-6)
+
+
+def test_train_prints_a_line_for_each_epoch_and_where_to_look_and_nothing_else(trained):
+    done, run_dir = trained
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("chosen:  device CPU:0, one replica, feed resident (")
+    assert lines[0].endswith("precision float32, with XLA, inputs uint8 scaled to 0–1")
+    epochs = [line for line in lines if line.startswith("epoch")]
+    assert [line[:12] for line in epochs] == ["epoch   1/2 ", "epoch   2/2 "]
+    final = json.loads((run_dir / "result.json").read_text())["final"]
+    words = "  ".join(f"{name} {final[name]:#.4g}" for name in ("loss", "accuracy", "val_loss", "val_accuracy"))
+    assert f"  lr 0.0028  {words}  " in epochs[1]
+    look = shlex.split(lines[-1].removeprefix("look:"))
+    assert Path(look[0]).name == "tensorboard"
+    assert look[1:4] == ["--logdir", str(run_dir), "--samples_per_plugin"]
+    assert done.stderr == ""  # No bar where there is no terminal, and no start-up noise of TensorFlow.
+
+
+def test_config_json_holds_the_options_of_the_step_and_what_was_chosen(small_flags, tmp_path):
+    options = [
+        "--clip_norm=0.5",
+        "--accumulate=2",
+        "--on_non_finite=skip",
+        "--scale_inputs=false",
+        "--jit_compile=false",
+    ]
+    done = succeed("train.py", *small_flags, *options, "--optimizer=sgd", "--feed=stream", f"--run_dir={tmp_path}/run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    expected = {
+        "clip_norm": 0.5, "accumulate": 2, "skip_non_finite": True, "scale_inputs": False, "jit_compile": False,
+        "optimizer": "SGD", "precision": "float32", "model": "relu_mlp", "batch_size": 64, "seed": 0, "epochs": 2,
+    }  # fmt: skip
+    assert {name: config[name] for name in expected} == expected
+    assert config["optimizer_config"]["momentum"] == 0.9
+    assert set(options) <= set(config["command"])
+    assert config["chosen"]["feed"].startswith("stream")
+    assert config["chosen"]["inputs"] == "uint8 as they are (as asked)"
+    assert "without XLA (as asked), inputs uint8 as they are (as asked)" in done.stdout
+
+
+def test_the_same_command_gives_the_same_digest_and_another_seed_another(trained, small_flags, tmp_path):
+    digests = [json.loads((trained[1] / "result.json").read_text())["weights_sha256"]]
+    for seed in (0, 1):
+        succeed("train.py", *small_flags, f"--seed={seed}", f"--run_dir={tmp_path}/{seed}")
+        digests.append(json.loads((tmp_path / str(seed) / "result.json").read_text())["weights_sha256"])
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_settings_of_keras_outside_of_the_scripts_change_nothing(trained, small_flags, tmp_path):
+    (tmp_path / "keras.json").write_text(
+        json.dumps({"backend": "jax", "floatx": "float16", "epsilon": 0.1, "image_data_format": "channels_first"})
+    )
+    environment = {"KERAS_HOME": str(tmp_path), "KERAS_BACKEND": "torch", "TF_USE_LEGACY_KERAS": "1"}
+    succeed("train.py", *small_flags, f"--run_dir={tmp_path}/run", **environment)
+    ours, theirs = (json.loads((run_dir / "result.json").read_text()) for run_dir in (tmp_path / "run", trained[1]))
+    assert ours["weights_sha256"] == theirs["weights_sha256"]
+
+
+def compare_script(npz, output_dir, *flags):
+    arguments = [f"--dataset={npz}", "--batch_sizes=64,300", "--epochs=2", f"--output_dir={output_dir}"]
+    return run_script("compare_batch_sizes.py", *arguments, *flags)
+
+
+def test_compare_writes_and_prints_the_report(npz, tmp_path):
+    output_dir = tmp_path / "compared"
+    done = compare_script(npz, output_dir, "--seeds=2", "--measure=val_loss", "--target=2.2")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in output_dir.iterdir()} == {
+        "comparison.lock", "comparison.json", "comparison.csv", "report.md", "comparison.png",
+        "constant_batch_64", "triangular_batch_64", "constant_batch_300", "triangular_batch_300",
+    }  # fmt: skip
+    assert (output_dir / "report.md").read_text() in done.stdout
+    content = json.loads((output_dir / "comparison.json").read_text())
+    assert len(content["runs"]) == 8
+    assert len({run["weights_sha256"] for run in content["runs"]}) == 8
+    assert content["measure"] == {"name": "val_loss", "higher_is_better": False, "target": 2.2}
+    assert {effect["measure"] for effect in content["effects"]} == {"val_loss", "epoch_seconds"}
+
+
+def test_a_measure_that_the_model_does_not_give_is_named_before_anything_is_run_or_removed(npz, tmp_path):
+    output_dir = tmp_path / "compared"
+    assert compare_script(npz, output_dir, "--seeds=1", "--batch_sizes=300").returncode == 0
+    before = sorted(output_dir.rglob("*"))
+    done = compare_script(npz, output_dir, "--seeds=1", "--measure=val_mae", "--overwrite")
+    assert_one_line_error(done, "val_mae")
+    assert sorted(output_dir.rglob("*")) == before
+
+
+@pytest.fixture(scope="module")
+def in_parallel(npz, tmp_path_factory):
+    output_dir = tmp_path_factory.mktemp("parallel") / "compared"
+    done = compare_script(npz, output_dir, "--seeds=4", "--parallel=2")
+    assert done.returncode == 0, done.stderr
+    return done, output_dir
+
+
+def test_seeds_side_by_side_end_as_they_do_one_after_another(in_parallel, npz, tmp_path):
+    _, output_dir = in_parallel
+    done = compare_script(npz, tmp_path / "compared", "--seeds=4")
+    assert done.returncode == 0, done.stderr
+    beside, alone = (
+        json.loads((directory / "comparison.json").read_text()) for directory in (output_dir, tmp_path / "compared")
+    )
+    for one, other in zip(beside["runs"], alone["runs"], strict=True):
+        assert (one["arm"], one["seed"]) == (other["arm"], other["seed"])
+        assert one["weights_sha256"] == other["weights_sha256"]
+        assert (one["is_timed"], other["is_timed"]) == (one["seed"] == 0, True)
+    assert [arm["final"] for arm in beside["arms"]] == [arm["final"] for arm in alone["arms"]]
+
+
+def test_seeds_side_by_side_are_not_timed(in_parallel):
+    done, output_dir = in_parallel
+    said = [line for line in done.stdout.splitlines() if ": val_accuracy 0." in line and ", seed " in line]
+    assert len(said) == 16  # Each run once.
+    assert {line.partition("seed ")[2][0] for line in said if "trained" in line} == {"0"}
+    assert "Times are of seed 0 alone: seeds 1, 2, 3 ran side by side" in (output_dir / "report.md").read_text()
+    content = json.loads((output_dir / "comparison.json").read_text())
+    counted = {effect["measure"]: len(effect["values"]) for effect in content["effects"]}
+    assert counted == {"val_accuracy": 4, "epoch_seconds": 1}
+
+
+def test_a_process_that_fails_ends_the_comparison_in_one_line_each(npz, tmp_path):
+    output_dir = tmp_path / "compared"
+    place = output_dir / "constant_batch_64"
+    assert compare_script(npz, output_dir, "--seeds=1").returncode == 0
+    (place / "seed_1").write_text("in the way")
+    done = compare_script(npz, output_dir, "--seeds=3", "--parallel=2", "--resume")
+    assert done.returncode == 2
+    child, parent = done.stderr.splitlines()
+    assert "seed_1" in child
+    assert "One of 2 processes ended with exit code 2" in parent
+    (place / "seed_1").unlink()
+    done = compare_script(npz, output_dir, "--seeds=3", "--parallel=2", "--resume")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_comparison_with_measured_bounds_goes_on_with_the_same_bounds(tmp_path):
+    # The regression's curves are smooth, so that a short range test on one seed finds a pair.
+    problem = [
+        f"--{kind}=clr_loop.data.examples:regression{end}" for kind, end in (("model", "_model"), ("dataset", ""))
+    ]
+    flags = [*problem, "--bounds=range_test", "--batch_sizes=1000", "--schedules=triangular"]
+    flags += ["--measure=val_loss", "--epochs=2", f"--output_dir={tmp_path}/compared"]
+    first = succeed("compare_batch_sizes.py", *flags, "--seeds=1")
+    assert "range test, batch 1000: --base_lr=" in first.stdout
+    second = succeed("compare_batch_sizes.py", *flags, "--seeds=2", "--resume")
+    assert "range test, batch 1000" not in second.stdout
+    runs = tmp_path / "compared" / "triangular_batch_1000"
+    schedules = [json.loads((runs / f"seed_{n}" / "config.json").read_text())["schedule"] for n in (0, 1)]
+    assert schedules[0] == schedules[1]
+
+
+def test_range_test_prints_its_suggestions_and_replaces_its_own_files_only_when_it_has_new_ones(npz, tmp_path):
+    output_dir = tmp_path / "out"
+    flags = [f"--dataset={npz}", "--model=relu_mlp", "--batch_size=50", "--seeds=1", f"--output_dir={output_dir}"]
+    done = succeed("range_test.py", *flags, "--num_steps=60")
+    assert "seed 0: " in done.stdout
+    assert done.stderr == ""
+    (output_dir / "notes.txt").write_text("mine")
+    before = (output_dir / "range_test.json").read_bytes()
+    for bad in (["--start_lr=20"], ["--num_steps=1"], ["--num_steps=99999999999"], ["--model=none"]):
+        assert run_script("range_test.py", *flags, "--overwrite", *bad).returncode == 2
+        assert (output_dir / "range_test.json").read_bytes() == before
+    succeed("range_test.py", *flags, "--overwrite", "--num_steps=40")
+    assert len((output_dir / "range_test.csv").read_text().splitlines()) <= 41
+    assert len(list((output_dir / "seed_0").iterdir())) == 1
+    assert (output_dir / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+@pytest.mark.parametrize("name", ["train.py", "compare_batch_sizes.py", "range_test.py", "preview.py"])
+def test_help_tells_units_without_starting_tensorflow(name, flag, without_tensorflow):
+    done = run_script(name, flag, **without_tensorflow)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "2ep (epochs)" in " ".join(done.stdout.split())  # Lines are broken anywhere.
+    assert "python scripts/" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("train.py", ["--schedule=square"], "--schedule=square: value should be one of <constant|triangular|"),
+        ("train.py", ["--no_such_flag=1"], "Unknown command line flag 'no_such_flag'"),
+        ("train.py", ["triangular"], "'triangular' is not a flag; write flags as --name=value"),
+        ("train.py", ["--base_lr=0.1", "--max_lr=0.01"], "base_lr"),
+        ("train.py", ["--base_lr=-0.1"], "base_lr is -0.1"),
+        ("train.py", ["--schedule=constant", "--learning_rate=nan"], "learning_rate is nan"),
+        ("train.py", ["--step_size=0"], "step_size is '0'"),
+        ("train.py", ["--schedule=exp_range", "--gamma=1.5"], "gamma is 1.5"),
+        ("train.py", ["--epochs=99999999999999999999"], "epochs is 99999999999999999999, and no run takes that many"),
+        ("train.py", ["--on_change=rebase"], "--on_change=rebase says how to go on with a run; add --resume"),
+        ("train.py", ["--profile=20:10"], "must be FROM:TO in steps"),
+        ("train.py", ["--logical_devices=2"], "--logical_devices is of use with --strategy=mirrored only"),
+        ("train.py", ["--resume", "--overwrite"], "--resume and --overwrite were both given"),
+        ("compare_batch_sizes.py", ["--resume", "--overwrite"], "--resume and --overwrite were both given"),
+        ("compare_batch_sizes.py", ["--batch_sizes=100,many"], "must be whole numbers, none twice, such as 100,2000"),
+        ("compare_batch_sizes.py", ["--schedules=constant,square"], "must be of constant, triangular"),
+        ("compare_batch_sizes.py", ["--bounds=range_test", "--max_lr=1"], "finds base_lr and max_lr itself"),
+        ("range_test.py", ["--early_stop=often"], "must be a number such as 4, or none"),
+        ("range_test.py", ["--num_steps=99999999999"], "means 99,999,999,999 steps"),
+        ("prove_resume.py", ["--train_flags=--checkpoint_every=never"], "must ask for checkpoints"),
+        ("prove_resume.py", ["--train_flags=--checkpoint_every never"], "must ask for checkpoints"),
+    ],
+)
+def test_a_bad_flag_is_one_line_without_starting_tensorflow(name, flags, message, without_tensorflow, tmp_path):
+    where = f"--run_dir={tmp_path}/run" if name == "train.py" else f"--output_dir={tmp_path}/run"
+    done = run_script(name, *flags, where, **without_tensorflow)
+    assert_one_line_error(done, message)
+    assert done.stdout == ""
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--dataset=minst"], "There is no dataset 'minst'. Choose mnist, fashion_mnist, a path that ends in .npz"),
+        (["--dataset=none.npz"], "none.npz"),
+        (["--dataset=mnist", "--data_dir=nowhere"], "nowhere/train-images-idx3-ubyte.gz"),
+        (["--model=mlp"], "There is no model 'mlp'. Choose article_mlp, relu_mlp, small_cnn, or a function"),
+        (["--batch_size=0"], "batch_size is 0; choose one from 1 to the 300 training examples that there are"),
+        (["--batch_size=301"], "batch_size is 301; choose one from 1 to the 300 training examples that there are"),
+        (["--epochs=0"], "epochs is 0; a run visits the data at least once"),
+        (["--profile=10:20"], "The profile begins at batch 10, and the run has 10"),
+        (["--clip_norm=-1"], "clip_norm is -1"),
+        (["--keep_checkpoints=0"], "keep_checkpoints is 0"),
+        (["--seed=-1"], "seed is -1"),
+    ],
+)
+def test_a_mistake_is_one_line_and_no_run_is_removed_for_it(trained, small_flags, flags, message):
+    _, run_dir = trained
+    before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    done = run_script("train.py", *small_flags, *flags, f"--run_dir={run_dir}", "--overwrite")
+    assert_one_line_error(done, message)
+    assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
+
+
+def test_rates_beyond_all_sense_end_in_one_line_that_names_the_checkpoint(small_flags, tmp_path):
+    done = run_script("train.py", *small_flags, "--base_lr=1e38", "--max_lr=1e38", f"--run_dir={tmp_path}/run")
+    assert_one_line_error(done, "step_0000000000")
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_overwrite_replaces_the_run_and_leaves_what_is_not_its_own(small_flags, tmp_path):
+    run_dir = tmp_path / "run"
+    succeed("train.py", *small_flags, f"--run_dir={run_dir}")
+    (run_dir / "notes.txt").write_text("mine")
+    succeed("train.py", *small_flags, "--epochs=1", "--overwrite", f"--run_dir={run_dir}")
+    assert json.loads((run_dir / "result.json").read_text())["steps"] == 5
+    assert len((run_dir / "history.csv").read_text().splitlines()) == 6
+    assert (run_dir / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("name", "flag"), [("train.py", "--run_dir"), ("compare_batch_sizes.py", "--output_dir")])
+def test_a_directory_that_holds_something_else_is_refused_and_untouched(name, flag, tmp_path, without_tensorflow):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "result.json").write_text("precious")
+    done = run_script(name, f"{flag}={run_dir}", **without_tensorflow)
+    assert_one_line_error(done, f"The directory {run_dir} is not empty and holds no ")
+    assert [(file.name, file.read_text()) for file in run_dir.iterdir()] == [("result.json", "precious")]
+
+
+def test_a_directory_that_cannot_be_made_is_one_line(tmp_path, without_tensorflow):
+    (tmp_path / "file").write_text("")
+    done = run_script("train.py", f"--run_dir={tmp_path}/file/run", **without_tensorflow)
+    assert_one_line_error(done, f"The directory {tmp_path}/file/run cannot be made, because a file has its name")
+
+
+def test_ctrl_c_while_tensorflow_starts_is_one_line(npz, tmp_path):
+    # A TensorFlow that tells when its import begins, and then takes as long as it likes.
+    (tmp_path / "tensorflow.py").write_text("print('importing', flush=True)\nwhile True: pass\n")
+    (tmp_path / "keras.py").write_text("import tensorflow\n")
+    process = start_script("train.py", f"--run_dir={tmp_path}/run", env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
+    assert process.returncode == 130
+    assert stderr.startswith("error: Interrupted")
+    assert stderr.count("\n") == 1
