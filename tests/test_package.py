@@ -2,6 +2,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+import clr_loop
+
 CHECKOUT = Path(__file__).parent.parent
 
 
@@ -28,3 +32,30 @@ def test_a_wheel_works_outside_the_checkout_and_brings_its_data(tmp_path):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout == f"{tmp_path}/site/clr_loop/__init__.py (60000, 28, 28) True\n"
+
+
+def test_the_names_of_the_package_are_there_and_need_no_tensorflow_until_used():
+    code = (
+        "import sys, clr_loop; from clr_loop import Triangular, describe, load; Triangular(0.1, 0.2, 3)([0, 3]);"
+        "assert not {'tensorflow', 'keras'} & set(sys.modules), 'imported too early';"
+        "missing = [name for name in clr_loop.__all__ if getattr(clr_loop, name, None) is None];"
+        "print(missing, sorted(set(clr_loop.__all__) ^ {*clr_loop._PLACE_OF}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[] []\n"
+
+
+def test_a_name_that_is_not_there_is_told_with_those_that_are():
+    with pytest.raises(AttributeError, match=r"no name 'Trainloop'; it has .*TrainLoop"):
+        clr_loop.Trainloop  # noqa: B018
+
+
+def test_another_keras_backend_is_refused_in_one_sentence():
+    # The backends that can be chosen are not installed here, so Keras only says that it runs on one of them.
+    code = "import keras; keras.backend.backend = lambda: 'jax'; import clr_loop.loop.engine"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == (
+        "ImportError: clr_loop trains with TensorFlow, but Keras runs on jax here; set KERAS_BACKEND=tensorflow in the "
+        "environment before Keras is imported."
+    )

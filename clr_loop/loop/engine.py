@@ -1,5 +1,4 @@
-"""What a step runs on: the device, XLA or the plain graph, precision, and strategy; chosen, with the reason in "
-"words."""
+"""What a step runs on: device, XLA or the plain graph, precision, strategy; chosen, with the reason in words."""
 
 from __future__ import annotations
 

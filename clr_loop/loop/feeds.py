@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from clr_loop.data.order import epoch_order, sha256_of
 from clr_loop.loop.batches import Batch, num_examples_of
+from clr_loop.loop.rates import Rates
 from clr_loop.loop.step import TrainStep
 
 Columns = dict[str, NDArray[np.float32]]
-Rates = NDArray[np.float32]
 NextBatch = Callable[[tf.Tensor], tuple[Batch, Any, tf.Tensor]]
 """(index in the block) → the batch, its number of examples, the seconds that it was waited for."""
 

@@ -22,7 +22,7 @@ from clr_loop.loop import checks, engine
 from clr_loop.loop import inputs as model_inputs
 from clr_loop.loop.batches import Batch, batch_of, num_examples_of, with_class_weight
 from clr_loop.loop.feeds import Feed, Resident
-from clr_loop.loop.momentum import momentum_attribute
+from clr_loop.loop.rates import checked_momentums, checked_rates, momentum_attribute
 from clr_loop.loop.step import StepOptions, TrainStep, reset_metrics
 from clr_loop.loop.stream import DatasetOf, Stream, dataset_of_arrays
 from clr_loop.schedules.checks import checked_integer
@@ -289,7 +289,7 @@ class TrainLoop:
         """
         rates = checked_rates(learning_rates)
         if momentums is not None:
-            momentums = _checked_momentums(momentums, len(rates))
+            momentums = checked_momentums(momentums, len(rates))
             momentum_attribute(self.optimizer)
         if not self._running.acquire(blocking=False):
             raise RuntimeError("Another thread is in this loop's run; a loop trains one block at a time.")
@@ -402,6 +402,8 @@ class TrainLoop:
                 f"A batch of {last} examples cannot be split among {num_replicas} replicas and {parts} parts of "
                 f"accumulate; with {self.num_examples:,} examples choose another batch_size than {self.batch_size}."
             )
+        if num_replicas * parts > 1:
+            checks.check_means(self.model)
 
     def _check_together(self) -> None:
         """Raise ValueError if the workers do not all stand at the same batch, as when one cannot read a checkpoint."""
@@ -424,36 +426,6 @@ class TrainLoop:
                 f"This worker stands at batch {position}, and others elsewhere; give all of them a run directory that "
                 "they can read."
             )
-
-
-def checked_rates(learning_rates: ArrayLike) -> NDArray[np.float32]:
-    """Return rates as the block takes them.
-
-    Raises:
-        ValueError: unless they are a vector of numbers of at least 0 that are finite in float32.
-    """
-    rates = np.asarray(learning_rates, np.float64)
-    if rates.ndim != 1:
-        raise ValueError(f"The learning rates have shape {rates.shape}; give a vector with one rate for each step.")
-    with np.errstate(over="ignore"):
-        cast = rates.astype(np.float32)
-    bad = ~(np.isfinite(cast) & (rates >= 0.0))
-    if bad.any():
-        i = int(np.argmax(bad))
-        raise ValueError(f"The learning rate at index {i} is {rates[i]}; rates are finite and at least 0.")
-    return cast
-
-
-def _checked_momentums(momentums: ArrayLike, num_rates: int) -> NDArray[np.float32]:
-    values = np.asarray(momentums, np.float64)
-    if values.shape != (num_rates,):
-        raise ValueError(f"The momentums have shape {values.shape}; give one for each of the {num_rates} rates.")
-    cast = values.astype(np.float32)
-    bad = ~((values >= 0.0) & (cast < 1.0))
-    if bad.any():
-        i = int(np.argmax(bad))
-        raise ValueError(f"The momentum at index {i} is {values[i]}; momentums are at least 0 and below 1.")
-    return cast
 
 
 def _all_trainable(model: keras.Model) -> list[keras.Variable]:

@@ -111,8 +111,7 @@ def arrays_of(dataset: Dataset) -> Batch:
 
 
 def device_memory_bytes() -> int:
-    """Return the memory of the device that TensorFlow computes on: of the first GPU, or else of machine or "
-    "container."""
+    """Return the memory of the first GPU, or else of the machine or the container that the process runs in."""
     if tf.config.list_physical_devices("GPU"):
         query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
         done = subprocess.run(query, capture_output=True, text=True, check=True)

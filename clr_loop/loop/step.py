@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from clr_loop.loop.batches import Batch, num_examples_of, parts_of
-from clr_loop.loop.momentum import momentum_in_graph
+from clr_loop.loop.rates import momentum_in_graph
 from clr_loop.schedules.checks import checked_whole
 
 Values = dict[str, tf.Tensor]
@@ -237,8 +237,7 @@ def _summed_over_replicas(optimizer: keras.optimizers.Optimizer) -> Iterator[Non
 
 
 def _check_no_mask(y_pred: Any) -> None:
-    """Refuse to split a masked batch: Keras averages over the tokens that count, of which each part has another "
-    "number."""
+    """Refuse to split a masked batch: Keras averages over unmasked tokens, and each part has another number of them."""
     if any(getattr(leaf, "_keras_mask", None) is not None for leaf in keras.tree.flatten(y_pred)):
         raise ValueError(
             "The model's output carries a mask, so its loss is a mean over the tokens that are not masked. Such a "

@@ -14,7 +14,8 @@ from clr_loop.data.order import epoch_order, sha256_of
 from clr_loop.loop import checks
 from clr_loop.loop.batches import Batch, num_examples_of
 from clr_loop.loop.engine import LOST, is_distributed, num_workers
-from clr_loop.loop.feeds import BLOCK_STEPS, Columns, Rates, take_steps
+from clr_loop.loop.feeds import BLOCK_STEPS, Columns, take_steps
+from clr_loop.loop.rates import Rates
 from clr_loop.loop.step import TrainStep
 
 DatasetOf = Callable[[int, int], tf.data.Dataset]

@@ -1,7 +1,7 @@
-"""The workers of a run on several machines: who they are, that all are there, and what each of them may write.
+"""The workers of a run on several machines: who they are, whether all are there, and where each of them writes.
 
-Nothing here needs TensorFlow. Its own start waits for ever for a worker that is missing, and cannot be interrupted; so
-the workers meet first, on the very ports that TensorFlow will use.
+Nothing here needs TensorFlow. TensorFlow's own start waits forever for a missing worker and cannot be interrupted. So
+the workers meet first, on the ports that TensorFlow will use.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Task:
     """This process among the workers of a run.
 
     Attributes:
-        workers: `host:port` of each, in the same order everywhere.
-        index: int, of this one; the first is the chief, which alone writes.
+        workers: `host:port` of each worker, in the same order everywhere.
+        index: int, the place of this process among them. The first worker is the chief, and it alone writes.
     """
 
     workers: tuple[str, ...]
@@ -36,19 +36,19 @@ class Task:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this is the worker that writes."""
+        """Whether this worker writes."""
         return self.index == 0
 
 
 def read_task(tf_config: str | None) -> Task:
-    """Reads TF_CONFIG, TensorFlow's own description of a cluster.
+    """Read TF_CONFIG, TensorFlow's own description of a cluster.
 
     Args:
         tf_config: the environment variable, such as
             `{"cluster": {"worker": ["a:2222", "b:2222"]}, "task": {"type": "worker", "index": 0}}`.
 
     Raises:
-        ValueError: if it is missing, or does not describe this task among workers alone.
+        ValueError: if it is missing, or does not describe this task among tasks of type worker.
     """
     example = '{"cluster": {"worker": ["a:2222", "b:2222"]}, "task": {"type": "worker", "index": 0}}'
     try:
@@ -68,19 +68,19 @@ def read_task(tf_config: str | None) -> Task:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error
         raise ValueError(
-            f"TF_CONFIG must describe the workers, received {tf_config!r} ({reason}); set it like {example}"
+            f"TF_CONFIG is {tf_config!r}, which does not describe the workers ({reason}); set it like {example}."
         ) from error
     return Task(workers, index)
 
 
 def meet(task: Task, timeout_seconds: float = 50.0) -> None:
-    """Returns when all workers are there, and leaves the ports free for TensorFlow.
+    """Wait until all workers are there, and leave the ports free for TensorFlow.
 
-    Every other worker calls the chief and stays on the line. When all are on it the chief says so to each: nobody goes
-    on before, and who goes on has heard it.
+    Every other worker calls the chief and stays on the line. When all have called, the chief tells each of them to go.
+    Nobody goes on before that.
 
     Raises:
-        ConnectionError: if a worker does not appear in time, or this one's port is taken.
+        ConnectionError: if a worker does not appear in time, or this worker's port is taken.
     """
     deadline = time.monotonic() + timeout_seconds
     with contextlib.ExitStack() as stack:
@@ -89,13 +89,13 @@ def meet(task: Task, timeout_seconds: float = 50.0) -> None:
     if missing:
         named = ", ".join(f"{index} ({task.workers[index]})" for index in missing)
         raise ConnectionError(
-            f"all {len(task.workers)} workers must start within {timeout_seconds:g} s, received nothing from worker "
-            f"{named}; start them together, each with its own index in TF_CONFIG"
+            f"Worker {named} did not appear within {timeout_seconds:g} s; start all {len(task.workers)} workers "
+            "together, each with its own index in TF_CONFIG."
         )
 
 
 def _gather(listener: socket.socket, task: Task, deadline: float, stack: contextlib.ExitStack) -> list[int]:
-    """Waits for the call of every other worker, and answers all; returns those that have not called."""
+    """Wait for the call of every other worker, and answer all; return those that have not called."""
     lines: dict[int, socket.socket] = {}
     others = range(1, len(task.workers))
     while len(lines) < len(others):
@@ -119,7 +119,7 @@ def _gather(listener: socket.socket, task: Task, deadline: float, stack: context
 
 
 def _call_chief(task: Task, deadline: float) -> list[int]:
-    """Calls the chief until it has answered; returns it if it has not."""
+    """Call the chief until it answers; return it if it does not."""
     while (left := deadline - time.monotonic()) > 0:
         try:
             with socket.create_connection(_address(task.workers[0]), left) as line:
@@ -134,14 +134,14 @@ def _call_chief(task: Task, deadline: float) -> list[int]:
 
 @contextlib.contextmanager
 def private_copy(run_dir: str | os.PathLike[str], resume: bool) -> Iterator[Path]:
-    """A directory for a worker that is not the chief: to write to as the chief does, and gone in the end.
+    """Give a worker that is not the chief a directory of its own, which is removed at the end.
 
-    So every worker goes through the same steps, and only the chief's remain. On resuming it holds what the run's
-    directory holds, which all workers must be able to read; copy before `meet`, or the chief will have changed it.
+    So every worker takes the same steps, and only the chief's files remain. On resuming, the directory is a copy of the
+    run's, which all workers must be able to read. Copy it before `meet`, or the chief will have changed it.
 
     Args:
-        run_dir: the run's directory; the chief's.
-        resume: whether the run is to go on.
+        run_dir: the run's directory, which the chief writes to.
+        resume: whether the run goes on from a checkpoint.
     """
     with tempfile.TemporaryDirectory(prefix="clr_loop_") as name:
         copy = Path(name) / "run"
@@ -162,8 +162,8 @@ def _listen(worker: str) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ConnectionError(
-            f"this worker's address {worker} must be free, received: {error.strerror}; end what uses it, or give "
-            "another port in every worker's TF_CONFIG"
+            f"This worker cannot listen on {worker} ({error.strerror}); end what uses the port, or give another one in "
+            "every worker's TF_CONFIG."
         ) from error
     listener.listen()
     return listener

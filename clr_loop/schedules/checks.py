@@ -15,12 +15,6 @@ Steps = NDArray[np.int64]
 Rates = NDArray[np.float64]
 Momentum = tuple[float, float]
 
-# Two halves of this still fit an int64.
-_LONGEST = 2**61
-# The training loop and Keras hold the rate in float32.
-_HIGHEST_RATE = float(np.finfo(np.float32).max)
-_ABOVE_0, _HIGHEST = math.ulp(0.0), sys.float_info.max
-
 
 def checked_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, rule: str = "") -> float:
     """Return a number as a float. The error for one outside low–high, or for NaN if there is a rule, says the rule."""
@@ -39,19 +33,11 @@ def checked_integer(name: str, value: Any) -> int:
     return int(value)
 
 
-def checked_whole(name: str, value: Any, rule: str = "it must be at least 1") -> int:
-    """Return a whole number of at least 1. The error for a lower one says the rule."""
-    if checked_integer(name, value) < 1:
-        raise ValueError(f"{name} is {value}; {rule}.")
+def checked_whole(name: str, value: Any, low: int = 1) -> int:
+    """Return a whole number of at least `low` and at most 2**61, of which two halves of a cycle still fit an int64."""
+    if not low <= checked_integer(name, value) <= 2**61:
+        raise ValueError(f"{name} is {value}; it must be at least {low} and at most 2**61.")
     return int(value)
-
-
-def checked_length(name: str, value: Any) -> int:
-    """Return a number of steps, at least 1 and at most 2**61."""
-    length = checked_whole(name, value, "it counts steps and must be at least 1")
-    if length > _LONGEST:
-        raise ValueError(f"{name} is {value}; it counts steps, and no run has more than {_LONGEST:.0e}.")
-    return length
 
 
 def checked_choice(name: str, value: Any, *choices: str) -> str:
@@ -94,15 +80,13 @@ def checked_scale(scale_fn: Callable[[Any], Any], x: Rates) -> Rates:
     return values
 
 
+_ABOVE_0, _HIGHEST = math.ulp(0.0), sys.float_info.max
+_RATE = 0.0, float(np.finfo(np.float32).max), "a learning rate must be finite, at least 0 and at most 3.4e38 (float32)"
+_FACTOR = _ABOVE_0, 1.0, "it must be above 0 and at most 1. With 1 every cycle has full height"
 # The lowest and the highest value of a schedule's numbers, and the rule that an error says.
 _RANGES: dict[str, tuple[float, float, str]] = {
-    **dict.fromkeys(
-        ("learning_rate", "base_lr", "max_lr", "start_lr", "end_lr"),
-        (0.0, _HIGHEST_RATE, "a learning rate must be finite, at least 0 and at most 3.4e38 (float32)"),
-    ),
-    **dict.fromkeys(
-        ("gamma", "m_mul"), (_ABOVE_0, 1.0, "it must be above 0 and at most 1. With 1 every cycle has full height")
-    ),
+    **dict.fromkeys(("learning_rate", "base_lr", "max_lr", "start_lr", "end_lr"), _RATE),
+    **dict.fromkeys(("gamma", "m_mul"), _FACTOR),
     "pct_start": (0.0, 1.0, "it is a share and must be from 0 to 1 (0.3 means 30%)"),
     "div_factor": (1.0, _HIGHEST, "it is max_lr over the first rate and must be finite and at least 1"),
     "final_div_factor": (_ABOVE_0, _HIGHEST, "it is the first rate over the last and must be finite and above 0"),
@@ -118,8 +102,6 @@ def checked_argument(name: str, value: Any) -> Any:
         return checked_number(name, value, *_RANGES[name])
     if name in _CHOICES:
         return checked_choice(name, value, *_CHOICES[name])
-    if name in ("step_size", "step_size_down", "first_cycle_steps", "total_steps"):
-        return checked_length(name, value)
-    if name == "t_mul":
+    if name in ("step_size", "step_size_down", "first_cycle_steps", "total_steps", "t_mul"):
         return checked_whole(name, value)
     return checked_momentum(name, value) if name == "momentum" else value

@@ -132,10 +132,9 @@ class Cyclic(Triangular):
 
     Args:
         scale_fn: the peak's share of its full height, 0–1: a function that maps a float64 array to an array of the same
-            shape, or a name given to `register_scale_fn`. None means 1. A ValueError, when the schedule is made or
-            called, says if it returns another shape, NaN or a value outside 0–1.
-        scale_mode: what the function is given: "cycle" (the number of the cycle, counted from 1) or "iterations" (the
-            step). The other arguments are those of `Triangular`.
+            shape, or a name given to `register_scale_fn`. None means 1. If the function returns anything else, making
+            or calling the schedule raises ValueError.
+        scale_mode: its argument: "cycle" (the cycle's number, counted from 1) or "iterations" (the step).
 
     Source: the CLR repository (B. Kenstler) and PyTorch's `CyclicLR` have the same functions.
     """

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clr_loop.schedules.base import NUMPY, Schedule, mix
-from clr_loop.schedules.checks import Steps, checked_length
+from clr_loop.schedules.checks import Steps, checked_whole
 from clr_loop.schedules.cycles import CosineRestarts, Cyclic, ExpRange, Triangular
 from clr_loop.schedules.formulas import Constant, Joined, LinearRamp, OneCycle
 
@@ -68,16 +68,14 @@ def describe(schedule: Schedule, total_steps: int, steps_per_epoch: int) -> Desc
         ValueError: if a number is below 1.
         TypeError: if a number is not an integer, or the schedule is of an unknown kind.
     """
-    total_steps = checked_length("total_steps", total_steps)
-    steps_per_epoch = checked_length("steps_per_epoch", steps_per_epoch)
+    total_steps = checked_whole("total_steps", total_steps)
+    steps_per_epoch = checked_whole("steps_per_epoch", steps_per_epoch)
     seen = _look(schedule, total_steps, steps_per_epoch)
     rates = schedule.formula(NUMPY, seen.tops)
-    top = int(np.argmax(rates))
-    first_last_highest = _rate(schedule, 0), _rate(schedule, total_steps - 1), float(rates[top])
-    num_samples = len(seen.tops) if seen.is_sampled else None
+    first_lr, last_lr, highest_lr = _rate(schedule, 0), _rate(schedule, total_steps - 1), float(rates.max())
     return Description(
-        total_steps, steps_per_epoch, *first_last_highest, int(seen.tops[top]), num_samples,
-        seen.cycles, seen.end, tuple(seen.warnings),
+        total_steps, steps_per_epoch, first_lr, last_lr, highest_lr, int(seen.tops[rates.argmax()]),
+        len(seen.tops) if seen.is_sampled else None, seen.cycles, seen.end, tuple(seen.warnings),
     )  # fmt: skip
 
 
@@ -109,13 +107,14 @@ def _(schedule: LinearRamp, total_steps: int, steps_per_epoch: int) -> _Look:
 @_look.register
 def _(schedule: OneCycle, total_steps: int, steps_per_epoch: int) -> _Look:
     end, notes = _against_length(schedule, "cycle", total_steps)
-    around_peak = np.clip([0, math.floor(schedule.peak), math.ceil(schedule.peak)], 0, schedule.total_steps - 1)
+    last = min(total_steps, schedule.total_steps) - 1
+    tops = np.clip([0, math.floor(schedule.peak), math.ceil(schedule.peak)], 0, last)
+    max_lr = f"{schedule.max_lr:.3g}"
     if not notes and schedule.pct_start == 1.0 and total_steps > 1:
-        notes = [f"with pct_start 1 the rate only climbs, to {schedule.max_lr:.3g}; for a fall use --pct_start=0.3"]
-    elif not notes and schedule.height(NUMPY, around_peak).max() < _NEAR_HIGH:
-        what = f"the run's {_count(total_steps, 'step')} never come near max_lr {schedule.max_lr:.3g}"
-        notes = [f"{what} with pct_start {schedule.pct_start:g}; train for at least 4 steps"]
-    return _Look(np.minimum(around_peak, total_steps - 1), min(total_steps / schedule.total_steps, 1.0), end, notes)
+        notes = [f"with pct_start 1 the rate only climbs, to {max_lr}; for a fall use --pct_start=0.3"]
+    elif not notes and schedule.height(NUMPY, tops).max() < _NEAR_HIGH:
+        notes = [f"a run of {_count(total_steps, 'step')} never comes near max_lr {max_lr}; train for 4 or more"]
+    return _Look(tops, (last + 1) / schedule.total_steps, end, notes)
 
 
 def _against_length(schedule: LinearRamp | OneCycle, what: str, total_steps: int) -> tuple[str, list[str]]:
@@ -132,17 +131,16 @@ def _against_length(schedule: LinearRamp | OneCycle, what: str, total_steps: int
 
 @_look.register
 def _(schedule: Joined, total_steps: int, steps_per_epoch: int) -> _Look:
-    reached = [boundary for boundary in schedule.boundaries if boundary < total_steps]
-    starts, ends = [0, *reached], [*reached, total_steps]
-    parts = [_look(schedule.schedules[i], ends[i] - start, steps_per_epoch) for i, start in enumerate(starts)]
-    cycles = [part.cycles for part in parts if part.cycles is not None]
-    notes = [f"from step {starts[i]:,}: {note}" for i, part in enumerate(parts) for note in part.warnings]
-    if len(reached) < len(schedule.boundaries):
-        late = schedule.boundaries[len(reached)]
+    parts = [(part, start, min(end, total_steps)) for part, start, end in schedule.parts() if start < total_steps]
+    looks = [(start, _look(part, end - start, steps_per_epoch)) for part, start, end in parts]
+    cycles = [look.cycles for _, look in looks if look.cycles is not None]
+    notes = [f"from step {start:,}: {note}" for start, look in looks for note in look.warnings]
+    if len(parts) < len(schedule.schedules):
+        late = schedule.boundaries[len(parts) - 1]
         notes.append(f"the run ends before boundary {late}; give a boundary below {total_steps}")
-    tops = np.concatenate([starts[i] + part.tops for i, part in enumerate(parts)])
-    is_sampled = any(part.is_sampled for part in parts)
-    return _Look(tops, sum(cycles) if cycles else None, parts[-1].end, notes, is_sampled)
+    tops = np.concatenate([start + look.tops for start, look in looks])
+    is_sampled = any(look.is_sampled for _, look in looks)
+    return _Look(tops, sum(cycles) if cycles else None, looks[-1][1].end, notes, is_sampled)
 
 
 # --- Cycles ---
@@ -157,7 +155,7 @@ def _(schedule: CosineRestarts, total_steps: int, steps_per_epoch: int) -> _Look
         end = "at the end of a cycle"
     elif height > _NEAR_LOW and schedule.base_lr < schedule.max_lr:
         number = max(round(cycles), 1)
-        units = sum(schedule.t_mul**i for i in range(number))
+        units = number if schedule.t_mul == 1 else (schedule.t_mul**number - 1) // (schedule.t_mul - 1)
         if total_steps * schedule.t_mul ** (number - 1) < 5 * units**2:
             number = units = 1  # Whole steps would leave too many of the last cycle out.
         first, last_lr = math.ceil(total_steps / units), f"{_rate(schedule, total_steps - 1):.3g}"
@@ -226,18 +224,16 @@ def _advice(schedule: Triangular, total_steps: int, least: int, most: int) -> tu
 
     A good step_size lies between `least` and `most`.
     """
-    climb = total_steps * schedule.step_size // schedule.period
-    number = max(min(2, climb // least), climb // most + 1)
-    if climb < 20 * number**2:
-        number = 1  # Whole steps would leave too many over, and one cycle always ends low.
-    period = total_steps // number
-    if schedule.step_size_down is None:
-        return period // 2, f"for {_whole_cycles(number)} use --step_size={period // 2}"
-    up = min(math.ceil(period * schedule.step_size / schedule.period), period - 1)
-    return up, f"for {_whole_cycles(number)} use --step_size={up} --step_size_down={period - up}"
-
-
-# --- Words ---
+    climb, is_symmetric = total_steps * schedule.step_size // schedule.period, schedule.step_size_down is None
+    fewest = max(min(2, climb // least), climb // most + 1)
+    for number in (*range(fewest, min(fewest + 50, climb // least) + 1), 1):
+        period = total_steps // number
+        up = period // 2 if is_symmetric else min(math.ceil(period * schedule.step_size / schedule.period), period - 1)
+        down = up if is_symmetric else period - up
+        if total_steps % (up + down) <= 1 + _NEAR_LOW * up:  # Whole steps leave few over. One cycle always does.
+            break
+    flags = f"--step_size={up}" if is_symmetric else f"--step_size={up} --step_size_down={down}"
+    return up, f"for {_whole_cycles(total_steps // (up + down))} use {flags}"
 
 
 def _rate(schedule: Schedule, step: int) -> float:

@@ -9,6 +9,7 @@ Importing this module registers `KerasSchedule` with Keras, which a saved model 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import keras
@@ -16,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from clr_loop.schedules.base import Ops, Schedule
-from clr_loop.schedules.checks import checked_choice, checked_length, checked_scale
+from clr_loop.schedules.checks import checked_choice, checked_scale, checked_whole
 from clr_loop.schedules.cycles import Cyclic, ExpRange, Triangular, Triangular2
 from clr_loop.schedules.formulas import from_config
 
@@ -39,14 +40,9 @@ TENSORFLOW = Ops(
 )
 
 
-def as_keras(schedule: Schedule) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Return the schedule for a Keras optimizer; see `KerasSchedule`, also for what it raises."""
-    return KerasSchedule(schedule)
-
-
 @keras.saving.register_keras_serializable(package="clr_loop")
 class KerasSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """A schedule of `clr_loop.schedules` for any Keras optimizer, eager, in a graph and under XLA.
+    """A schedule for any Keras optimizer, eager, in a graph and under XLA. `as_keras` is its other name.
 
     It sets only the learning rate. `momentum`, and the warning past the end of a finite schedule, stay with the
     schedule itself. A negative step, which a graph cannot refuse, gives an undefined rate.
@@ -55,11 +51,8 @@ class KerasSchedule(keras.optimizers.schedules.LearningRateSchedule):
     Keras would use XLA, as it does by default on a GPU, compile the model with `jit_compile=False`. To save the model,
     register a name for the function (`schedules.register_scale_fn`).
 
-    Args:
-        schedule: any schedule of `clr_loop.schedules`.
-
     Raises:
-        TypeError: if `schedule` is something else.
+        TypeError: if `schedule` is not a schedule of `clr_loop.schedules`.
     """
 
     def __init__(self, schedule: Schedule) -> None:
@@ -69,20 +62,13 @@ class KerasSchedule(keras.optimizers.schedules.LearningRateSchedule):
         self.schedule = schedule
 
     def __call__(self, step: Any) -> tf.Tensor:
-        """Return the rate of each step.
-
-        Args:
-            step: integers of any dtype and shape: a Python int, an array, a tensor or a variable.
-
-        Returns:
-            float32, of the shape of `step`.
-        """
+        """Return the rate of each step: float32, of the shape of `step`, which holds integers of any dtype."""
         steps = tf.cast(keras.ops.convert_to_tensor(step), tf.int64)
         return tf.cast(self.schedule.formula(TENSORFLOW, steps), tf.float32)
 
     def get_config(self) -> dict[str, Any]:
         """Return JSON types. Raises ValueError if the schedule has a scale function without a registered name."""
-        # Keras prints the config when it does not know the class, so the config says what to do.
+        # Keras prints the config of a class that it does not know.
         return {"schedule": self.schedule.to_config(), "to_load_this": "import clr_loop.schedules.for_keras"}
 
     @classmethod
@@ -91,26 +77,24 @@ class KerasSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return cls(from_config(config["schedule"]))
 
 
+as_keras = KerasSchedule
+
+
 class CyclicLR(keras.callbacks.Callback):
     """The CLR repository's callback (B. Kenstler): it sets the learning rate of `model.fit` before each batch.
 
         model.fit(x, y, callbacks=[CyclicLR(base_lr=0.001, max_lr=0.006, step_size=2000, mode="triangular2")])
 
-    The original fails on Keras 3 with `'Adam' object has no attribute 'lr'`. This one takes any Keras optimizer.
-
-    The cycles follow the optimizer's steps. One callback may serve several calls of `fit`, also with a new optimizer:
-    its cycles go on. If the optimizer's step counter has moved in between, or a new callback meets an optimizer with
-    steps behind it (`BackupAndRestore`, a loaded model), the cycles move by the same number of batches. `_reset` begins
-    them anew.
+    It takes any Keras optimizer. The cycles follow the optimizer's steps and go on over several calls of `fit`, also
+    with a new optimizer. If the optimizer's step counter has moved in between, or a new callback meets an optimizer
+    with steps behind it (`BackupAndRestore`, a loaded model), the cycles move by the same number of batches. `_reset`
+    begins them anew.
 
     Args:
-        base_lr, max_lr: float, the lowest and the highest rate.
-        step_size: batches of half a cycle, a whole number (2000.0 will do); usually 2 to 10 epochs.
+        base_lr, max_lr, step_size, gamma: see `Triangular` and `ExpRange`; a step_size of 2000.0 will do, too.
         mode: "triangular", "triangular2" or "exp_range"; it matters only without a `scale_fn`.
-        gamma: float in (0, 1], for "exp_range".
-        scale_fn: a function of one number that returns the share of the full height, 0–1; None means that of `mode`.
-        scale_mode: the argument of `scale_fn`: "cycle" (the cycle's number, counted from 1) or "iterations" (the
-            batches since the cycles began).
+        scale_fn: as that of `Cyclic`, but a function of one number; None means that of `mode`.
+        scale_mode: see `Cyclic`; "iterations" are the batches since the cycles began.
 
     Attributes:
         history: for each name a list with an entry for each batch: `lr` (its rate), `iterations` (its number, counted
@@ -150,17 +134,14 @@ class CyclicLR(keras.callbacks.Callback):
         self.step_size = self.step_size if new_step_size is None else new_step_size
         self.clr_iterations = 0
         is_whole = isinstance(self.step_size, float) and self.step_size.is_integer()
-        step_size = checked_length("step_size", int(self.step_size) if is_whole else self.step_size)
-        bounds = self.base_lr, self.max_lr, step_size
-        self.schedule: Triangular
+        step_size = checked_whole("step_size", int(self.step_size) if is_whole else self.step_size)
+        kinds: dict[str, Callable[..., Triangular]]
+        kinds = {"triangular": Triangular, "triangular2": Triangular2, "exp_range": partial(ExpRange, gamma=self.gamma)}
         if self.scale_fn is not None:
             # The original's functions take one number, and `lambda x: 1.` is one of them.
             scale_fn = np.vectorize(self.scale_fn, otypes=[np.float64])
-            self.schedule = Cyclic(*bounds, scale_fn=scale_fn, scale_mode=self.scale_mode)
-        elif self.mode == "exp_range":
-            self.schedule = ExpRange(*bounds, gamma=self.gamma)
-        else:
-            self.schedule = {"triangular": Triangular, "triangular2": Triangular2}[self.mode](*bounds)
+            kinds[self.mode] = partial(Cyclic, scale_fn=scale_fn, scale_mode=self.scale_mode)
+        self.schedule = kinds[self.mode](self.base_lr, self.max_lr, step_size)
 
     def clr(self) -> float:
         """Return the rate of the next batch."""

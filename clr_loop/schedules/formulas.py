@@ -1,8 +1,5 @@
 """Rates that do not cycle, schedules one after another, and every schedule by its name.
 
-A schedule is checked once, when it is made. After that it has no state, and only a user's own `scale_fn` can fail. It
-knows nothing of TensorFlow: the training loop sees only the rates.
-
 >>> ramp = LinearRamp(start_lr=0.0, end_lr=0.1, total_steps=5)
 >>> ramp([0, 1, 4])
 array([0.   , 0.025, 0.1  ])
@@ -20,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from clr_loop.schedules.base import NUMPY, Ops, Schedule, mix
-from clr_loop.schedules.checks import Momentum, Rates, checked_length, checked_steps
+from clr_loop.schedules.checks import Momentum, Rates, checked_steps, checked_whole
 from clr_loop.schedules.cycles import CosineRestarts, Cyclic, ExpRange, Triangular, Triangular2
 
 
@@ -143,6 +140,11 @@ class ExponentialRamp(LinearRamp):
 # --- One after another ---
 
 
+def _within(ops: Ops, steps: Any, start: int, end: int) -> Any:
+    """Return steps as one schedule counts them, held at its bounds, so that no schedule sees a step of another."""
+    return ops.minimum(ops.maximum(steps - start, 0), end - start - 1)
+
+
 @dataclass(frozen=True)
 class Joined(Schedule):
     """Schedules one after another, each counting from 0 at its boundary. `join(schedules, boundaries)` makes one.
@@ -165,7 +167,7 @@ class Joined(Schedule):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "schedules", tuple(self.schedules))
-        object.__setattr__(self, "boundaries", tuple(checked_length("boundary", b) for b in self.boundaries))
+        object.__setattr__(self, "boundaries", tuple(checked_whole("boundary", b) for b in self.boundaries))
         for schedule in self.schedules:
             if not isinstance(schedule, Schedule):
                 raise TypeError(f"join was given {schedule!r}, which is not a schedule of clr_loop.schedules.")
@@ -178,25 +180,25 @@ class Joined(Schedule):
     def formula(self, ops: Ops, steps: Any) -> Any:
         """Return the rates; see `Schedule.formula`."""
         rates: Any = None
-        for schedule, start, end in self._parts():
+        for schedule, start, end in self.parts():
             part = schedule.formula(ops, _within(ops, steps, start, end))
             rates = part if rates is None else ops.where(steps >= start, part, rates)
         return rates
 
     def momentum_at(self, step: ArrayLike) -> Rates | None:
         """Return the momentum at each step, or None if no schedule cycles it."""
-        steps, momentums, turn = checked_steps(step), None, 0
-        for schedule, start, end in self._parts():
-            if schedule.momentum_at(0) is not None:
-                # Its turn begins where that of the one before ends, and the steps outside its own bounds are held.
-                part = schedule.momentum_at(_within(NUMPY, steps, start, end))
+        steps, turn = checked_steps(step), 0
+        momentums: Any = None
+        for schedule, start, end in self.parts():
+            part = schedule.momentum_at(_within(NUMPY, steps, start, end))
+            if part is not None:  # Its turn begins where that of the one before ends.
                 momentums = part if momentums is None else np.where(steps >= turn, part, momentums)
                 turn = end
         return None if momentums is None else momentums[()]
 
-    def _parts(self) -> Iterator[tuple[Schedule, int, int]]:
+    def parts(self) -> Iterator[tuple[Schedule, int, int]]:
         """Yield each schedule with its first step, and the step after its last."""
-        return zip(self.schedules, (0, *self.boundaries), (*self.boundaries, 2**63 - 1), strict=True)
+        return zip(self.schedules, (0, *self.boundaries), (*self.boundaries, 2**62), strict=True)
 
     @property
     def last_step(self) -> int | None:
@@ -213,20 +215,12 @@ class Joined(Schedule):
 join = Joined
 
 
-def _within(ops: Ops, steps: Any, start: int, end: int) -> Any:
-    """Return steps as one schedule counts them, held at its bounds, so that no schedule sees a step of another."""
-    return ops.minimum(ops.maximum(steps - start, 0), end - start - 1)
-
-
 # --- By name ---
 
-SCHEDULES: dict[str, type[Schedule]] = {
-    kind.__name__: kind
-    for kind in (
-        Constant, Cyclic, Triangular, Triangular2, ExpRange,
-        OneCycle, CosineRestarts, LinearRamp, ExponentialRamp, Joined,
-    )
-}  # fmt: skip
+_KINDS = (
+    Constant, Cyclic, Triangular, Triangular2, ExpRange, OneCycle, CosineRestarts, LinearRamp, ExponentialRamp, Joined,
+)  # fmt: skip
+SCHEDULES: dict[str, type[Schedule]] = {kind.__name__: kind for kind in _KINDS}
 
 
 def from_config(config: Mapping[str, Any]) -> Schedule:

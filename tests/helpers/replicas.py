@@ -1,4 +1,4 @@
-"""What a process of `test_replicas` runs: the same training with one replica, two replicas, or as one of two workers."""
+"""What a process of `test_replicas` runs: the same training on one replica, on two, or as one of two workers."""
 
 import os
 import signal

@@ -6,13 +6,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+
+from clr_loop.loop.engine import scope
 from helpers import kinds
 from helpers.keras_fit import BATCH_SIZE, EPOCHS, STEPS_PER_EPOCH, fit, fitted, make, rates_of
 from helpers.kinds import CLASSES, FEATURES, KINDS, Kind
 from helpers.loops import epoch_means, loop_of, train
 from helpers.processes import run_code
-
-from clr_loop.loop.engine import scope
 
 
 def assert_same_weights(ours, theirs, rtol=1e-4, atol=1e-6):

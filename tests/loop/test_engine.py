@@ -6,12 +6,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers.small import NUM_CLASSES, RATES, assert_same_metrics, classifier, compiled, loop_of
 from keras import layers
 
 from clr_loop.loop import engine
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.step import StepOptions
+from helpers.small import NUM_CLASSES, RATES, assert_same_metrics, classifier, compiled, loop_of
 
 IMAGES = np.random.default_rng(0).normal(size=(20, 8, 8, 1)).astype(np.float32)
 CLASSES = np.arange(20) % NUM_CLASSES

@@ -4,6 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+
+from clr_loop.loop.loop import TrainLoop
+from clr_loop.loop.step import StepOptions
 from helpers.small import (
     FEATURES,
     LABELS,
@@ -14,9 +17,6 @@ from helpers.small import (
     loop_that_shows_its_batches,
     with_dropout_and_batch_norm,
 )
-
-from clr_loop.loop.loop import TrainLoop
-from clr_loop.loop.step import StepOptions
 
 
 @pytest.mark.parametrize("jit_compile", [True, False], ids=["xla", "plain"])

@@ -7,6 +7,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clr_loop.data.order import epoch_order
 from helpers.processes import run_code
 from helpers.small import (
     FEATURES,
@@ -19,10 +23,6 @@ from helpers.small import (
     loop_that_shows_its_batches,
     with_dropout_and_batch_norm,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from clr_loop.data.order import epoch_order
 
 # What a run may be cut into: 23 steps, over five epochs of five batches, the last of them short.
 CUT_RATES = np.linspace(0.001, 0.02, 23)

@@ -4,13 +4,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers.small import FEATURES, LABELS, assert_same_metrics, classifier
 
 from clr_loop.data import Dataset, Examples, StreamedDataset
 from clr_loop.loop import make_loop as rooms
 from clr_loop.loop.make_loop import choose_feed, make_loop
 from clr_loop.loop.step import StepOptions
 from clr_loop.loop.stream import dataset_of_arrays
+from helpers.small import FEATURES, LABELS, assert_same_metrics, classifier
 
 SMALL = Dataset("small", Examples(FEATURES[:90], LABELS[:90]), Examples(FEATURES[90:], LABELS[90:]), 5)
 WEIGHTED = Dataset("weighted", Examples(FEATURES[:90], LABELS[:90], np.linspace(0, 2, 90, dtype=np.float32)), None, 5)

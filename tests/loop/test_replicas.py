@@ -4,13 +4,15 @@ from signal import SIGKILL, SIGSTOP
 
 import numpy as np
 import pytest
+
 from helpers.processes import finish, run_code, start, tf_configs
 from helpers.replicas import MOMENTUMS, RATES
 
 TRAIN = "import sys; from helpers.replicas import train; train(sys.argv[1], eval(sys.argv[2]))"
 CLIPPED = {"clip_norm": 0.05, "skip_non_finite": True}
 RUNS = {
-    "none": {"one": ("arrays", CLIPPED), "not_clipped": ("arrays", {}), "parts": ("arrays", CLIPPED | {"accumulate": 3})},
+    "none": {"one": ("arrays", CLIPPED), "not_clipped": ("arrays", {}),
+             "parts": ("arrays", CLIPPED | {"accumulate": 3})},
     "mirrored": {"mirrored": ("arrays", CLIPPED), "mirrored_dataset": ("dataset", CLIPPED),
                  "mirrored_parts": ("arrays", {"clip_norm": 0.05, "accumulate": 2})},
 }  # fmt: skip

@@ -3,8 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from helpers.small import FEATURES, LABELS, NUM_CLASSES, RATES, assert_same_weights, compiled, loop_of
 from keras import layers
+
+from helpers.small import FEATURES, LABELS, NUM_CLASSES, RATES, assert_same_weights, compiled, loop_of
 
 
 def two_layers(optimizer=None):

@@ -134,8 +134,7 @@ def test_the_advice_does_not_contradict_the_count_of_cycles():
     lines = str(describe(Triangular(BASE, MAX, 30), 120, 30)).splitlines()
     assert lines[1:] == [
         "2.00 cycles; the run ends at the end of a cycle",
-        "note: step_size 30 is 1 epoch, and Smith recommends 2 to 10; with --step_size=60 it is 2 epochs, and the run "
-        "has one whole cycle instead of 2.00",
+        "note: step_size 30 is 1 epoch, and Smith recommends 2 to 10; for one whole cycle use --step_size=60",
     ]
 
 
@@ -148,7 +147,7 @@ def test_the_advice_for_short_cycles_in_a_long_run_is_within_what_smith_recommen
 
 def test_more_epochs_are_advised_for_a_slow_climb_only_as_many_as_hold_its_cycle():
     (note,) = describe(Triangular(BASE, MAX, 30, 90), 120, 30).warnings
-    assert note.endswith("a run of 8 epochs or more can hold such a cycle")
+    assert note.endswith("a cycle with such a climb takes 8 epochs or more")
     assert describe(Triangular(BASE, MAX, 60, 180), 240, 30).warnings == ()
 
 
@@ -156,15 +155,15 @@ def test_more_epochs_are_advised_for_a_slow_climb_only_as_many_as_hold_its_cycle
     ("schedule", "cycles", "end"),
     [
         (Triangular(BASE, MAX, 75), 3.0, "at the end of a cycle"),
-        (Triangular(BASE, MAX, 449), 450 / 898, "at the peak of a cycle"),
+        (Triangular(BASE, MAX, 449), 450 / 898, "while the rate falls, 100% of the way from low to high"),
         (Triangular(BASE, MAX, 300), 0.75, "while the rate falls, 50% of the way from low to high"),
         (Triangular(BASE, MAX, 100, 300), 1.125, "while the rate climbs, 49% of the way from low to high"),
         (CosineRestarts(BASE, MAX, 150), 3.0, "at the end of a cycle"),
-        (CosineRestarts(BASE, MAX, 100, 2), 2.375, "after 150 of the 400 steps of a cycle"),
+        (CosineRestarts(BASE, MAX, 100, 2), 2.375, "while the rate falls, 69% of the way from low to high"),
         (OneCycle(MAX, 450), 1.0, "at the end of the cycle"),
         (OneCycle(MAX, 400), 1.0, "after the cycle"),
-        (OneCycle(MAX, 900), 0.5, "while the rate falls"),
-        (OneCycle(MAX, 4500), 0.1, "while the rate climbs"),
+        (OneCycle(MAX, 900), 0.5, "before the cycle does"),
+        (OneCycle(MAX, 4500), 0.1, "before the cycle does"),
         (LinearRamp(BASE, MAX, 450), None, "at the end of the ramp"),
         (LinearRamp(BASE, MAX, 500), None, "before the ramp does"),
         (Constant(BASE), None, "at the rate it began with"),
@@ -179,7 +178,7 @@ def test_cycles_and_the_end_of_the_run_are_named(schedule, cycles, end):
 
 
 @given(
-    total_steps=st.integers(4, 3000),
+    total_steps=st.integers(2, 3000),
     step_size=st.integers(1, 5000),
     down=st.none() | st.integers(1, 5000),
     steps_per_epoch=st.integers(1, 300),
@@ -191,6 +190,8 @@ def test_the_advised_lengths_of_a_triangle_end_at_the_low_after_max_lr(total_ste
     better = Triangular(BASE, MAX, int(flags["step_size"]), int(flags["step_size_down"]) if down else None)
     rates = better(np.arange(total_steps))
     assert rates.max() == MAX
+    (cycles,) = {match for warning in warnings for match in re.findall(r"for (\S+) whole cycle", warning)}
+    assert {"one": 1, "two": 2}.get(cycles) or int(cycles) == round(total_steps / better.period)
     # Within a step of the cycle's end, or a tenth of the way up.
     assert total_steps % better.period == 0 or rates[-1] <= BASE + 0.1 * (MAX - BASE) * (1 + 1e-9)
     assert all("Smith recommends" in warning for warning in describe(better, total_steps, steps_per_epoch).warnings)
@@ -219,7 +220,7 @@ def test_the_advised_first_cycle_ends_the_run_at_a_low(total_steps, first, t_mul
     [
         (Triangular(BASE, MAX, 300), 450, "the run ends at 0.00352 and not at the low of a cycle"),
         (Triangular(BASE, MAX, 15), 450, "step_size 15 is 0.5 epochs, and Smith recommends 2 to 10"),
-        (Triangular(BASE, MAX, 15), 60, "a run of 4 epochs or more can hold such a cycle"),
+        (Triangular(BASE, MAX, 15), 60, "a cycle with such a climb takes 4 epochs or more"),
         (
             Triangular(BASE, MAX, 1),
             1,
@@ -229,18 +230,18 @@ def test_the_advised_first_cycle_ends_the_run_at_a_low(total_steps, first, t_mul
         (
             Cyclic(BASE, MAX, 75, scale_fn=lambda cycle: 0.1 * np.ones_like(cycle)),
             450,
-            "the scale keeps the first peak at 0.0015, far from max_lr 0.006",
+            "the rate never rises above 0.0015, far from max_lr 0.006; give a scale_fn",
         ),
         (
             OneCycle(MAX, 400),
             450,
             "the run has 450 steps and the schedule 400: the rate is held at 2.4e-08 for the last 50 steps; use",
         ),
-        (OneCycle(MAX, 900), 450, "before it comes to its low; use --total_steps=450"),
-        (OneCycle(MAX, 4500), 450, "before it comes to max_lr 0.006; use --total_steps=450"),
+        (OneCycle(MAX, 900), 450, "before the cycle does; use --total_steps=450"),
+        (OneCycle(MAX, 4500), 450, "before the cycle does; use --total_steps=450"),
         (OneCycle(MAX, 450, 1.0), 450, "with pct_start 1 the rate only climbs, to 0.006"),
-        (OneCycle(MAX, 1), 1, "the rate never comes near max_lr 0.006"),
-        (LinearRamp(BASE, MAX, 500), 450, "before it comes to end_lr 0.006; use --total_steps=450"),
+        (OneCycle(MAX, 1), 1, "a run of 1 step never comes near max_lr 0.006; train for 4 or more"),
+        (LinearRamp(BASE, MAX, 500), 450, "before the ramp does; use --total_steps=450"),
         (CosineRestarts(BASE, MAX, 225), 451, "the run ends at 0.006 and not at the low of a cycle"),
         (CosineRestarts(BASE, MAX, 225), 451, "for two whole cycles use --first_cycle_steps=226"),
         (
@@ -283,6 +284,20 @@ def test_the_advised_gamma_keeps_the_first_peak_at_nine_tenths():
     assert ExpRange(0.0, 1.0, 75, gamma=flags["gamma"])(75) == pytest.approx(0.9, rel=1e-5)
 
 
+def test_the_advice_on_gamma_and_on_step_size_can_be_followed_together():
+    flags = advised(describe(ExpRange(0.0, 1.0, 15, gamma=0.9), 450, 30).warnings)
+    better = ExpRange(0.0, 1.0, int(flags["step_size"]), gamma=flags["gamma"])
+    assert better(better.step_size) == pytest.approx(0.9, rel=1e-5)
+    assert describe(better, 450, 30).warnings == ()
+
+
+@pytest.mark.parametrize(
+    "schedule", [ExpRange(BASE, MAX, 2000, gamma=0.99), Cyclic(BASE, MAX, 2000, None, np.reciprocal)]
+)
+def test_a_scaled_rate_is_not_said_to_climb_where_it_falls(schedule):
+    assert "only climbs" not in str(describe(schedule, 450, 30))
+
+
 @given(st.integers(20, 10**4), st.floats(0.1, 0.95))
 def test_nothing_is_said_of_a_one_cycle_of_the_runs_own_length(total_steps, pct_start):
     assert describe(OneCycle(MAX, total_steps, pct_start), total_steps, 30).warnings == ()
@@ -290,7 +305,7 @@ def test_nothing_is_said_of_a_one_cycle_of_the_runs_own_length(total_steps, pct_
 
 @pytest.mark.parametrize(("total_steps", "steps_per_epoch"), [(0, 30), (450, 0)])
 def test_lengths_below_1_are_refused(total_steps, steps_per_epoch):
-    with pytest.raises(ValueError, match=r"(total_steps|steps_per_epoch) is 0; it counts steps"):
+    with pytest.raises(ValueError, match=r"(total_steps|steps_per_epoch) is 0; it must be at least 1"):
         describe(Constant(0.1), total_steps, steps_per_epoch)
 
 

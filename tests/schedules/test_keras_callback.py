@@ -162,7 +162,7 @@ def test_mixed_precisions_wrapped_optimizer_gets_its_rate():
         (lambda: CyclicLR(mode="triangle"), ValueError, "mode is 'triangle'; it must be 'triangular'"),
         (lambda: CyclicLR(base_lr=0.1), ValueError, "base_lr 0.1 is above max_lr 0.006"),
         (lambda: CyclicLR(step_size=2.5), TypeError, "step_size is 2.5; it must be a whole number"),
-        (lambda: CyclicLR(step_size=0.0), ValueError, "step_size is 0; it counts steps"),
+        (lambda: CyclicLR(step_size=0.0), ValueError, "step_size is 0; it must be at least 1"),
         (lambda: CyclicLR(mode="exp_range", gamma=1.5), ValueError, "gamma is 1.5; it must be above 0 and at most 1"),
         (lambda: CyclicLR(scale_fn=lambda x: 2.0), ValueError, "returned 2.0 for 1"),
         (lambda: CyclicLR(scale_fn=lambda x: float("nan")), ValueError, "returned nan"),

@@ -4,6 +4,7 @@ import functools
 import json
 
 import pytest
+
 from helpers.scripts import assert_one_line_error, run_script
 
 run = functools.partial(run_script, "benchmark.py")

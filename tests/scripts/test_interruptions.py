@@ -12,10 +12,10 @@ import time
 import numpy as np
 import pytest
 from filelock import FileLock
-from helpers.scripts import SCRIPTS
-from helpers.scripts import start_script as start
 
 from clr_loop.studies.identity import differences
+from helpers.scripts import SCRIPTS
+from helpers.scripts import start_script as start
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+
 from helpers.scripts import assert_one_line_error, run_script, succeed
 
 MODULE = """

@@ -3,11 +3,11 @@ import sys
 
 import numpy as np
 import pytest
-from helpers.scripts import SCRIPTS, run_script
 from matplotlib.image import imread
 
 from clr_loop.schedules import OneCycle
 from clr_loop.studies import plots
+from helpers.scripts import SCRIPTS, run_script
 
 
 def preview(tmp_path, *flags):

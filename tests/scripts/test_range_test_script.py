@@ -4,8 +4,9 @@ import csv
 import json
 
 import pytest
-from helpers.scripts import run_script, succeed
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+from helpers.scripts import run_script, succeed
 
 
 def test_script_writes_what_it_found_and_ends_with_the_flags_to_train_with(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from helpers.scripts import assert_one_line_error, run_script, start_script, succeed
 from helpers.scripts import without_tensorflow as blocked
 

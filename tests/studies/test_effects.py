@@ -4,10 +4,10 @@ import sys
 
 import numpy as np
 import pytest
-from helpers.made_up_runs import ARMS, make_run, make_runs
 
 from clr_loop.studies.effects import Effect, Sample, compare
 from clr_loop.studies.measures import Measure, is_share
+from helpers.made_up_runs import ARMS, make_run, make_runs
 
 
 def test_effects_recover_what_was_put_in():

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from helpers.made_up_runs import ARMS, make_run
 from matplotlib.ticker import PercentFormatter
 
 from clr_loop.studies import plots
 from clr_loop.studies.effects import compare
 from clr_loop.studies.measures import Measure
+from helpers.made_up_runs import ARMS, make_run
 
 
 def labels(figure):

@@ -5,11 +5,11 @@ import json
 
 import numpy as np
 import pytest
-from helpers.made_up_runs import ARMS, make_runs
 
 from clr_loop.studies import report
 from clr_loop.studies.effects import compare
 from clr_loop.studies.measures import Measure
+from helpers.made_up_runs import ARMS, make_runs
 
 
 def make_comparison(values, measure="val_accuracy", target=0.9, **arguments):

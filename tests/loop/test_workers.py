@@ -1,3 +1,5 @@
+"""Workers: who they are, how they meet, and what those that are not the chief may write."""
+
 import json
 import socket
 import threading
@@ -6,15 +8,7 @@ import pytest
 
 from clr_loop.loop import workers
 from clr_loop.loop.workers import Task
-
-
-def free_addresses(number):
-    """Addresses on the loopback interface that were free just now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    addresses = tuple(f"127.0.0.1:{each.getsockname()[1]}" for each in sockets)
-    for each in sockets:
-        each.close()
-    return addresses
+from helpers.processes import free_addresses
 
 
 def tf_config(index=0, **changes):
@@ -31,7 +25,7 @@ def test_a_task_is_read_from_tf_config_and_the_first_is_the_chief():
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (None, "received None"),
+        (None, "TF_CONFIG is None"),
         ("{", "Expecting property name"),
         ("[]", "list indices must be integers"),
         (tf_config(task={"type": "worker"}), "it has no 'index'"),
@@ -45,11 +39,11 @@ def test_a_task_is_read_from_tf_config_and_the_first_is_the_chief():
     ],
 )
 def test_a_malformed_tf_config_is_one_line_with_an_example(config, reason):
-    with pytest.raises(ValueError, match="TF_CONFIG must describe the workers, received") as caught:
+    with pytest.raises(ValueError, match="which does not describe the workers") as caught:
         workers.read_task(config)
     assert reason in str(caught.value)
     assert str(caught.value).endswith('set it like {"cluster": {"worker": ["a:2222", "b:2222"]}, "task": {"type": '
-                                      '"worker", "index": 0}}')  # fmt: skip
+                                      '"worker", "index": 0}}.')  # fmt: skip
     assert "\n" not in str(caught.value)
 
 
@@ -79,7 +73,7 @@ def test_a_single_worker_waits_for_nobody():
 @pytest.mark.parametrize(("index", "missing"), [(0, 1), (1, 0)])
 def test_a_missing_worker_is_named(index, missing):
     addresses = free_addresses(2)
-    message = rf"start within 0\.3 s, received nothing from worker {missing} \({addresses[missing]}\)"
+    message = rf"Worker {missing} \({addresses[missing]}\) did not appear within 0\.3 s"
     with pytest.raises(ConnectionError, match=message):
         workers.meet(Task(addresses, index), timeout_seconds=0.3)
 
@@ -99,14 +93,14 @@ def test_nobody_goes_on_while_one_is_missing():
         thread.start()
     for thread in threads:
         thread.join(timeout=20)
-    assert f"received nothing from worker 2 ({addresses[2]})" in failed[0]
-    assert f"received nothing from worker 0 ({addresses[0]})" in failed[1]
+    assert f"Worker 2 ({addresses[2]}) did not appear" in failed[0]
+    assert f"Worker 0 ({addresses[0]}) did not appear" in failed[1]
 
 
 def test_a_port_that_is_taken_is_named():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(ConnectionError, match=f"address {address} must be free, received: Address already in use"):
+        with pytest.raises(ConnectionError, match=f"cannot listen on {address} .Address already in use."):
             workers.meet(Task((address, "127.0.0.1:1"), 0))
 
 
@@ -128,7 +122,7 @@ def test_a_stranger_on_the_port_does_not_count_as_a_worker():
                 out.sendall(b"GET / HTTP/1.1\r\n\r\n")
         except OSError:
             thread.join(timeout=0.05)
-    assert "received nothing from worker 1" in failed[0]
+    assert "Worker 1" in failed[0]
 
 
 @pytest.mark.parametrize("resume", [True, False])

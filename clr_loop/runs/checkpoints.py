@@ -1,0 +1,305 @@
+"""Checkpoints: a run's whole state on disk, written whole and verified when it is read.
+
+A checkpoint is a directory of two files. `variables.npz` holds the variables of model and optimizer as NumPy arrays,
+and `manifest.json` says what they are: paths, shapes and dtypes, the loop's settings, the place in the data, digests.
+The directory is written under another name and renamed when it is complete, so whatever has a checkpoint's name was
+finished. The digests find damage that is done to it later. Nothing in it is pickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import itertools
+import json
+import math
+import os
+import re
+import zipfile
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from absl import logging
+
+from clr_loop.loop.loop import Snapshot, TrainLoop
+from clr_loop.runs import files as run_files
+from clr_loop.runs.files import MANIFEST, VARIABLES
+from clr_loop.runs.result import higher_is_better
+from clr_loop.runs.settings import in_words, loop_settings
+
+_FORMAT = 2
+_DRAFT = ".draft_"
+_NAME = re.compile(r"step_\d{10}(_skipped_\d{6})?(_again_\d+)?")
+_RATED_BY = ("val_accuracy", "val_loss")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used: it belongs to another run than the loop that it is read into, or is damaged."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint whose files are not those that were saved."""
+
+    def __init__(self, directory: Path, what: str) -> None:
+        super().__init__(f"The checkpoint {directory} is damaged: {what}.")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint: its directory, and its manifest as JSON types."""
+
+    directory: Path
+    manifest: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Steps taken when it was saved."""
+        return int(self.manifest["step"])
+
+    @property
+    def position(self) -> int:
+        """Batches visited when it was saved: steps taken and updates skipped."""
+        return self.step + int(self.manifest["num_skipped"])
+
+
+class RunCheckpoints:
+    """Saves checkpoints of a loop in a directory; keeps the newest `keep` of them, and the best (see `best_of`).
+
+    Only checkpoints that this package has written are ever removed. Whatever else is there is stepped over.
+    """
+
+    def __init__(self, directory: Path, loop: TrainLoop, keep: int) -> None:
+        for draft in directory.glob(f"{_DRAFT}*"):
+            _remove(draft)
+        self._directory, self._loop, self._keep = directory, loop, keep
+        self._description = _description(loop)
+        self._kept: list[Checkpoint] = []
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._finishing: Future[None] | None = None
+
+    @property
+    def newest(self) -> Checkpoint | None:
+        """The checkpoint of the latest step. Raises OSError if its writing failed."""
+        self.settle()
+        return self._kept[-1] if self._kept else None
+
+    def save(self, metrics: Mapping[str, float], notes: Mapping[str, Any]) -> str | None:
+        """Save the loop's state, unless it is saved already; save nothing and return a variable that is not finite.
+
+        The state is copied at once, and a thread writes it beside the next steps. If that fails, this or the next call
+        raises OSError, and what was saved before is untouched.
+
+        Args:
+            metrics: of the epoch that ends here; {} in mid-epoch.
+            notes: JSON types, for the manifest.
+        """
+        loop = self._loop
+        if self.newest is not None and (self.newest.step, self.newest.position) == (loop.step, loop.position):
+            return None
+        state = loop.snapshot()
+        for variable, value in zip(_variables(loop), [*state.model, *state.optimizer], strict=True):
+            if value.dtype.kind in "fV" and not np.isfinite(value).all():  # V: bfloat16 and its like.
+                return variable.path
+        epoch, batch = divmod(loop.position, loop.steps_per_epoch)
+        place = {"step": loop.step, "num_skipped": loop.num_skipped, "epoch": epoch, "batch": batch}
+        manifest = {"format": _FORMAT, **place, "metrics": dict(metrics), "loop": self._description, **notes}
+        self._finishing = self._thread.submit(self._write, state, manifest)
+        return None
+
+    def settle(self) -> None:
+        """Return when what `save` has begun is finished. Raises OSError if it could not be written."""
+        finishing, self._finishing = self._finishing, None
+        if finishing is not None:
+            finishing.result()
+
+    def _write(self, state: Snapshot, manifest: dict[str, Any]) -> None:
+        """Write a checkpoint as a draft and rename it; in a thread, beside the next steps."""
+        draft = self._directory / f"{_DRAFT}{manifest['step']}"
+        try:
+            _remove(draft)
+            draft.mkdir(parents=True)
+            arrays = {f"model.{i}": array for i, array in enumerate(state.model)}
+            arrays |= {f"optimizer.{i}": array for i, array in enumerate(state.optimizer)}
+            np.savez(draft / VARIABLES, allow_pickle=False, **arrays)
+            manifest["files"] = {VARIABLES: hashlib.sha256((draft / VARIABLES).read_bytes()).hexdigest()}
+            manifest["manifest_sha256"] = _manifest_sha256(manifest)
+            run_files.write_json(draft / MANIFEST, manifest)
+            directory = self._free_name(manifest["step"], manifest["num_skipped"])
+            draft.rename(directory)
+            self._kept.append(Checkpoint(directory, manifest))
+            self._remove_old()
+        except OSError as error:
+            raise OSError(
+                f"The checkpoint of step {manifest['step']} could not be written to {self._directory} "
+                f"({error.strerror or error}); free some space or choose another directory."
+            ) from error
+
+    def _free_name(self, step: int, num_skipped: int) -> Path:
+        name = f"step_{step:010d}" + (f"_skipped_{num_skipped:06d}" if num_skipped else "")
+        names = itertools.chain([name], (f"{name}_again_{i}" for i in itertools.count(2)))
+        return next(path for path in map(self._directory.joinpath, names) if not os.path.lexists(path))
+
+    def newest_whole(self) -> Checkpoint | None:
+        """Return the newest checkpoint whose files are those that were saved, None if there is none at all.
+
+        This warns of each damaged one, and raises CheckpointError if all are damaged.
+        """
+        self._kept = find(self._directory)
+        for checkpoint in reversed(self._kept):
+            try:
+                _check_files(checkpoint)
+            except DamagedCheckpointError as error:
+                logging.warning("%s The one before it is used.", error)
+            else:
+                return checkpoint
+        if any(_entries(self._directory)):
+            raise CheckpointError(f"{self._directory} holds no checkpoint that is whole; start a new run.")
+        return None
+
+    def forget_later(self, checkpoint: Checkpoint) -> None:
+        """Remove the checkpoints after this one, because the run will come by their steps again."""
+        self._kept = [kept for kept in self._kept if kept.position <= checkpoint.position]
+        for path in _entries(self._directory):
+            if path.name > checkpoint.directory.name:
+                _remove(path)
+
+    def _remove_old(self) -> None:
+        keep = self._kept[-self._keep :]
+        with contextlib.suppress(ValueError):  # None was saved at the end of an epoch with validation.
+            keep.append(best_of(self._kept))
+        for checkpoint in self._kept:
+            if checkpoint not in keep:
+                _remove(checkpoint.directory)
+        self._kept = [checkpoint for checkpoint in self._kept if checkpoint in keep]
+
+
+def find(directory: Path) -> list[Checkpoint]:
+    """Return the checkpoints in a run's directory `checkpoints`, by step; warn of those whose manifest is damaged.
+
+    Raises:
+        CheckpointError: if one was saved by another version of this package.
+    """
+    found = []
+    for path in _entries(directory):
+        try:
+            found.append(Checkpoint(path, _read_manifest(path)))
+        except DamagedCheckpointError as error:
+            logging.warning("%s", error)
+    return sorted(found, key=lambda checkpoint: (checkpoint.position, checkpoint.directory.name))
+
+
+def best_of(checkpoints: list[Checkpoint]) -> Checkpoint:
+    """Return the best: of the highest `val_accuracy`, or else of the lowest `val_loss`; the earliest of several.
+
+    Raises:
+        ValueError: if none was saved at the end of an epoch with validation.
+    """
+    rated = [(rating, c) for c in checkpoints if (rating := _rating(c)) is not None]
+    if not rated:
+        raise ValueError("No checkpoint was saved at the end of an epoch with validation; save one each epoch.")
+    return max(rated, key=lambda pair: pair[0])[1]
+
+
+def restore(loop: TrainLoop, checkpoint: Checkpoint) -> None:
+    """Put a loop into the state of a checkpoint: all variables, the step, and with it the place in the data.
+
+    Raises:
+        DamagedCheckpointError: if a file is missing or not the one that was saved. The loop is unchanged.
+        CheckpointError: if the loop differs from the one that was saved in model, optimizer, data or options. The loop
+            is unchanged.
+    """
+    content = _check_files(checkpoint)
+    if words := in_words(checkpoint.manifest["loop"], _description(loop)):
+        raise CheckpointError(
+            f"The checkpoint {checkpoint.directory} belongs to another run: {'; '.join(words.values())}. Use what it "
+            "was saved with, or another directory."
+        )
+    now = loop.snapshot()
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            model = [_like(arrays[f"model.{i}"], old) for i, old in enumerate(now.model)]
+            optimizer = [_like(arrays[f"optimizer.{i}"], old) for i, old in enumerate(now.optimizer)]
+    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"The checkpoint {checkpoint.directory} cannot be read: {error}.") from error
+    loop.restore(Snapshot(model, optimizer, now.seed, checkpoint.manifest["num_skipped"]))
+
+
+def _like(array: np.ndarray, old: np.ndarray) -> np.ndarray:
+    """Return an array with the dtype of another: NumPy's files do not know bfloat16 and its like."""
+    array = array.view(old.dtype) if array.dtype.kind == "V" else array
+    if array.shape != old.shape or array.dtype != old.dtype:
+        raise ValueError(f"a variable has {array.dtype}{array.shape} in place of {old.dtype}{old.shape}")
+    return array
+
+
+def _entries(directory: Path) -> list[Path]:
+    """Return what was written as a checkpoint: a directory with such a name that is not a link."""
+    found = sorted(path for path in directory.glob("step_*") if _NAME.fullmatch(path.name))
+    return [path for path in found if path.is_dir() and not path.is_symlink()]
+
+
+def _remove(directory: Path) -> None:
+    """Remove a checkpoint or the draft of one; what else is in the directory stays, and with it the directory."""
+    if directory.is_symlink() or not directory.is_dir():
+        return
+    for name in (MANIFEST, VARIABLES, f".{MANIFEST}.draft"):  # Without its manifest it is no checkpoint any more.
+        (directory / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        directory.rmdir()
+
+
+def _rating(checkpoint: Checkpoint) -> float | None:
+    """Return a number that is higher for better checkpoints, or None if there was no validation."""
+    metrics = checkpoint.manifest["metrics"]
+    name = next((name for name in _RATED_BY if name in metrics), None)
+    if name is None or math.isnan(metrics[name]):
+        return None
+    return metrics[name] if higher_is_better(name) else -metrics[name]
+
+
+def _variables(loop: TrainLoop) -> list[keras.Variable]:
+    return [*loop.model.variables, *loop.optimizer.variables]
+
+
+def _description(loop: TrainLoop) -> dict[str, Any]:
+    """Return what must be equal in the loop that was saved and the one that it is restored into."""
+    # Keras numbers what it names itself in one process, as in `adam_3/iteration`; another process counts anew.
+    paths = [re.sub(r"_\d+(?=[/_]|$)", "", variable.path) for variable in _variables(loop)]
+    variables = [f"{p} {v.dtype}{list(v.shape)}" for p, v in zip(paths, _variables(loop), strict=True)]
+    return {**loop_settings(loop), "variables": variables, "data_sha256": loop.data_sha256()}
+
+
+def _check_files(checkpoint: Checkpoint) -> bytes:
+    """Return the content of the variables' file, if it is what was saved."""
+    path = checkpoint.directory / VARIABLES
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != checkpoint.manifest["files"][VARIABLES]:
+        raise DamagedCheckpointError(checkpoint.directory, f"{VARIABLES} is not what was saved")
+    return content
+
+
+def _read_manifest(directory: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text())
+        is_whole = manifest["manifest_sha256"] == _manifest_sha256(manifest)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpointError(directory, f"{MANIFEST} cannot be read ({error})") from error
+    if not is_whole:
+        raise DamagedCheckpointError(directory, f"{MANIFEST} is not what was saved")
+    if manifest["format"] != _FORMAT:
+        raise CheckpointError(
+            f"The checkpoint {directory} has format {manifest['format']}, and this version of clr_loop reads format "
+            f"{_FORMAT}; use the version that saved it."
+        )
+    return manifest
+
+
+def _manifest_sha256(manifest: Mapping[str, Any]) -> str:
+    content = {name: value for name, value in manifest.items() if name != "manifest_sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

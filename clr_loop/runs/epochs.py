@@ -1,0 +1,248 @@
+"""The epochs of a run: blocks of steps, validation, Keras callbacks, and where each of them is recorded."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike, NDArray
+
+from clr_loop.loop.loop import TrainLoop
+from clr_loop.loop.rates import momentums_of
+from clr_loop.runs.records import Progress, RunRecords
+from clr_loop.runs.result import EpochRecord
+from clr_loop.runs.settings import ScheduleFn
+
+# A block of steps should take about this long: the time in which a run answers a signal or moves its progress bar.
+_BLOCK_SECONDS = 1.0
+_FIRST_BLOCK_STEPS = 8
+
+
+class NonFiniteError(ArithmeticError):
+    """A variable or a measure was NaN or infinite at the end of an epoch.
+
+    Attributes:
+        checkpoint: the newest checkpoint, from before that, or None.
+    """
+
+    def __init__(self, what: str, checkpoint: Path | None) -> None:
+        advice = "lower the learning rate"
+        if checkpoint is not None:
+            advice += f", or resume from the checkpoint before it, {checkpoint}, with a lower one (--on_change=replace)"
+        super().__init__(f"{what}; {advice}.")
+        self.checkpoint = checkpoint
+
+
+class NonFiniteLossError(NonFiniteError):
+    """The loss of a step was NaN or infinite.
+
+    Attributes:
+        step: int, the 0-based step.
+        learning_rate: float, the rate of that step.
+        loss: float, NaN or inf.
+        checkpoint: the newest checkpoint, from before that step, or None.
+    """
+
+    def __init__(self, step: int, learning_rate: float, loss: float, checkpoint: Path | None = None) -> None:
+        super().__init__(f"The loss is {loss} at step {step} with learning rate {learning_rate:g}", checkpoint)
+        self.step, self.learning_rate, self.loss = step, learning_rate, loss
+
+
+class StopRun(Exception):  # noqa: N818 (It is a request, no error.)
+    """A callback raises this to stop the run before the next block of steps, with a checkpoint."""
+
+
+class TrainingInterruptedError(Exception):
+    """A callback stopped the run before its end.
+
+    Attributes:
+        step: int, steps taken.
+        checkpoint: where the state of that step is saved, or None.
+    """
+
+    def __init__(self, step: int, checkpoint: Path | None) -> None:
+        super().__init__(f"stopped after {step} steps")
+        self.step, self.checkpoint = step, checkpoint
+
+
+@dataclass
+class Run:
+    """A run on its way: what to do, where to keep what is done, and what has been done already.
+
+    Attributes:
+        loop, schedule, epochs, callbacks: as for `fit`.
+        validation: the arguments of `TrainLoop.evaluate`; () for none.
+        checkpoint_every: batches from one checkpoint to the next; 0 for none.
+        profile: the batches to profile; empty for none.
+        records, progress: where to keep what is done, if anywhere, and what has been done.
+    """
+
+    loop: TrainLoop
+    schedule: ScheduleFn
+    validation: tuple[Any, ...]
+    epochs: int
+    callbacks: Sequence[keras.callbacks.Callback]
+    checkpoint_every: int
+    profile: range
+    records: RunRecords | None = None
+    progress: Progress = field(default_factory=Progress)
+    _block_steps: int = _FIRST_BLOCK_STEPS
+    _is_stopping: bool = False
+    _is_profiling: bool = False
+    _spoiled: str | None = None
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of the whole run."""
+        return self.epochs * self.loop.steps_per_epoch
+
+    def train(self) -> None:
+        """Visit the epochs that are left. The errors of training are those of `fit`."""
+        self._hooks = keras.callbacks.CallbackList(
+            list(self.callbacks),
+            model=self.loop.model,
+            epochs=self.epochs,
+            steps=self.loop.steps_per_epoch,
+            schedule=self.schedule,
+            verbose=0,
+        )
+        self.loop.model.stop_training = False
+        self._call(self._hooks.on_train_begin)
+        try:
+            while self.loop.position < self.num_batches:
+                self._stop_if_asked()
+                self._epoch()
+                if self.loop.model.stop_training:
+                    break
+        finally:
+            self._profile(is_on=False)
+        self.loop.finalize()
+        self._call(self._hooks.on_train_end, dict(self.progress.epochs[-1].metrics))
+
+    def _epoch(self) -> None:
+        """Visit what is left of the current epoch."""
+        loop, every = self.loop, self.checkpoint_every
+        epoch = loop.position // loop.steps_per_epoch
+        end = (epoch + 1) * loop.steps_per_epoch
+        self._call(self._hooks.on_epoch_begin, epoch)
+        while loop.position < end:
+            self._stop_if_asked()
+            self._block(end)
+            if every and loop.position % every == 0 and loop.position < end:
+                self._save()
+        self._end_epoch(epoch)
+        is_last = loop.position >= self.num_batches or loop.model.stop_training
+        if every and (loop.position % every == 0 or is_last):
+            self._save()
+        if self._spoiled is not None:
+            what = f"The variable {self._spoiled} is no longer finite in epoch {epoch + 1}"
+            raise NonFiniteError(what, self._newest_checkpoint)
+
+    def _block(self, end: int) -> None:
+        """Visit and record the next batches, at most to this position."""
+        loop, progress = self.loop, self.progress
+        num_batches = self._num_batches(end)
+        batch, first = loop.position % loop.steps_per_epoch, loop.step
+        self._call(self._hooks.on_train_batch_begin, batch)
+        steps = np.arange(first, first + num_batches)
+        rates, momentums = rates_of(self.schedule, steps), momentums_of(self.schedule, steps)
+        waited, began, started = loop.input_wait_seconds, time.time(), time.perf_counter()
+        metrics = loop.run(rates, momentums)
+        seconds = time.perf_counter() - started
+        progress.epoch_seconds += seconds
+        progress.input_wait_seconds += loop.input_wait_seconds - waited
+        is_bad = ~np.isfinite(metrics["loss"])
+        if is_bad.any():
+            metrics = {name: values[: np.argmax(is_bad) + 1] for name, values in metrics.items()}
+        if self.records is not None:
+            self.records.add_steps(first, metrics, began, began + seconds)
+        if is_bad.any():
+            rate, loss = float(metrics["learning_rate"][-1]), float(metrics["loss"][-1])
+            raise NonFiniteLossError(first + int(np.argmax(is_bad)), rate, loss, self._newest_checkpoint)
+        progress.add_steps(metrics, loop.batch_sizes)
+        if loop.num_workers == 1:  # Several must cut the run alike, and their clocks differ.
+            self._block_steps = max(1, round(num_batches * _BLOCK_SECONDS / max(seconds, 1e-3)))
+        self._call(self._hooks.on_train_batch_end, batch + num_batches - 1, progress.logs())
+
+    def _num_batches(self, end: int) -> int:
+        """Return how many batches to visit in one call: to a checkpoint or a border of the profile at most."""
+        position, every, window = self.loop.position, self.checkpoint_every, self.profile
+        self._profile(position in window)
+        next_checkpoint = position + every - position % every if every else end
+        borders = (end, next_checkpoint, window.start, window.stop)
+        to_borders = [border - position for border in borders if border > position]
+        return min(self._block_steps, self.loop.block_steps, *to_borders)
+
+    def _profile(self, is_on: bool) -> None:
+        if is_on and not self._is_profiling and self.records is not None:
+            tf.profiler.experimental.start(str(self.records.directory))
+        elif self._is_profiling and not is_on:
+            tf.profiler.experimental.stop()
+        self._is_profiling = is_on
+
+    def _end_epoch(self, epoch: int) -> None:
+        """Evaluate, record the epoch and tell the callbacks."""
+        loop, progress = self.loop, self.progress
+        metrics = progress.logs()
+        if not metrics:  # Every update of the epoch was skipped.
+            rate = float(keras.ops.convert_to_numpy(loop.optimizer.learning_rate))
+            raise NonFiniteLossError(loop.step, rate, math.nan, self._newest_checkpoint)
+        rate = metrics.pop("learning_rate")
+        metrics |= {f"val_{name}": value for name, value in self._evaluate().items()}
+        seconds = progress.epoch_seconds, progress.input_wait_seconds
+        record = EpochRecord(epoch + 1, loop.step - 1, rate, metrics, *seconds)
+        progress.end_epoch(record)
+        if self.records is not None:
+            self.records.add_epoch(record)
+        logs = {**metrics, "learning_rate": rate, "epoch_seconds": record.epoch_seconds}
+        if record.input_wait_seconds:
+            logs["input_wait_seconds"] = record.input_wait_seconds
+        self._call(self._hooks.on_epoch_end, epoch, logs)
+        if not math.isfinite(metrics.get("val_loss", 0.0)):
+            raise NonFiniteError(f"val_loss is {metrics['val_loss']} after epoch {epoch + 1}", self._newest_checkpoint)
+
+    def _evaluate(self) -> dict[str, float]:
+        if not self.validation:
+            return {}
+        self._call(self._hooks.on_test_begin)
+        metrics = self.loop.evaluate(*self.validation)
+        self._call(self._hooks.on_test_end, dict(metrics))
+        return metrics
+
+    @property
+    def _newest_checkpoint(self) -> Path | None:
+        newest = self.records.checkpoints.newest if self.records is not None else None
+        return newest.directory if newest is not None else None
+
+    def _save(self) -> None:
+        if self.records is not None:
+            self._spoiled = self.records.save_checkpoint(self.progress) or self._spoiled
+
+    def _call(self, hook: Callable[..., None], *arguments: Any) -> None:
+        try:
+            hook(*arguments)
+        except StopRun:
+            self._is_stopping = True  # When the block, and an epoch that ends with it, are recorded.
+
+    def _stop_if_asked(self) -> None:
+        if self._is_stopping:
+            self._save()
+            raise TrainingInterruptedError(self.loop.step, self._newest_checkpoint)
+
+
+def rates_of(schedule: ScheduleFn, steps: NDArray[np.int64]) -> ArrayLike:
+    """Return a schedule's rates. Raises ValueError if they are not one for each step."""
+    rates = schedule(steps)
+    if np.shape(rates) != steps.shape:
+        raise ValueError(
+            f"The schedule returned rates of shape {np.shape(rates)} for {len(steps)} steps; it takes an array of "
+            "steps and returns an array with a rate for each."
+        )
+    return rates

@@ -1,0 +1,286 @@
+"""A run directory: who holds it, the files in it, and which of them may be removed. Plain JSON and CSV."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+from absl import logging
+from numpy.typing import NDArray
+
+CONFIG, RESULT, HISTORY, EPOCHS = "config.json", "result.json", "history.csv", "epochs.csv"
+CHECKPOINTS, MANIFEST, VARIABLES = "checkpoints", "manifest.json", "variables.npz"
+
+# The end of our event files' names tells them from those of others, which TensorBoard would show just as well.
+EVENTS_SUFFIX = ".clr_loop"
+_EVENTS = f"events.out.tfevents.*{EVENTS_SUFFIX}"
+_EVENT_FILES = (_EVENTS, f"train/{_EVENTS}", f"validation/{_EVENTS}")
+_CHECKPOINT_FILES = tuple(
+    f"{CHECKPOINTS}/{directory}/{name}"
+    for directory in ("step_*", ".draft_*")
+    for name in (VARIABLES, MANIFEST, f".{MANIFEST}.draft")
+)
+# Whatever else is in a directory was put there by somebody else and stays.
+_MADE = (CONFIG, RESULT, HISTORY, EPOCHS, "curves.png", ".*.json.draft", *_EVENT_FILES, *_CHECKPOINT_FILES)
+
+_in_use: dict[Path, object] = {}
+
+
+@contextlib.contextmanager
+def claim(path: str | os.PathLike[str], kind: str = "run", *, resume: bool = False) -> Iterator[Path]:
+    """Hold a directory for this process until the context ends or the process dies; make it if it does not exist.
+
+    Nothing in it is touched. The lock file `<kind>.lock` stays in it and says what the directory is.
+
+    Args:
+        path: of the directory.
+        kind: what the directory is for. One of another kind is never taken.
+        resume: whether it may hold something of this kind already. The holder may claim it again in any case.
+
+    Raises:
+        FileExistsError: if the directory is not empty and `resume` is False, or holds something of another kind.
+        BlockingIOError: if another process holds the directory.
+        OSError: as `make`.
+    """
+    directory = make(path)
+    lock = filelock.FileLock(directory / f"{kind}.lock", blocking=False, is_singleton=True)
+    is_wanted = resume or lock.is_locked
+    _check_content(directory, kind, is_wanted)  # A directory that is refused does not even get a lock.
+    try:
+        with lock:
+            _check_content(directory, kind, is_wanted)
+            yield directory
+    except filelock.Timeout as error:
+        raise BlockingIOError(
+            f"The directory {directory} is held by another process; wait for that to end or choose another directory."
+        ) from error
+
+
+def _check_content(directory: Path, kind: str, is_wanted: bool) -> None:
+    """Raise FileExistsError if what a directory holds does not allow to claim it."""
+    lock = directory / f"{kind}.lock"
+    if all(file == lock for file in directory.iterdir()):
+        return
+    if not lock.exists():
+        raise FileExistsError(f"The directory {directory} is not empty and holds no {kind}; choose another.")
+    if not is_wanted:
+        raise FileExistsError(
+            f"The directory {directory} already holds a {kind}. Choose another, give --resume to go on with it (where "
+            "the script has that flag), or --overwrite to replace it."
+        )
+
+
+@contextlib.contextmanager
+def sole_use(directory: Path) -> Iterator[None]:
+    """Raise BlockingIOError if another `fit` of this process works in the directory."""
+    key, mine = directory.resolve(), object()
+    if _in_use.setdefault(key, mine) is not mine:  # Looks and sets at once, so two threads cannot both succeed.
+        raise BlockingIOError(f"Another fit in this process writes to {directory}; give each its own run_dir.")
+    try:
+        yield
+    finally:
+        del _in_use[key]
+
+
+def make(path: str | os.PathLike[str]) -> Path:
+    """Make a directory, if it is not there yet, and return it. Raises OSError if it cannot be made or written to."""
+    directory = Path(path)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        is_file = isinstance(error, FileExistsError | NotADirectoryError)
+        why = "a file has its name" if is_file else f"the system says: {error.strerror}"
+        raise type(error)(f"The directory {directory} cannot be made, because {why}; choose another.") from error
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise PermissionError(f"You cannot write to the directory {directory}; choose another.")
+    return directory
+
+
+def clear(directory: Path, *made: str) -> None:
+    """Remove the files that this package writes, and the directories that this leaves empty. No link is followed.
+
+    Args:
+        directory: a claimed directory.
+        made: glob patterns, relative to it, of more files to remove. A pattern that ends in a slash names directories
+            that hold runs, which are cleared in the same way.
+    """
+    for pattern in made:
+        for run_dir in _without_links(directory, pattern) if pattern.endswith("/") else ():
+            if not run_dir.is_symlink() and (run_dir / "run.lock").is_file():
+                clear(run_dir)
+                (run_dir / "run.lock").unlink()
+                _remove_empty(run_dir, directory)
+    patterns = [pattern for pattern in (*_MADE, *made) if not pattern.endswith("/")]
+    for path in [path for pattern in patterns for path in _without_links(directory, pattern)]:
+        if path.suffix != ".lock" and (path.is_symlink() or path.is_file()):
+            path.unlink(missing_ok=True)
+            _remove_empty(path.parent, directory)
+
+
+def _without_links(directory: Path, pattern: str) -> list[Path]:
+    """Return what a pattern finds without passing through a link on the way."""
+    found = sorted(directory.glob(pattern))
+    return [p for p in found if not any(d.is_symlink() for d in p.parents if directory in d.parents)]
+
+
+def _remove_empty(directory: Path, root: Path) -> None:
+    with contextlib.suppress(OSError):
+        while directory != root:
+            directory.rmdir()
+            directory = directory.parent
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file under another name first and rename it, so that no reader sees half of it."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(json.dumps(content, indent=2) + "\n")
+    draft.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object, with NaN and infinities as Python writes them. Raises ValueError if there is none."""
+    try:
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__} instead of an object")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); restore it or start a new run.") from error
+    return content
+
+
+class RunFiles:
+    """Appends to `history.csv` and `epochs.csv` in a claimed directory while a run goes on.
+
+    history.csv has a line for each step: the 0-based step, then its metrics. epochs.csv has a line for each epoch.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._history = open(directory / HISTORY, "a", newline="")  # noqa: SIM115 (closed by `close`)
+        self._epochs = open(directory / EPOCHS, "a", newline="")  # noqa: SIM115
+
+    def add_steps(self, first_step: int, metrics: Mapping[str, NDArray[np.float32]]) -> None:
+        """Append a line for each step from `first_step` on; metrics: name → float32 [n], the same names each time."""
+        columns = [values.tolist() for values in metrics.values()]
+        # Nine digits tell any two float32 apart.
+        form = ",".join(["%d", *["%.9g"] * len(columns)]) + "\n"
+        rows = zip(range(first_step, first_step + len(columns[0])), *columns, strict=True)
+        _append(self._history, ["step", *metrics], "".join([form % row for row in rows]))
+
+    def add_epoch(self, row: Mapping[str, float]) -> None:
+        """Append a line for an epoch; the same names each time."""
+        _append(self._epochs, list(row), ",".join(map(repr, row.values())) + "\n")
+
+    def close(self) -> None:
+        """Close both files."""
+        self._history.close()
+        self._epochs.close()
+
+
+def _append(file: io.TextIOWrapper, header: list[str], lines: str) -> None:
+    if file.tell() == 0:
+        csv.writer(file, lineterminator="\n").writerow(header)
+    file.write(lines)
+    file.flush()
+
+
+def read_history(directory: Path) -> dict[str, NDArray[Any]]:
+    """Read `history.csv`: `step` int64 [n], every other column float32 [n], to the bit; {} if it holds nothing yet.
+
+    Raises ValueError, as does `read_epochs`, if the file holds anything else.
+    """
+    columns = _read_csv(directory / HISTORY)
+    return {name: values if name == "step" else values.astype(np.float32) for name, values in columns.items()}
+
+
+def read_epochs(directory: Path) -> list[dict[str, float]]:
+    """Read `epochs.csv`: a dictionary for each epoch, with ints for `epoch` and `step` and floats for all else."""
+    columns = _read_csv(directory / EPOCHS)
+    return [dict(zip(columns, row, strict=True)) for row in zip(*(v.tolist() for v in columns.values()), strict=True)]
+
+
+def _read_csv(path: Path) -> dict[str, NDArray[Any]]:
+    """Read the columns of a file by their names: int64 [n] for `epoch` and `step`, else float64 [n]."""
+    if not path.exists():
+        return {}
+    try:
+        with open(path, newline="") as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+        columns = zip(*rows, strict=True) if rows else [()] * len(header)
+        return {
+            name: np.array(column, np.int64 if name in ("epoch", "step") else np.float64)
+            for name, column in zip(header, columns, strict=True)
+        }
+    except (ValueError, OverflowError, csv.Error) as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it or start a new run.") from error
+
+
+class GrowingFiles:
+    """The files that grow in a run's directory: the CSV files and TensorBoard's events.
+
+    Cutting them back to their sizes at some moment undoes all that was recorded since.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._read: dict[str, tuple[int, Any]] = {}  # Bytes read so far, and their running digest.
+
+    def notes(self) -> dict[str, dict[str, Any]]:
+        """Return {name: {"size": bytes, "sha256": their digest}} of all of them, after a `check`."""
+        self.check()
+        for name in dict.fromkeys([*self._read, *self._paths()]):
+            size, digest = self._read.get(name, (0, hashlib.sha256()))
+            with open(self._directory / name, "rb") as file:
+                file.seek(size)
+                new = file.read()
+            digest.update(new)
+            self._read[name] = size + len(new), digest
+        return {name: {"size": size, "sha256": digest.hexdigest()} for name, (size, digest) in self._read.items()}
+
+    def check(self) -> None:
+        """Raise OSError if a file that was noted before is gone or shorter."""
+        for name, (size, _) in self._read.items():
+            path = self._directory / name
+            if not path.is_file() or path.stat().st_size < size:
+                raise OSError(f"{path} was removed or cut short while the run was writing to it; the run ends here.")
+
+    def take_back(self, notes: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take all files back to what `notes` returned, and remove those that came later.
+
+        An event file that was changed since is left as it is, with a warning: the run does not depend on it.
+
+        Raises:
+            ValueError: if a CSV file was changed. Then nothing is touched.
+        """
+        found = self._paths()
+        for name in [name for name, note in notes.items() if name not in found or not _is_kept(found[name], note)]:
+            path = self._directory / name
+            if name in (HISTORY, EPOCHS):
+                what = "no longer begins with what it held at the checkpoint"
+                raise ValueError(f"{path} {what}; restore it or start a new run.")
+            logging.warning("%s was removed or changed; TensorBoard may lack points of this run", path)
+        for name, path in found.items():
+            if name not in notes:
+                path.unlink()
+            elif path.stat().st_size > notes[name]["size"]:
+                os.truncate(path, notes[name]["size"])
+
+    def _paths(self) -> dict[str, Path]:
+        """Return the files that are there, by their paths in the directory."""
+        patterns = (HISTORY, EPOCHS, *_EVENT_FILES)
+        found = [path for pattern in patterns for path in _without_links(self._directory, pattern)]
+        files = [path for path in found if path.is_file() and not path.is_symlink()]
+        return {path.relative_to(self._directory).as_posix(): path for path in files}
+
+
+def _is_kept(path: Path, note: Mapping[str, Any]) -> bool:
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read(note["size"])).hexdigest() == note["sha256"]

@@ -1,0 +1,260 @@
+"""`fit`: a run from its first to its last epoch, with Keras callbacks, recorded and resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from clr_loop.data.datasets import Examples
+from clr_loop.data.order import sha256_of
+from clr_loop.loop.loop import TrainLoop
+from clr_loop.loop.rates import checked_rates, momentum_attribute, momentums_of
+from clr_loop.runs import files as run_files
+from clr_loop.runs.checkpoints import Checkpoint, restore
+from clr_loop.runs.epochs import NonFiniteError, NonFiniteLossError, Run, StopRun, TrainingInterruptedError, rates_of
+from clr_loop.runs.records import Progress, RunRecords, read_result
+from clr_loop.runs.result import TrainingResult
+from clr_loop.runs.settings import (
+    OnChange,
+    ScheduleFn,
+    check_changes,
+    run_settings,
+    schedule_config,
+    schedule_from_here,
+)
+from clr_loop.schedules.checks import checked_choice, checked_integer, checked_whole
+from clr_loop.schedules.for_keras import CyclicLR
+
+__all__ = ["NonFiniteError", "NonFiniteLossError", "RunOptions", "StopRun", "TrainingInterruptedError", "fit"]
+
+# As many as `TrainLoop.evaluate` takes at once, so that its program need not be traced again.
+_TRIED = 1000
+
+_ASSIGNED = "fit assigns the rate of its schedule at every step"
+_REFUSED = {
+    keras.callbacks.LearningRateScheduler: f"{_ASSIGNED}; give it the schedule instead.",
+    keras.callbacks.ReduceLROnPlateau: f"{_ASSIGNED}, so a rate that a callback sets is lost.",
+    CyclicLR: f"{_ASSIGNED}; give it the callback's `schedule` instead.",
+    keras.callbacks.BackupAndRestore: "fit saves checkpoints of its own; use run_dir and resume=True.",
+}
+_TAKEN_NAMES = ("step", "epoch", "learning_rate", "momentum", "epoch_seconds", "input_wait_seconds")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is kept, resumed and observed.
+
+    Attributes:
+        settings: JSON types to keep with the run, such as the names of dataset and model. On resuming they must be
+            equal, except for the key `command`.
+        checkpoint_every: batches from one checkpoint to the next; the beginning and the end have one, too. None saves
+            one each epoch, 0 saves none.
+        keep_checkpoints: int, at least 1: how many of the newest to keep, beside the best by `val_accuracy` or, where
+            there is none, by `val_loss`.
+        on_change: what to do on resuming if the schedule, or a version of what the result depends on, has changed.
+            None: raise. "keep": take the saved schedule. "replace": take the given one, at the same step. "rebase":
+            take the given one, its step 0 at the current step. More epochs are always allowed.
+        profile: (first, last): profile the batches first … last - 1 into the run directory, for TensorBoard's profile
+            page (package tensorboard-plugin-profile). Their epochs take longer.
+        is_timed: False where other work goes on beside the run, so that its seconds do not count.
+
+    Raises:
+        ValueError: if a value is out of its range.
+        TypeError: if a number is not a whole one.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint_every: int | None = None
+    keep_checkpoints: int = 3
+    on_change: OnChange | None = None
+    profile: tuple[int, int] | None = None
+    is_timed: bool = True
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_every is not None and checked_integer("checkpoint_every", self.checkpoint_every) < 0:
+            raise ValueError(f"checkpoint_every is {self.checkpoint_every}; give a number of batches, or 0 for never.")
+        checked_whole("keep_checkpoints", self.keep_checkpoints)
+        if self.on_change is not None:
+            checked_choice("on_change", self.on_change, "keep", "replace", "rebase")
+        if self.profile is not None and not 0 <= self.profile[0] < self.profile[1]:
+            raise ValueError(f"profile is {self.profile}; give (first, last) with 0 <= first < last, as in (100, 200).")
+
+
+def fit(
+    loop: TrainLoop,
+    schedule: ScheduleFn,
+    validation: Examples | tuple[Any, ...] | tf.data.Dataset | None = None,
+    *,
+    epochs: int,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    run_dir: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    options: RunOptions | None = None,
+) -> TrainingResult:
+    """Train for a number of epochs, and evaluate after each.
+
+    The program is compiled, and that timed, before the first step. An epoch's seconds are those of its blocks of steps,
+    each of which ends with its metrics on the host; validation, callbacks and files are not in them. As in Keras,
+    validation sees the raw weights. Averages of the weights (`use_ema`) take their place after the last checkpoint.
+
+    Callbacks are called as by Keras' `fit`, but batch hooks once for each block of steps. Logs also hold
+    `learning_rate` and, at an epoch's end, `epoch_seconds`. `params["schedule"]` is the schedule in force. A callback
+    may raise `StopRun`. One that sets the learning rate is refused.
+
+    Args:
+        loop: a loop that has not taken a step yet.
+        schedule: 0-based steps, int64 [n] → learning rates, float [n]: one of `clr_loop.schedules` or any function. If
+            it has a method `momentum_at` that returns floats [n], they are the momentums of these steps.
+        validation: (inputs, targets[, sample_weight]), a dataset of batches, or None.
+        epochs: int, at least 1. `model.stop_training = True` ends the run earlier, at the end of an epoch.
+        run_dir: where to write config.json, history.csv, epochs.csv, result.json, TensorBoard's events and the folder
+            `checkpoints`; a directory that does not exist or is empty, unless `resume`. None writes nothing.
+        resume: go on from the newest whole checkpoint in run_dir. What was recorded after it is undone and done again,
+            to the same bit. Without a checkpoint the run starts afresh, with a warning. A finished run stays as it is:
+            its result is returned, with a warning, unless more epochs are asked for.
+        options: see `RunOptions`.
+
+    Raises:
+        ValueError: if epochs is below 1, profile lies outside the run or has no run_dir, the loop has taken steps, a
+            callback is refused, or the schedule returns another number of rates than steps, or one that is negative or
+            not finite. On resuming: if settings differ from the saved ones, fewer epochs are asked for than trained, or
+            a CSV file was changed.
+        CheckpointError: if the newest checkpoint is of another run or version, or all are damaged.
+        OSError: if run_dir holds a run and `resume` is False, is in use, cannot be written to, or loses a file.
+        NonFiniteLossError: if a step's loss is NaN or infinite; what was recorded up to that step is kept.
+        NonFiniteError: if `val_loss`, or a variable at a checkpoint, is NaN or infinite, at the epoch's end.
+        TrainingInterruptedError: if a callback raised `StopRun`.
+    """
+    options = options or RunOptions()
+    every = loop.steps_per_epoch if options.checkpoint_every is None else options.checkpoint_every
+    validated = (validation,) if isinstance(validation, tf.data.Dataset) else tuple(validation or ())
+    run = Run(loop, schedule, validated, epochs, callbacks, every, range(*(options.profile or (0, 0))))
+    _check(run, has_directory=run_dir is not None)
+    settings = run_settings(loop, schedule, epochs, {**options.settings, "validation": _digest(validated)})
+    if run_dir is None:
+        return _train(run, settings, None, options.is_timed)
+    with run_files.claim(run_dir, resume=resume) as directory, run_files.sole_use(directory):
+        run.records = RunRecords(directory, loop, options.keep_checkpoints if every else 0)
+        checkpoint, saved = run.records.find() if resume else (None, None)
+        if resume:
+            check_changes(saved or settings, settings, options.on_change)
+            if (result := _finished(run, directory, checkpoint, saved)) is not None:
+                return result
+            if checkpoint is None:
+                logging.warning("%s holds no checkpoint to go on from; the run starts afresh", directory)
+        if checkpoint is not None:
+            _go_back(run, checkpoint, options.on_change)
+            settings["schedule"] = schedule_config(run.schedule)
+        return _train(run, settings, checkpoint, options.is_timed)
+
+
+def _train(run: Run, settings: dict[str, Any], checkpoint: Checkpoint | None, is_timed: bool) -> TrainingResult:
+    loop, records = run.loop, run.records
+    started = time.perf_counter()
+    loop.compile(with_momentums=_has_momentums(run.schedule))
+    compile_seconds = time.perf_counter() - started
+    with contextlib.nullcontext(Progress()) if records is None else records.open(checkpoint, settings) as run.progress:
+        run.train()
+        result = TrainingResult(
+            settings=settings,
+            history=run.progress.history(),
+            epochs=run.progress.epochs,
+            compile_seconds=compile_seconds,
+            num_examples=loop.num_examples,
+            num_skipped=loop.num_skipped,
+            weights_sha256=loop.weights_sha256(),
+            device=loop.device,
+            is_timed=is_timed,
+        )
+        if records is not None:
+            records.add_result(result)
+    return result
+
+
+def _has_momentums(schedule: ScheduleFn) -> bool:
+    return momentums_of(schedule, np.arange(1)) is not None
+
+
+def _check(run: Run, has_directory: bool) -> None:
+    """Raise for whatever can be known to be wrong before anything is written."""
+    loop, schedule, profile = run.loop, run.schedule, run.profile
+    checked_whole("epochs", run.epochs)
+    if loop.position != 0:
+        raise ValueError(f"The loop has taken {loop.step} steps already; make a new one, and resume=True to go on.")
+    if profile and not has_directory:
+        raise ValueError("A profile needs a directory to be written to; give run_dir.")
+    if profile and profile.start >= run.num_batches:
+        raise ValueError(f"The profile begins at batch {profile.start}, and the run has {run.num_batches}.")
+    for name in loop.metric_names:
+        if name in _TAKEN_NAMES or name.startswith("val_"):
+            raise ValueError(f"A metric has the name {name}, which the records use for something else; rename it.")
+    for callback in keras.tree.flatten(list(run.callbacks)):
+        for kind, reason in _REFUSED.items():
+            if isinstance(callback, kind):
+                raise ValueError(f"The callback {type(callback).__name__} cannot be used: {reason}")
+    first_two = np.arange(min(2, run.num_batches))
+    checked_rates(rates_of(schedule, first_two))
+    if _has_momentums(schedule):
+        momentum_attribute(loop.optimizer)
+    if run.validation and isinstance(run.validation[0], tf.data.Dataset):
+        loop.evaluate(run.validation[0].take(1))
+    elif run.validation:
+        loop.evaluate(*keras.tree.map_structure(lambda x: None if x is None else x[:_TRIED], run.validation))
+
+
+def _digest(validation: tuple[Any, ...]) -> str | None:
+    """Return what tells validation data from other data, as far as that can be known."""
+    if validation and isinstance(validation[0], tf.data.Dataset):
+        return "a dataset"
+    return sha256_of(validation) if validation else None
+
+
+def _finished(
+    run: Run, directory: Path, checkpoint: Checkpoint | None, saved: Mapping[str, Any] | None
+) -> TrainingResult | None:
+    """Return the result of a run that is finished, or None if there is something left to do.
+
+    The loop is taken to the run's end if there is a checkpoint of it.
+    """
+    if saved is None or run.epochs > saved.get("epochs", 0):
+        if checkpoint is None and (directory / run_files.RESULT).is_file():
+            raise ValueError(f"The run in {directory} is finished and has no checkpoint to go on from; choose another.")
+        return None
+    result = read_result(directory)
+    if result is None:
+        return None
+    if run.epochs < len(result.epochs):
+        raise ValueError(f"The run in {directory} has more epochs than the {run.epochs} asked for; give more.")
+    left = "the model keeps the weights that it had"
+    if checkpoint is not None and checkpoint.step == len(result.history["step"]):
+        restore(run.loop, checkpoint)
+        run.loop.finalize()
+        left = "the model has its weights"
+    logging.warning("the run in %s is finished: nothing was trained, and %s", directory, left)
+    return result
+
+
+def _go_back(run: Run, checkpoint: Checkpoint, on_change: OnChange | None) -> None:
+    """Take the loop to a checkpoint, and find the schedule from there."""
+    if checkpoint.position > run.num_batches:
+        asked = f"epochs is {run.epochs}, or {run.num_batches} batches"
+        raise ValueError(f"{asked}, but {checkpoint.position} were trained already; give more epochs.")
+    saved = checkpoint.manifest["settings"]["schedule"]
+    run.schedule = schedule_from_here(run.schedule, saved, on_change, checkpoint.step)
+    columns = checkpoint.manifest["columns"]
+    if columns is not None and ("momentum" in columns) != _has_momentums(run.schedule):
+        raise ValueError(
+            "A schedule that cycles the momentum cannot follow one that does not, or the other way round; choose one "
+            "like the saved."
+        )
+    restore(run.loop, checkpoint)

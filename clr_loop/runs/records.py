@@ -1,0 +1,225 @@
+"""What a run leaves behind: files, TensorBoard's events and checkpoints, all of them at one step; and the way back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+from numpy.typing import NDArray
+
+from clr_loop.loop.loop import Metrics, TrainLoop
+from clr_loop.runs import files as run_files
+from clr_loop.runs.checkpoints import Checkpoint, RunCheckpoints
+from clr_loop.runs.events import SummaryWriter
+from clr_loop.runs.result import EpochRecord, TrainingResult
+from clr_loop.runs.settings import in_words
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        blocks: the metrics of every block of steps.
+        epochs: a record for each whole epoch.
+        epoch_seconds, input_wait_seconds: of training in the epoch that is not whole yet; see `EpochRecord`.
+    """
+
+    blocks: list[Metrics] = field(default_factory=list)
+    epochs: list[EpochRecord] = field(default_factory=list)
+    epoch_seconds: float = 0.0
+    input_wait_seconds: float = 0.0
+    _sums: dict[str, float] = field(default_factory=dict)
+    _num_examples: int = 0
+
+    def add_steps(self, metrics: Metrics, batch_sizes: NDArray[np.int32]) -> None:
+        """Add steps of one epoch: their metrics, float32 [n] each, and their numbers of examples, [n].
+
+        The sums go from step to step, so they have the same bits however the epoch was cut into blocks.
+        """
+        self.blocks.append(metrics)
+        for name, values in metrics.items():
+            terms = values.astype(np.float64) * batch_sizes
+            self._sums[name] = float(np.cumsum(np.concatenate([[self._sums.get(name, 0.0)], terms]))[-1])
+        self._num_examples += int(batch_sizes.sum())
+
+    def logs(self) -> dict[str, float]:
+        """Return the epoch's means so far, weighted by examples, and its last learning rate; {} before its first step.
+
+        A momentum has no mean.
+        """
+        if not self._num_examples:
+            return {}
+        means = {name: total / self._num_examples for name, total in self._sums.items() if name != "momentum"}
+        rates = next(block["learning_rate"] for block in reversed(self.blocks) if len(block["learning_rate"]))
+        return {**means, "learning_rate": float(rates[-1])}
+
+    def end_epoch(self, record: EpochRecord) -> None:
+        """Begin a new epoch after the one that is recorded here."""
+        self.epochs.append(record)
+        self.epoch_seconds, self.input_wait_seconds, self._sums, self._num_examples = 0.0, 0.0, {}, 0
+
+    def history(self) -> dict[str, NDArray[Any]]:
+        """Return `step` int64 [n] and the metrics of all steps, float32 [n]."""
+        columns = {name: np.concatenate([block[name] for block in self.blocks]) for name in self.blocks[0]}
+        return {"step": np.arange(len(columns["loss"])), **columns}
+
+
+class RunRecords:
+    """Keeps everything that a run gives in a claimed directory.
+
+    `find` says where an earlier process left the run. `open` takes the files there, or to an empty beginning.
+    `keep_checkpoints` of the newest checkpoints are kept, beside the best; 0 saves none.
+    """
+
+    def __init__(self, directory: Path, loop: TrainLoop, keep_checkpoints: int) -> None:
+        self.directory = directory
+        self._loop = loop
+        self._is_saving = keep_checkpoints > 0
+        # A run that saves none may still go on from those that are there.
+        self.checkpoints = RunCheckpoints(directory / run_files.CHECKPOINTS, loop, max(keep_checkpoints, 1))
+        self._growing = run_files.GrowingFiles(directory)
+
+    def find(self) -> tuple[Checkpoint | None, dict[str, Any] | None]:
+        """Return the newest whole checkpoint and the settings that the run was begun with, None where there is none.
+
+        The checkpoint's settings hold. A config.json that differs from them is named in a warning.
+
+        Raises:
+            CheckpointError: as `RunCheckpoints.newest_whole`.
+        """
+        config = self.directory / run_files.CONFIG
+        try:
+            written = run_files.read_json(config)
+        except ValueError:
+            written = None
+        checkpoint = self.checkpoints.newest_whole()
+        if checkpoint is None:
+            return None, written
+        saved = checkpoint.manifest["settings"]
+        if written is None or in_words(saved, written):
+            logging.warning("%s is gone, damaged or changed; the settings in the checkpoint hold", config)
+        return checkpoint, saved
+
+    @contextlib.contextmanager
+    def open(self, checkpoint: Checkpoint | None, settings: Mapping[str, Any]) -> Iterator[Progress]:
+        """Take the files to a checkpoint, or begin afresh; yield the progress made until there.
+
+        Args:
+            checkpoint: from `find`, or None for a new run; then what an earlier run has left is removed.
+            settings: JSON types, for config.json.
+
+        Raises:
+            ValueError: if the CSV files have lost what they held at the checkpoint.
+        """
+        progress = Progress()
+        self._settings, self._columns = settings, None
+        if checkpoint is None:
+            run_files.clear(self.directory)
+        else:
+            manifest = checkpoint.manifest
+            self._growing.take_back(manifest["records"])
+            progress, self._columns = self._read_progress(manifest), manifest["columns"]
+            self.checkpoints.forget_later(checkpoint)
+        (self.directory / run_files.RESULT).unlink(missing_ok=True)  # Where it is, the run is finished.
+        run_files.write_json(self.directory / run_files.CONFIG, settings)
+        shown = _flat(settings) if checkpoint is None else None
+        with (
+            contextlib.ExitStack() as stack,
+            contextlib.closing(run_files.RunFiles(self.directory)) as self._files,
+            SummaryWriter(self.directory, shown, _measures(settings)) as self._summaries,
+        ):
+            stack.callback(self.checkpoints.settle)
+            self._growing.notes()
+            if checkpoint is None:
+                self.save_checkpoint(progress)
+            yield progress
+
+    def _read_progress(self, manifest: Mapping[str, Any]) -> Progress:
+        history = run_files.read_history(self.directory)
+        epochs = [EpochRecord.from_row(row) for row in run_files.read_epochs(self.directory)]
+        progress = Progress([], epochs, manifest["epoch_seconds"], manifest["input_wait_seconds"])
+        if history:
+            begin = epochs[-1].step + 1 if epochs else 0
+            del history["step"]
+            progress.blocks.append({name: values[:begin] for name, values in history.items()})
+            # Only the last batch of an epoch may be short.
+            sizes = np.full(len(history["loss"]) - begin, self._loop.batch_size, np.int32)
+            progress.add_steps({name: values[begin:] for name, values in history.items()}, sizes)
+        return progress
+
+    def add_steps(self, first_step: int, metrics: Metrics, began: float, ended: float) -> None:
+        """Record a block of steps that ran from `began` to `ended`, in seconds since 1970."""
+        self._columns = list(metrics)
+        self._files.add_steps(first_step, metrics)
+        self._summaries.add_steps(first_step, metrics, began, ended)
+
+    def add_epoch(self, record: EpochRecord) -> None:
+        """Record a whole epoch. Raises OSError if a file of the run is gone."""
+        self._growing.check()
+        self._files.add_epoch(record.to_row())
+        validation = {n.removeprefix("val_"): v for n, v in record.metrics.items() if n.startswith("val_")}
+        self._summaries.add_epoch(record.step, record.epoch_seconds, validation)
+
+    def save_checkpoint(self, progress: Progress) -> str | None:
+        """Save the state of the run, if it keeps checkpoints; see `RunCheckpoints.save`."""
+        if not self._is_saving:
+            return None
+        notes = {
+            "settings": self._settings,
+            "columns": self._columns,
+            "epoch_seconds": progress.epoch_seconds,
+            "input_wait_seconds": progress.input_wait_seconds,
+            "records": self._growing.notes(),
+        }
+        is_whole_epoch = progress.epochs and not progress.epoch_seconds
+        return self.checkpoints.save(progress.epochs[-1].metrics if is_whole_epoch else {}, notes)
+
+    def add_result(self, result: TrainingResult) -> None:
+        """Record the end."""
+        self._growing.check()
+        self.checkpoints.settle()
+        final = {name: value for name, value in result.final.items() if name in _measures(self._settings)}
+        if result.is_timed:
+            final["epoch_seconds"] = result.median_epoch_seconds
+        self._summaries.add_final(result.epochs[-1].step, final)
+        run_files.write_json(self.directory / run_files.RESULT, result.to_json())
+
+
+def read_result(directory: Path) -> TrainingResult | None:
+    """Read a finished run's result; None if there is none. Raises ValueError if a file is damaged or missing."""
+    path = directory / run_files.RESULT
+    if not path.is_file():
+        return None
+    content, settings = run_files.read_json(path), run_files.read_json(directory / run_files.CONFIG)
+    history, rows = run_files.read_history(directory), run_files.read_epochs(directory)
+    found = {run_files.HISTORY: (len(history.get("step", ())), "steps"), run_files.EPOCHS: (len(rows), "epochs")}
+    for name, (number, what) in found.items():
+        if number != content.get(what):
+            raise ValueError(
+                f"{directory / name} holds {number} {what}, and result.json says {content.get(what)}; restore them."
+            )
+    own = {attribute.name for attribute in fields(TrainingResult)} - {"settings", "history", "epochs"}
+    try:
+        epochs = [EpochRecord.from_row(row) for row in rows]
+        return TrainingResult(settings, history, epochs, **{name: content[name] for name in own})
+    except KeyError as error:
+        raise ValueError(f"The files of the run in {directory} lack {error}; restore them or run it again.") from error
+
+
+def _measures(settings: Mapping[str, Any]) -> list[str]:
+    """Return the names of the values that runs are compared by."""
+    prefix = "val_" if settings["validation"] else ""
+    return [f"{prefix}{name}" for name in settings["metric_names"]]
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings as one table: the schedule's arguments beside the others."""
+    schedule = dict(settings["schedule"])
+    name = schedule.pop("name")
+    return {**settings, **schedule, "schedule": name}

@@ -1,0 +1,150 @@
+"""What a run gave: a record of each epoch, and the result as a whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+_LOWER_IS_BETTER = re.compile(
+    r"loss|error|mse|mae|mape|msle|divergence|entropy|hinge|poisson|cosh|perplexity|false_", re.IGNORECASE
+)
+_NO_METRICS = ("epoch", "step", "learning_rate", "epoch_seconds", "input_wait_seconds")
+
+
+def higher_is_better(measure: str) -> bool:
+    """Return whether a higher value of a metric is better, judged by its name.
+
+    >>> higher_is_better("val_accuracy"), higher_is_better("val_loss"), higher_is_better("mae")
+    (True, False, False)
+    """
+    return _LOWER_IS_BETTER.search(measure) is None
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What is known at the end of an epoch.
+
+    Attributes:
+        epoch: int, counted from 1.
+        step: int, the epoch's last step, 0-based.
+        learning_rate: float, of that step.
+        metrics: `loss` and the compiled metrics, floats by name: means over the epoch's steps, weighted by the examples
+            of each, before its update. After them the same names with `val_`: values on the validation data after the
+            epoch, where there is such data.
+        epoch_seconds: float, of training alone.
+        input_wait_seconds: float, the part of them in which nothing was computed because the next batch was not there.
+    """
+
+    epoch: int
+    step: int
+    learning_rate: float
+    metrics: dict[str, float]
+    epoch_seconds: float
+    input_wait_seconds: float = 0.0
+
+    @property
+    def input_wait_share(self) -> float:
+        """The share of the epoch's seconds that was spent in waiting for batches, 0–1."""
+        return self.input_wait_seconds / self.epoch_seconds
+
+    def to_row(self) -> dict[str, float]:
+        """Return the epoch as a line of `epochs.csv`."""
+        row = dataclasses.asdict(self)
+        metrics = row.pop("metrics")
+        return {name: row.pop(name) for name in ("epoch", "step", "learning_rate")} | metrics | row
+
+    @classmethod
+    def from_row(cls, row: dict[str, float]) -> EpochRecord:
+        """Return the epoch of a line of `epochs.csv`. Raises KeyError if a column is missing."""
+        metrics = {name: value for name, value in row.items() if name not in _NO_METRICS}
+        return cls(metrics=metrics, **{name: row[name] for name in _NO_METRICS})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run gave.
+
+    Attributes:
+        settings: JSON types: everything that made the run what it is, with the versions of its libraries.
+        history: `step` int64 [n]; `learning_rate`, `loss` and each compiled metric float32 [n]; `momentum`, too, where
+            it was cycled.
+        epochs: a record for each epoch.
+        compile_seconds: float, tracing and compiling, before the first step.
+        num_examples: int, examples in an epoch.
+        num_skipped: int, updates skipped because they were not finite.
+        weights_sha256: digest of all variables of model and optimizer at the end.
+        device: for example `CPU:0`.
+        is_timed: bool, whether the run had the machine to itself; if not, its seconds say nothing about the training.
+    """
+
+    settings: dict[str, Any]
+    history: dict[str, NDArray[Any]]
+    epochs: list[EpochRecord]
+    compile_seconds: float
+    num_examples: int
+    num_skipped: int
+    weights_sha256: str
+    device: str
+    is_timed: bool = True
+
+    @property
+    def final(self) -> dict[str, float]:
+        """The metrics of the last epoch."""
+        return self.epochs[-1].metrics
+
+    @property
+    def epoch_seconds(self) -> list[float]:
+        """Seconds of training alone, for each epoch."""
+        return [record.epoch_seconds for record in self.epochs]
+
+    @property
+    def median_epoch_seconds(self) -> float:
+        """Median of `epoch_seconds`."""
+        return statistics.median(self.epoch_seconds)
+
+    @property
+    def train_seconds(self) -> float:
+        """Sum of `epoch_seconds`."""
+        return sum(self.epoch_seconds)
+
+    @property
+    def examples_per_second(self) -> float:
+        """Examples trained on per second of training."""
+        return self.num_examples * len(self.epochs) / self.train_seconds
+
+    def seconds_to(self, measure: str, target: float) -> float | None:
+        """Return the training seconds until the end of the first epoch that reaches a target, or None.
+
+        Args:
+            measure: a metric of the epochs, such as `val_accuracy`; see `higher_is_better`.
+            target: float; a value that is as good or better reaches it.
+
+        Raises:
+            ValueError: if the run has no such metric.
+        """
+        if measure not in self.final:
+            raise ValueError(f"The run has no measure {measure!r}; it has {', '.join(self.final)}.")
+        seconds = 0.0
+        for record in self.epochs:
+            seconds += record.epoch_seconds
+            value = record.metrics[measure]
+            if value >= target if higher_is_better(measure) else value <= target:
+                return seconds
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `result.json` as JSON types; the other files of the run hold the rest."""
+        own = ("final", "num_skipped", "num_examples", "epoch_seconds", "compile_seconds", "train_seconds",
+               "examples_per_second", "device", "is_timed", "weights_sha256")  # fmt: skip
+        return {
+            **{name: getattr(self, name) for name in own},
+            "steps": len(self.history["step"]),
+            "epochs": len(self.epochs),
+            "input_wait_shares": [record.input_wait_share for record in self.epochs],
+            **{name: self.settings[name] for name in ("batch_size", "schedule", "seed", "versions")},
+        }

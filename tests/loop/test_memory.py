@@ -1,0 +1,55 @@
+"""Memory, read from the process that holds it."""
+
+from helpers.processes import run_code
+
+# Half a gigabyte of images, made on the fly.
+STREAM = """
+import resource
+import keras, numpy as np, tensorflow as tf
+from clr_loop.loop.loop import TrainLoop
+
+def batch(i):
+    images = tf.random.stateless_uniform((1000, 28, 28), seed=(0, i), maxval=256, dtype=tf.int32)
+    return tf.cast(images, tf.uint8), images[:, 0, 0] % 10
+
+model = keras.Sequential([keras.Input((28, 28)), keras.layers.Flatten(), keras.layers.Dense(10)])
+model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+loop = TrainLoop.from_dataset(model, tf.data.Dataset.range(600).map(batch), 600_000)
+for n in (30, 570):
+    loop.run(np.full(n, 0.001))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(loop.step)
+"""
+
+
+def test_data_larger_than_memory_trains_in_a_fraction_of_it():
+    early, late, step = map(int, run_code(STREAM).split())
+    assert step == 600
+    assert late - early < 50e6  # TensorFlow included, it does not grow by a tenth of the data.
+
+
+EPOCHS = """
+import gc, sys
+import numpy as np
+from helpers.small import loop_of
+
+def resident_bytes():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+loop = loop_of(feed=sys.argv[1], batch_size=50)
+for part in (50, 150):
+    for epoch in range(part):
+        loop.run(np.full(4, 0.01))
+        snapshot = loop.snapshot()
+    gc.collect()
+    print(resident_bytes())
+print(loop.num_traces, loop.step)
+"""
+
+
+def test_200_epochs_hold_no_more_at_their_end_than_at_the_fiftieth():
+    for feed in ("resident", "stream"):
+        at_50, at_200, num_traces, step = map(int, run_code(EPOCHS, feed).split())
+        assert (num_traces, step) == (1, 800)
+        assert at_200 < at_50 + 10e6

@@ -1,0 +1,85 @@
+"""Replicas and workers from the command line."""
+
+import os
+
+import numpy as np
+import pytest
+
+from clr_loop.studies.identity import differences
+from helpers.processes import finish, tf_configs
+from helpers.scripts import run_script, start_script
+
+FLAGS = ["--strategy=multi_worker", "--model=relu_mlp", "--batch_size=64", "--max_lr=0.01", "--step_size=50",
+         "--checkpoint_every=7", "--clip_norm=1"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory):
+    """300 + 100 images of noise: five batches of 64, the last one short."""
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (400, 8, 8), np.uint8), np.arange(400) % 10
+    np.savez(path, x_train=images[:300], y_train=labels[:300], x_test=images[300:], y_test=labels[300:])
+    return path
+
+
+def start_workers(npz, run_dir, *flags):
+    return [
+        start_script(
+            "train.py",
+            f"--dataset={npz}",
+            f"--run_dir={run_dir}",
+            *FLAGS,
+            *flags,
+            env=os.environ | {"TF_CONFIG": config},
+        )
+        for config in tf_configs(2)
+    ]
+
+
+def test_a_worker_that_is_killed_ends_the_other_and_resumed_the_run_is_bit_identical(npz, tmp_path):
+    killed = start_workers(npz, tmp_path / "killed", "--epochs=100000")
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    while not list(checkpoints.glob("step_*")):
+        assert killed[0].poll() is None, killed[0].communicate()
+    killed[1].kill()
+    _, errors = killed[0].communicate()
+    assert killed[0].returncode == 2, errors
+    assert errors.startswith("error: A worker has gone, and the others cannot go on without it")
+    assert errors.count("\n") == 1
+    killed[1].communicate()
+    newest = max(int(path.name.removeprefix("step_")) for path in checkpoints.glob("step_*"))
+    epochs = f"--epochs={newest // 5 + 2}"
+    finish(*start_workers(npz, tmp_path / "killed", "--resume", epochs, "--on_change=replace"))
+    said, nothing = finish(*start_workers(npz, tmp_path / "whole", epochs))
+    assert "2 replicas of MultiWorkerMirroredStrategy" in said
+    assert nothing == ""  # Only the chief speaks, and only the chief writes.
+    assert len(list((tmp_path / "whole" / "train").glob("*tfevents*"))) == 1
+    assert differences(tmp_path / "whole", tmp_path / "killed") == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--strategy=multi_worker"], "TF_CONFIG"),
+        (["--strategy=mirrored", "--jit_compile=true"], "--jit_compile=true cannot go with --strategy"),
+        (["--strategy=mirrored", "--feed=resident"], "--feed=resident cannot go with --strategy"),
+        (["--strategy=parameter_server"], "value should be one of <none|mirrored|multi_worker>"),
+    ],
+)
+def test_combinations_that_cannot_work_are_refused_at_once(flags, message, tmp_path):
+    split = ["--logical_devices=2"] if "--strategy=mirrored" in flags else []
+    done = run_script("train.py", *flags, *split, f"--run_dir={tmp_path}/run")
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_logical_devices_train_from_the_command_line(npz, tmp_path):
+    flags = ["--strategy=mirrored", "--logical_devices=2", "--batch_size=64", "--epochs=2", "--accumulate=2"]
+    done = run_script("train.py", f"--dataset={npz}", *flags, f"--run_dir={tmp_path}/run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "2 replicas of MirroredStrategy" in done.stdout
+    assert "several replicas share each batch" in done.stdout
+    assert "without XLA (it cannot compile the exchange between replicas)" in done.stdout
