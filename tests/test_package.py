@@ -25,7 +25,7 @@ def test_a_wheel_works_outside_the_checkout_and_brings_its_data(tmp_path):
     subprocess.run([*pip, "install", "--no-deps", "--target", tmp_path / "site", wheel], check=True)
     code = (
         "import clr_loop, clr_loop.data as data; from importlib.resources import files;"
-        "print(clr_loop.__file__, data.load('mnist').train.images.shape, (files('clr_loop') / 'py.typed').is_file())"
+        "print(clr_loop.__file__, data.load('mnist').train.inputs.shape, (files('clr_loop') / 'py.typed').is_file())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "site")},

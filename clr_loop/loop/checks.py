@@ -79,12 +79,6 @@ def check_means(model: keras.Model) -> None:
                 f"The loss {loss.name} has reduction={loss.reduction!r}. A batch that is split among replicas or parts "
                 'of accumulate needs a mean over its examples: use reduction="sum_over_batch_size".'
             )
-    for layer in model._flatten_layers():
-        if getattr(layer, "activity_regularizer", None) is not None:
-            raise ValueError(
-                f"The layer {layer.name} has an activity_regularizer, which is a sum over the batch. It cannot be "
-                "split among replicas or parts of accumulate: use one replica and accumulate=1."
-            )
 
 
 def check_arrays(batch: Batch, where: str = "") -> None:

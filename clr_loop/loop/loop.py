@@ -29,6 +29,9 @@ from clr_loop.schedules.checks import checked_integer
 
 Metrics = dict[str, NDArray[np.float32]]
 
+# The least batch that is computed in halves. At 100 halves are 2 to 5 % slower than a whole batch, at 400 18 % faster.
+_SMALLEST_TO_HALVE = 256
+
 # Examples that loss and metrics are tried on before anything is compiled.
 _TRIED = 32
 
@@ -196,12 +199,13 @@ class TrainLoop:
         self.jit_compile, xla = engine.choose_xla(
             model, options.jit_compile, lambda: model(self._scale(tried[0]), training=True), self.device
         )
+        self._halves = self._choose_halves(tried)
         self.chosen = {
             "device": self.device,
             "replicas": engine.describe_replicas(strategy),
             "feed": "stream" if isinstance(feed, Stream) else "resident",
             "precision": model.dtype_policy.name,
-            "xla": xla,
+            "xla": f"{xla}, batches in two halves" if self._halves else xla,
             "inputs": scaling,
         }
         self._feed = feed
@@ -251,7 +255,7 @@ class TrainLoop:
             if not self.jit_compile or self.options.jit_compile is True:
                 raise
             self.restore(before)
-            self.jit_compile = False
+            self.jit_compile = self._halves = False
             self.chosen["xla"] = "without XLA (it refuses the model)"
             warnings.warn(
                 f"XLA cannot compile the model {self.model.name} ({checks.first_line(error)}); the loop goes on "
@@ -264,7 +268,7 @@ class TrainLoop:
         self._compiled.add(with_momentums)
 
     def _begin(self, trained: Any) -> None:
-        step = TrainStep(self.model, self.options, self._scale, self.metric_names)
+        step = TrainStep(self.model, self.options, self._scale, self.metric_names, self._halves)
         self._feed.begin(step, self.jit_compile)
         self._evaluate_batch = tf.function(step.evaluate, autograph=False)
         self._trained, self._compiled = trained, set()
@@ -393,6 +397,14 @@ class TrainLoop:
     def data_sha256(self) -> str:
         """Return the hex digest of the data that the loop trains on; of a stream, of its first batch."""
         return self._feed.sha256()
+
+    def _choose_halves(self, tried: Batch) -> bool:
+        """Decide whether a batch is computed in two halves, by the model and the batch size alone."""
+        may_halve = self.options.halve_batches and self.options.accumulate == 1 and self.jit_compile
+        is_large = self.batch_size >= _SMALLEST_TO_HALVE and self.num_examples % self.batch_size != 1
+        if not (may_halve and is_large and self.device.startswith("CPU")):
+            return False
+        return TrainStep(self.model, self.options, self._scale, self.metric_names).halves_add_up(tried)
 
     def _check_shares(self) -> None:
         num_replicas, parts = self.model.distribute_strategy.num_replicas_in_sync, self.options.accumulate

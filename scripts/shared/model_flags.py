@@ -43,6 +43,9 @@ flags.DEFINE_enum(
 flags.DEFINE_enum(
     "scale_inputs", "auto", list(_AUTO), "Divide uint8 inputs by 255; auto: images, unless the model scales them."
 )
+flags.DEFINE_bool(
+    "halve_batches", True, "On a CPU with XLA, compute batches of 256 or more in two halves, where these add up."
+)
 flags.DEFINE_float("clip_norm", None, "Scale gradients of a larger global norm down to this one.")
 flags.DEFINE_integer("accumulate", 1, "Parts into which a batch is split; they are computed one after another.")
 
@@ -72,8 +75,14 @@ def step_options(skip_non_finite: bool = False) -> StepOptions:
     """Return how an update is made."""
     from clr_loop.loop.step import StepOptions
 
-    jit_compile, scale_inputs = _AUTO[FLAGS.jit_compile], _AUTO[FLAGS.scale_inputs]
-    return StepOptions(jit_compile, FLAGS.clip_norm, FLAGS.accumulate, skip_non_finite, scale_inputs)
+    return StepOptions(
+        jit_compile=_AUTO[FLAGS.jit_compile],
+        clip_norm=FLAGS.clip_norm,
+        accumulate=FLAGS.accumulate,
+        skip_non_finite=skip_non_finite,
+        halve_batches=FLAGS.halve_batches,
+        scale_inputs=_AUTO[FLAGS.scale_inputs],
+    )
 
 
 def settings(dataset: data.AnyDataset) -> dict[str, Any]:
