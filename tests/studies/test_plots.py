@@ -67,4 +67,6 @@ def test_a_range_test_has_a_panel_for_the_loss_and_one_for_the_measure(measure, 
 
 def test_a_range_test_without_a_value_is_drawn_all_the_same():
     none = np.empty(0)
-    plots.range_test([{"learning_rate": none, "loss": none, "smoothed_loss": none}], {}, "nothing").canvas.draw()
+    figure = plots.range_test([{"learning_rate": none, "loss": none, "smoothed_loss": none}], {}, "nothing")
+    figure.canvas.draw()
+    assert labels(figure) == ["loss"]
