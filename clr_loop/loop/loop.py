@@ -75,6 +75,7 @@ class TrainLoop:
         shuffle: bool, whether the seed makes an epoch's order. False for a dataset, which has its own.
         num_skipped: int, updates skipped because their loss or a gradient was not finite.
         jit_compile: bool, whether the step is an XLA program.
+        halves: bool, whether each batch is computed in two halves; see `StepOptions.halve_batches`.
         device: The device the loop runs on, for example `CPU:0`.
         chosen: What was decided and why, in words: device, replicas, feed, precision, xla, inputs.
     """
@@ -199,13 +200,13 @@ class TrainLoop:
         self.jit_compile, xla = engine.choose_xla(
             model, options.jit_compile, lambda: model(self._scale(tried[0]), training=True), self.device
         )
-        self._halves = self._choose_halves(tried)
+        self.halves = self._choose_halves(tried)
         self.chosen = {
             "device": self.device,
             "replicas": engine.describe_replicas(strategy),
             "feed": "stream" if isinstance(feed, Stream) else "resident",
             "precision": model.dtype_policy.name,
-            "xla": f"{xla}, batches in two halves" if self._halves else xla,
+            "xla": f"{xla}, batches in two halves" if self.halves else xla,
             "inputs": scaling,
         }
         self._feed = feed
@@ -255,7 +256,7 @@ class TrainLoop:
             if not self.jit_compile or self.options.jit_compile is True:
                 raise
             self.restore(before)
-            self.jit_compile = self._halves = False
+            self.jit_compile = self.halves = False
             self.chosen["xla"] = "without XLA (it refuses the model)"
             warnings.warn(
                 f"XLA cannot compile the model {self.model.name} ({checks.first_line(error)}); the loop goes on "
@@ -268,7 +269,7 @@ class TrainLoop:
         self._compiled.add(with_momentums)
 
     def _begin(self, trained: Any) -> None:
-        step = TrainStep(self.model, self.options, self._scale, self.metric_names, self._halves)
+        step = TrainStep(self.model, self.options, self._scale, self.metric_names, self.halves)
         self._feed.begin(step, self.jit_compile)
         self._evaluate_batch = tf.function(step.evaluate, autograph=False)
         self._trained, self._compiled = trained, set()

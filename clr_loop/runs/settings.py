@@ -25,7 +25,7 @@ OnChange = Literal["keep", "replace", "rebase"]
 
 _CHANGEABLE = ("schedule", "versions")  # If the user says how.
 _FREE = ("epochs", "command", "chosen")  # The weights do not depend on these.
-_OF_THE_LOOP = ("metric_names", "jit_compile", "batch_size", "num_examples", "seed", "shuffle")
+_OF_THE_LOOP = ("metric_names", "jit_compile", "halves", "batch_size", "num_examples", "seed", "shuffle")
 
 
 def run_settings(loop: TrainLoop, schedule: ScheduleFn, epochs: int, settings: Mapping[str, Any]) -> dict[str, Any]:

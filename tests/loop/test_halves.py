@@ -60,6 +60,16 @@ def test_a_model_whose_examples_depend_on_each_other_or_on_chance_is_not_halved(
     assert not is_halved(loop)
 
 
+def test_a_gradient_that_is_0_in_theory_does_not_keep_a_batch_whole():
+    # The softmax of the attention does not change when all keys are shifted, so their bias has no gradient.
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((3, 2))
+    outputs = layers.Dense(2)(layers.Flatten()(layers.MultiHeadAttention(1, 4)(inputs, inputs)))
+    model = keras.Model(inputs, outputs)
+    model.compile(keras.optimizers.SGD(), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    assert is_halved(TrainLoop(model, X.reshape(-1, 3, 2), Y, batch_size=500))
+
+
 def test_a_loss_that_is_a_sum_is_not_halved():
     assert not is_halved(loop_of(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")))
 
