@@ -16,16 +16,27 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
+from clr_loop.data.arguments import checked_types
 from clr_loop.runs.result import TrainingResult
 from clr_loop.schedules import Schedule, describe
 from clr_loop.studies.measures import Measure
+from clr_loop.studies.statistics import (
+    ALPHA,
+    detectable_size,
+    half_interval,
+    holm,
+    is_small,
+    p_value,
+    seeds_to_show,
+    seeds_to_tell,
+)
 
 # Differences of a few values of size 1 are exact up to this; anything smaller is rounding.
 _ROUNDING = 16 * float(np.finfo(np.float64).eps)
 
 
+@checked_types
 @dataclass(frozen=True)
 class Arm:
     """A batch size with a schedule."""
@@ -75,7 +86,7 @@ class Sample:
         """The 95 % interval of the mean (Student's t), or None for a single value."""
         if self.sd is None:
             return None
-        half = float(stats.t.ppf(0.975, len(self.values) - 1)) * self.sd / math.sqrt(len(self.values))
+        half = half_interval(len(self.values)) * self.sd
         return self.mean - half, self.mean + half
 
     def to_json(self) -> dict[str, Any]:
@@ -131,6 +142,9 @@ class Effect:
         factor: "batch_size", "schedule", "interaction" or "both".
         change: in words, what was changed.
         sample: the differences, one for each seed; those of seconds are of the timed seeds.
+        p_corrected: the p value, corrected over the family of the effects on one measure; None from one seed.
+        level: the uncorrected p value up to which this effect would be shown beside those that are: `ALPHA` over the
+            number of effects of the family that are not shown.
         arms: the labels of the two arms compared, the reference last; () where it is not two arms that are compared.
     """
 
@@ -138,18 +152,57 @@ class Effect:
     factor: str
     change: str
     sample: Sample
+    p_corrected: float | None
+    level: float = ALPHA
     arms: tuple[str, ...] = ()
 
     @property
-    def beyond_spread(self) -> bool:
-        """Whether the 95 % interval leaves out 0: the change did more than the seeds alone would explain."""
-        interval = self.sample.interval_95
-        return interval is not None and not interval[0] <= 0.0 <= interval[1]
+    def p(self) -> float | None:
+        """The p value of Student's t test that the change does nothing, or None from one seed."""
+        return None if self.sample.sd is None else float(p_value(self.sample.values))
+
+    @property
+    def verdict(self) -> str:
+        """What the seeds say, by a fixed rule.
+
+        - "one seed": there is no spread to judge by.
+        - "shown": the corrected p value is at most `ALPHA`.
+        - "small": not shown, and the whole 95 % interval lies within one standard deviation over seeds of 0. The
+          change does less than another seed does; a difference beyond the interval's far end is not likely.
+        - "undecided": anything else. `seeds_to_tell` seeds would be enough for one of the other two.
+        """
+        if self.p_corrected is None:
+            return "one seed"
+        if self.p_corrected <= ALPHA:
+            return "shown"
+        if not self.sample.sd or is_small(abs(self.sample.mean) / self.sample.sd, len(self.sample.values)):
+            return "small"
+        return "undecided"
+
+    @property
+    def detectable_difference(self) -> float | None:
+        """The smallest difference that this many seeds would have found with 80 % power; None where one is shown."""
+        if self.sample.sd is None or self.verdict == "shown":
+            return None
+        return detectable_size(len(self.sample.values), self.level) * self.sample.sd
+
+    @property
+    def seeds_for_half(self) -> int | None:
+        """How many seeds would find half of `detectable_difference` with 80 % power; None where there is none."""
+        if self.detectable_difference is None:
+            return None
+        return seeds_to_show(detectable_size(len(self.sample.values), self.level) / 2, self.level)
+
+    @property
+    def seeds_to_tell(self) -> int | None:
+        """How many seeds would decide, as long as no other verdict changes; None where it is not undecided."""
+        return seeds_to_tell(self.level) if self.verdict == "undecided" else None
 
     def to_json(self) -> dict[str, Any]:
         """Return the effect as JSON types."""
-        names = {"measure": self.measure, "factor": self.factor, "change": self.change}
-        return {**names, **self.sample.to_json(), "beyond_spread": self.beyond_spread}
+        names = ("measure", "factor", "change", "p", "p_corrected", "verdict", "detectable_difference")
+        found = {name: getattr(self, name) for name in (*names, "seeds_for_half", "seeds_to_tell")}
+        return {**found, **self.sample.to_json()}
 
 
 @dataclass(frozen=True)
@@ -171,6 +224,7 @@ class Comparison:
     timed_seeds: list[int]
 
 
+@checked_types
 def compare(runs: Sequence[Run], measure: Measure | None = None) -> Comparison:
     """Work out what each arm gave, and what each change from the first batch size and the first schedule did.
 
@@ -181,8 +235,8 @@ def compare(runs: Sequence[Run], measure: Measure | None = None) -> Comparison:
         interaction  [y(B, S) - y(B, s)] - [y(b, S) - y(b, s)]
         both         y(B, S) - y(b, s), the article's own comparison
 
-    of the measure and, over the timed seeds, of the epoch seconds. A factor with one level has no effect. A difference
-    that is no more than rounding is 0.
+    of the measure and, over the timed seeds, of the epoch seconds; each of the two is a family, over which p values are
+    corrected. A factor with one level has no effect. A difference that is no more than rounding is 0.
 
     Args:
         runs: every arm with every seed, once each, the reference of both factors first.
@@ -222,11 +276,10 @@ def _effects(measure: str, runs: Sequence[Run], value: Callable[[TrainingResult]
     sizes = [size for size, name in arms if name == first_name]
     names = [name for size, name in arms if size == first_size]
     rounding = _ROUNDING * max(float(np.abs(values).max()) for values in y.values())
-    found: list[Effect] = []
+    found: list[tuple[str, str, NDArray[np.float64], tuple[str, ...]]] = []
 
     def add(factor: str, change: str, difference: NDArray[np.float64], *compared: str) -> None:
-        exact = np.where(np.abs(difference) > rounding, difference, 0.0)
-        found.append(Effect(measure, factor, change, Sample(tuple(exact.tolist())), compared))
+        found.append((factor, change, np.where(np.abs(difference) > rounding, difference, 0.0), compared))
 
     for size in sizes[1:]:
         differences = [y[size, name] - y[first_size, name] for name in names]
@@ -241,7 +294,19 @@ def _effects(measure: str, runs: Sequence[Run], value: Callable[[TrainingResult]
         changed, reference = arms[size, name].label, arms[first_size, first_name].label
         difference = y[size, name] - y[first_size, first_name]
         add("both", f"{changed}, instead of {reference}", difference, changed, reference)
-    return found
+    corrected = _corrected([difference for _, _, difference, _ in found])
+    level = ALPHA / max(1, sum(p is None or p > ALPHA for p in corrected))
+    return [
+        Effect(measure, factor, change, Sample(tuple(difference.tolist())), p, level, compared)
+        for (factor, change, difference, compared), p in zip(found, corrected, strict=True)
+    ]
+
+
+def _corrected(family: Sequence[NDArray[np.float64]]) -> list[float | None]:
+    """Return the corrected p values of the effects on one measure; None for each if there is one seed."""
+    if not family or family[0].size == 1:
+        return [None] * len(family)
+    return list(map(float, holm(p_value(np.array(family)))))
 
 
 def _timed(runs: Sequence[Run]) -> list[Run]:

@@ -32,7 +32,16 @@ _TARGET_NOTE = "A time to a target is the median of the seeds that reached it, k
 _EFFECTS_NOTE = """\
 Each effect is a difference taken seed by seed (same initial weights, same order of the data), averaged over the levels
 of the other factor. ± is its standard deviation over seeds, and the interval is that of the mean at 95 % (Student's t).
-An interval that holds 0 is called within the spread: the seeds alone could have made it."""
+p is that of Student's t test, corrected because several effects are tested on one measure (Holm). A difference is shown
+where p is at most 0.05. An interval that leaves out 0 is not enough, because it is not corrected. If the arms do not
+differ, at most one comparison in twenty shows a difference; from fewer than four seeds it may be more.
+
+Where none is shown, there are two cases. If the whole interval lies within one standard deviation of 0, the change does
+less than another seed does, and the verdict names the far end of the interval: a larger difference is not likely. Every
+other case is undecided, and the verdict names the number of seeds from which one or the other is always said. A power
+of 80 % means that four such comparisons in five show a difference of this size. It rests on the standard deviation
+that was seen, so it is rough if the seeds are few. Start with new seeds when you run more, because looking twice at
+the same ones makes a false difference more likely."""
 
 
 def write(comparison: Comparison, output_dir: Path, dataset: str, model: str) -> None:
@@ -82,8 +91,8 @@ def conclusions(comparison: Comparison) -> list[str]:
     effects = sorted(comparison.effects, key=lambda effect: effect.factor != "both")
     said = [_sentence(effect, comparison) for effect in effects]
     said += [f"{arm.arm.label}: {warning}." for arm in comparison.arms for warning in arm.warnings]
-    beyond = {(effect.measure, effect.factor) for effect in effects if effect.beyond_spread}
-    if (comparison.measure.name, "interaction") in beyond:
+    shown = {(effect.measure, effect.factor) for effect in effects if effect.verdict == "shown"}
+    if (comparison.measure.name, "interaction") in shown:
         said.append(
             "Batch size and schedule interact, so read the cells of the table: the averages above mix unlike cases."
         )
@@ -140,7 +149,6 @@ def _effects_table(comparison: Comparison) -> str:
     for effect in comparison.effects:
         words, factor, form, unit = _told(effect, comparison.measure)
         interval = effect.sample.interval_95
-        spread = f"{'beyond' if effect.beyond_spread else 'within'} the spread"
         rows.append(
             {
                 "measure": words,
@@ -148,7 +156,8 @@ def _effects_table(comparison: Comparison) -> str:
                 "change": effect.change,
                 "effect": f"{_plus_minus(effect.sample, form, factor)}{unit}",
                 "95 % interval": " … ".join(format(end * factor, form) for end in interval) if interval else "–",
-                "verdict": spread if interval else "one seed: no spread",
+                "p (corrected)": "–" if effect.p_corrected is None else _p(effect.p_corrected),
+                "verdict": _verdict(effect, comparison.measure),
             }
         )
     return _table(rows)
@@ -165,27 +174,55 @@ def _told(effect: Effect, measure: Measure) -> tuple[str, float, str, str]:
     return (measure.words, 100.0, "+.2f", " points") if measure.is_share else (measure.words, 1.0, "+.4g", "")
 
 
+def _verdict(effect: Effect, measure: Measure) -> str:
+    """Return in a few words what the seeds say of an effect."""
+    _, factor, form, unit = _told(effect, measure)
+    interval = effect.sample.interval_95
+    if interval is None:
+        return "one seed: no spread"
+    if effect.verdict == "undecided":
+        return f"undecided: about {effect.seeds_to_tell} seeds would tell"
+    if effect.sample.values.count(0.0) == len(effect.sample.values):
+        return "no seed differs"
+    if effect.verdict == "small":
+        far = format(max(map(abs, interval)) * factor, form.lstrip("+"))
+        return f"no difference larger than {far}{unit} is likely"
+    if effect.factor == "interaction":
+        return "shown"
+    if effect.measure == "epoch_seconds":
+        return "faster" if effect.sample.mean < 0 else "slower"
+    return "better" if (effect.sample.mean > 0) == measure.higher_is_better else "worse"
+
+
 def _sentence(effect: Effect, comparison: Comparison) -> str:
     words, factor, form, unit = _told(effect, comparison.measure)
     amount = f"{_plus_minus(effect.sample, form, factor)}{unit}"
     subject = f"{effect.change[0].upper()}{effect.change[1:]}, {words}"
+    verdict = _verdict(effect, comparison.measure)
     if effect.factor == "interaction":
         subject = f"Whether the schedule's effect on {words} depends on the batch size"
-    if effect.sample.sd is None:
+        verdict = "it does" if effect.verdict == "shown" else verdict
+    if effect.p_corrected is None:
         return f"{subject}: {amount}, from one seed; nothing follows, run more seeds."
-    if not effect.beyond_spread:
-        return f"{subject}: {amount}, within the spread over seeds; no difference is shown."
-    if effect.factor == "interaction":
-        return f"{subject}: it does, by {amount}, beyond the spread over seeds."
-    if effect.measure == "epoch_seconds":
-        direction = "faster" if effect.sample.mean < 0 else "slower"
-        if effect.arms:
+    if effect.verdict == "shown":
+        if effect.arms and effect.measure == "epoch_seconds":
             seconds = {arm.arm.label: arm.epoch_seconds for arm in comparison.arms}
             changed, reference = (seconds[label] for label in effect.arms)
-            direction += f" ({reference / changed:.2f} times the speed)"
-    else:
-        direction = "better" if (effect.sample.mean > 0) == comparison.measure.higher_is_better else "worse"
-    return f"{subject}: {amount}, {direction}, beyond the spread over seeds."
+            verdict += f" ({reference / changed:.2f} times the speed)"
+        return f"{subject}: {amount}, {verdict} (corrected p {_p(effect.p_corrected)})."
+    said = f"{subject}: {amount}; {verdict}."
+    if not effect.detectable_difference:
+        return said
+    found = format(effect.detectable_difference * factor, form.lstrip("+"))
+    return (
+        f"{said} {len(effect.sample.values)} seeds find a difference of {found}{unit} with 80 % power; half of it "
+        f"needs {effect.seeds_for_half} seeds."
+    )
+
+
+def _p(value: float) -> str:
+    """Return a p value in words: three decimals, or that it is smaller."""
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def _plus_minus(sample: Sample, form: str, factor: float = 1.0) -> str:

@@ -84,13 +84,60 @@ def test_rounding_is_no_effect():
         e for e in compare(make_runs(values)).effects if e.factor == "interaction" and e.measure == "val_accuracy"
     ]
     assert interaction.sample.values == (0.0, 0.0, 0.0)
-    assert not interaction.beyond_spread
+    assert interaction.p_corrected == 1.0
+    assert interaction.verdict == "small"
 
 
-def test_a_difference_that_is_the_same_for_every_seed_is_beyond_the_spread():
-    assert Effect("val_accuracy", "schedule", "", Sample((0.25, 0.25, 0.25))).beyond_spread
-    assert not Effect("val_accuracy", "schedule", "", Sample((0.0, 0.0, 0.0))).beyond_spread
-    assert not Effect("val_accuracy", "schedule", "", Sample((0.25,))).beyond_spread
+def make_effect(values, p_corrected, level=0.05):
+    return Effect("val_accuracy", "schedule", "", Sample(tuple(values)), p_corrected, level)
+
+
+def test_a_difference_that_is_the_same_for_every_seed_is_shown_unless_it_is_zero():
+    found = {e.factor: e for e in compare(make_runs([[0.5] * 3, [0.75] * 3, [0.5] * 3, [0.75] * 3])).effects[:4]}
+    verdicts = {factor: (effect.p_corrected, effect.verdict) for factor, effect in found.items()}
+    assert verdicts == {
+        "schedule": (0.0, "shown"), "both": (0.0, "shown"), "batch_size": (1.0, "small"), "interaction": (1.0, "small"),
+    }  # fmt: skip
+
+
+def test_from_one_seed_there_is_nothing_to_test():
+    effect = compare(make_runs([[0.5], [0.75], [0.5], [0.75]])).effects[0]
+    told = (effect.p, effect.p_corrected, effect.detectable_difference, effect.seeds_for_half, effect.seeds_to_tell)
+    assert told == (None,) * 5
+    assert effect.verdict == "one seed"
+
+
+def test_a_difference_is_shown_by_its_corrected_p_value_and_not_by_its_interval():
+    values = (0.1, 0.2, 0.3, 0.4)
+    assert make_effect(values, 0.05).verdict == "shown"
+    assert make_effect(values, 0.0501).verdict == "undecided"
+    assert make_effect(values, 0.0501).sample.interval_95[0] > 0
+
+
+def test_a_difference_is_small_if_its_interval_lies_within_one_standard_deviation_over_seeds():
+    # Ten values of mean 0 and standard deviation 1: the interval ends at 2.262157 / sqrt(10) = 0.715357.
+    values = (np.arange(10) - 4.5) / np.arange(10).std(ddof=1)
+    verdicts = [make_effect(values + sign * shift, 0.5).verdict for sign in (1, -1) for shift in (0.2846, 0.2847)]
+    assert verdicts == ["small", "undecided"] * 2
+
+
+def test_what_could_have_been_found_is_told_where_no_difference_is_shown():
+    values = (np.arange(10) - 4.5) / np.arange(10).std(ddof=1) * 0.02
+    undecided = make_effect(values + 0.01, 0.3)
+    # For 80 % power at 5 %, ten pairs find 0.9962 standard deviations, and half of that needs 34 (G*Power 3.1).
+    assert undecided.detectable_difference == pytest.approx(0.02 * 0.9962, rel=1e-3)
+    assert (undecided.seeds_for_half, undecided.seeds_to_tell) == (34, 18)
+    shown = make_effect(values + 0.05, 0.01)
+    assert (shown.detectable_difference, shown.seeds_for_half, shown.seeds_to_tell) == (None, None, None)
+
+
+def test_the_level_is_that_of_the_effects_that_are_not_shown():
+    # Of four effects only the schedule's and the one of both are shown: the other two are tested at 0.05 / 2.
+    noise = np.random.default_rng(0).normal(0, 0.01, (4, 5))
+    values = np.array([[0.5], [0.7], [0.5], [0.7]]) + noise
+    effects = compare(make_runs(values)).effects[:4]
+    assert [e.factor for e in effects if e.verdict == "shown"] == ["schedule", "both"]
+    assert {effect.level for effect in effects} == {0.025}
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 12, 40])

@@ -82,20 +82,42 @@ def test_a_seed_that_ran_beside_others_in_one_arm_is_timed_in_none():
     assert {len(effect.sample.values) for effect in comparison.effects if effect.measure == "epoch_seconds"} == {2}
 
 
-def test_what_is_beyond_the_spread_is_called_better_or_worse():
+def test_what_is_shown_is_called_better_or_worse():
     said = report.conclusions(make_comparison(CLEAR))
     assert said[0].startswith("Triangular, batch 2000, instead of constant, batch 100, validation accuracy: +16.67 ±")
-    assert said[0].endswith("better, beyond the spread over seeds.")
+    assert said[0].endswith(" points, better (corrected p 0.001).")
     assert any("2.00 times the speed" in sentence and "faster" in sentence for sentence in said)
 
 
-def test_what_is_within_the_spread_is_not_called_a_difference():
-    said = report.conclusions(make_comparison(NOISY))
-    accuracy = [sentence for sentence in said if "validation accuracy" in sentence]
+def test_what_is_not_shown_is_called_undecided_with_what_more_seeds_would_tell():
+    comparison = make_comparison(NOISY)
+    accuracy = [said for said in report.conclusions(comparison) if "validation accuracy" in said]
     assert len(accuracy) == 4
     for sentence in accuracy:
-        assert sentence.endswith("within the spread over seeds; no difference is shown.")
+        assert "; undecided: about 23 seeds would tell. 3 seeds find a difference of " in sentence
         assert "better" not in sentence
+    (both,) = [effect for effect in comparison.effects[:4] if effect.factor == "both"]
+    assert f"of {100 * both.detectable_difference:.2f} points with 80 % power; half of it needs 5 seeds." in accuracy[0]
+
+
+@pytest.mark.parametrize("shift", [0.001, -0.001])
+def test_of_a_small_difference_the_far_end_of_its_interval_is_named(shift):
+    rises, falls = np.array([0.80, 0.81, 0.82, 0.83] * 4), np.array([0.83, 0.82, 0.81, 0.80] * 4)
+    comparison = make_comparison([rises, falls + shift], arms=ARMS[:2])
+    far = 100 * (abs(shift) + 2.131450 * (falls - rises).std(ddof=1) / np.sqrt(16))
+    verdict = f"no difference larger than {far:.2f} points is likely"
+    assert f" | {verdict} |" in report.markdown(comparison, "mnist", "article_mlp")
+    assert f" points; {verdict}. 16 seeds find a difference of " in report.conclusions(comparison)[0]
+
+
+def test_a_change_that_changes_nothing_is_said_to():
+    said = report.conclusions(make_comparison([[0.8, 0.9, 0.7]] * 2, arms=ARMS[:2]))
+    assert said[0].endswith(", validation accuracy: +0.00 ± 0.00 points; no seed differs.")
+
+
+def test_averages_over_unlike_cases_are_warned_of_only_where_the_interaction_is_shown():
+    warned = [any("interact, so" in s for s in report.conclusions(make_comparison(v))) for v in (CLEAR, NOISY)]
+    assert warned == [True, False]
 
 
 def test_from_one_seed_nothing_follows():
@@ -128,6 +150,10 @@ def test_the_files_hold_the_comparison(tmp_path):
     assert content["measure"] == {"name": "val_accuracy", "higher_is_better": True, "target": 0.9}
     assert [arm["final"]["mean"] for arm in content["arms"]] == pytest.approx([np.mean(v) for v in CLEAR])
     assert len(content["effects"]) == 8
+    schedule = next(effect for effect in content["effects"] if effect["factor"] == "schedule")
+    judged = ("p", "p_corrected", "verdict", "detectable_difference", "seeds_for_half", "seeds_to_tell")
+    assert [schedule[name] for name in judged] == [getattr(compared.effects[1], name) for name in judged]
+    assert schedule["verdict"] == "shown"
     with open(tmp_path / "comparison.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["val_accuracy"]) for row in rows] == list(itertools.chain(*CLEAR))
@@ -168,7 +194,7 @@ def test_another_measure_is_told_in_its_own_unit_and_its_own_direction(tmp_path)
     said = report.conclusions(compared)
     both = "Triangular, batch 2000, instead of constant, batch 100"
     assert said[0].startswith(f"{both}, validation mean absolute error: ")
-    assert said[0].endswith("-0.09333 ± 0.005774, better, beyond the spread over seeds.")
+    assert said[0].endswith("-0.09333 ± 0.005774, better (corrected p 0.005).")
 
     report.write(compared, tmp_path, "mnist", "article_mlp")
     with open(tmp_path / "comparison.csv", newline="") as file:
@@ -192,3 +218,7 @@ def test_accuracies_are_compared_in_percent_points_in_the_table_too():
     half = 4.302653 * differences.std(ddof=1) / np.sqrt(3)
     assert f"{differences.mean():+.2f} ± {differences.std(ddof=1):.2f} points" in row
     assert f"{differences.mean() - half:+.2f} … {differences.mean() + half:+.2f}" in row
+    # With two degrees of freedom, p is 1 - t / sqrt(2 + t²); only the schedule's is smaller, so it counts three times.
+    t = np.sqrt(3) * differences.mean() / differences.std(ddof=1)
+    assert 3 * (1 - t / np.sqrt(2 + t**2)) == pytest.approx(0.0012, abs=1e-5)
+    assert [cell.strip() for cell in row.split("|")[-3:-1]] == ["0.001", "better"]
