@@ -6,20 +6,26 @@ the workers meet first, on the ports that TensorFlow will use.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import errno
+import hmac
 import json
 import os
 import shutil
 import socket
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 _RETRY_SECONDS = 0.1
-_HELLO_BYTES = 6
-_GO = b"go"
+_INDEX_BYTES = 4
+_NONCE_BYTES = 16
+_PROOF_BYTES = 32
+
+# A worker on the line to the chief, and the chief's proof that it may go.
+Line = tuple[asyncio.StreamWriter, bytes]
 
 
 @dataclass(frozen=True)
@@ -73,63 +79,83 @@ def read_task(tf_config: str | None) -> Task:
     return Task(workers, index)
 
 
-def meet(task: Task, timeout_seconds: float = 50.0) -> None:
+def meet(task: Task, token: str = "", timeout_seconds: float = 50.0) -> None:
     """Wait until all workers are there, and leave the ports free for TensorFlow.
 
     Every other worker calls the chief and stays on the line. When all have called, the chief tells each of them to go.
-    Nobody goes on before that.
+    Nobody goes on before that. Each side proves that it has the token by an HMAC-SHA256 over a nonce of the other's, so
+    the token itself never travels. A worker listens on the host of its own address. Where that is no interface of this
+    machine, as behind NAT, it listens on all interfaces, as TensorFlow's server does in any case.
+
+    Args:
+        task: from `read_task`.
+        token: a secret that all workers share; with "" anybody who can reach the ports is believed.
+        timeout_seconds: float, how long to wait.
 
     Raises:
         ConnectionError: if a worker does not appear in time, or this worker's port is taken.
     """
-    deadline = time.monotonic() + timeout_seconds
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(_listen(task.workers[task.index]))
-        missing = _gather(listener, task, deadline, stack) if task.is_chief else _call_chief(task, deadline)
-    if missing:
-        named = ", ".join(f"{index} ({task.workers[index]})" for index in missing)
-        raise ConnectionError(
-            f"Worker {named} did not appear within {timeout_seconds:g} s; start all {len(task.workers)} workers "
-            "together, each with its own index in TF_CONFIG."
-        )
-
-
-def _gather(listener: socket.socket, task: Task, deadline: float, stack: contextlib.ExitStack) -> list[int]:
-    """Wait for the call of every other worker, and answer all; return those that have not called."""
-    lines: dict[int, socket.socket] = {}
-    others = range(1, len(task.workers))
-    while len(lines) < len(others):
-        if time.monotonic() > deadline:
-            return [index for index in others if index not in lines]
+    others = range(1, len(task.workers)) if task.is_chief else range(1)
+    lines: dict[int, Line] = {}
+    with _listen(task.workers[task.index]) as listener:
+        meeting = _gather(listener, others, lines, token) if task.is_chief else _call_chief(task, token)
         try:
-            connection, _ = listener.accept()
-        except OSError:
-            continue  # Nobody yet.
-        caller = -1  # A stranger.
-        with contextlib.suppress(OSError, ValueError):
-            connection.settimeout(1.0)
-            caller = int(connection.recv(_HELLO_BYTES).decode())
-        if caller in others:
-            lines[caller] = stack.enter_context(connection)
-        else:
-            connection.close()
-    for connection in lines.values():
-        connection.sendall(_GO)
-    return []
+            asyncio.run(asyncio.wait_for(meeting, timeout_seconds))
+        except asyncio.TimeoutError as error:
+            named = ", ".join(f"{index} ({task.workers[index]})" for index in others if index not in lines)
+            raise ConnectionError(
+                f"Worker {named} did not appear within {timeout_seconds:g} s; start all {len(task.workers)} workers "
+                "together, each with its own index in TF_CONFIG and all with the same CLR_LOOP_TOKEN."
+            ) from error
 
 
-def _call_chief(task: Task, deadline: float) -> list[int]:
-    """Call the chief until it answers; return it if it does not."""
-    while (left := deadline - time.monotonic()) > 0:
-        try:
-            with socket.create_connection(_address(task.workers[0]), left) as line:
-                line.sendall(str(task.index).zfill(_HELLO_BYTES).encode())
-                if line.recv(len(_GO)) == _GO:
-                    return []
-        except OSError:
-            pass  # It is not there yet.
-        time.sleep(_RETRY_SECONDS)
-    return [0]
+async def _gather(listener: socket.socket, others: range, lines: dict[int, Line], token: str) -> None:
+    """Serve all callers side by side, until the lines of every other worker stand; then tell each to go."""
+    called = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, line: asyncio.StreamWriter) -> None:
+        challenge = os.urandom(_NONCE_BYTES)
+        with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError), contextlib.closing(line):
+            line.write(challenge)
+            hello = await reader.readexactly(_INDEX_BYTES + _NONCE_BYTES)
+            proof, caller = await reader.readexactly(_PROOF_BYTES), int.from_bytes(hello[:_INDEX_BYTES], "big")
+            if caller not in others or not hmac.compare_digest(proof, _proof(token, b"call", challenge + hello)):
+                return
+            lines[caller] = line, _proof(token, b"go", challenge + hello)
+            called.set()
+            await reader.read()  # Until it hangs up.
+            if lines[caller][0] is line:
+                del lines[caller]
+
+    server = await asyncio.start_server(serve, sock=listener)
+    try:
+        while len(lines) < len(others):
+            called.clear()
+            await called.wait()
+        for line, proof in lines.values():
+            line.write(proof)
+            await line.drain()
+    finally:
+        server.close()
+
+
+async def _call_chief(task: Task, token: str) -> None:
+    """Call the chief until it says go."""
+    hello = task.index.to_bytes(_INDEX_BYTES, "big") + os.urandom(_NONCE_BYTES)
+    while True:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):  # It is not there yet.
+            reader, line = await asyncio.open_connection(*_address(task.workers[0]))
+            with contextlib.closing(line):
+                challenge = await reader.readexactly(_NONCE_BYTES)
+                line.write(hello + _proof(token, b"call", challenge + hello))
+                answer = await reader.readexactly(_PROOF_BYTES)
+                if hmac.compare_digest(answer, _proof(token, b"go", challenge + hello)):
+                    return
+        await asyncio.sleep(_RETRY_SECONDS)
+
+
+def _proof(token: str, role: bytes, nonces: bytes) -> bytes:
+    return hmac.digest(token.encode(), role + nonces, "sha256")
 
 
 @contextlib.contextmanager
@@ -153,20 +179,21 @@ def private_copy(run_dir: str | os.PathLike[str], resume: bool) -> Iterator[Path
 
 
 def _listen(worker: str) -> socket.socket:
+    """Listen on this worker's address; on all interfaces if the host is none of this machine's."""
     host, port = _address(worker)
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.settimeout(_RETRY_SECONDS)
     try:
-        listener.bind((host, port))
+        try:
+            return socket.create_server((host, port))
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+            return socket.create_server(("", port))
     except OSError as error:
-        listener.close()
+        reason = str(error.strerror).partition(" (")[0]
         raise ConnectionError(
-            f"This worker cannot listen on {worker} ({error.strerror}); end what uses the port, or give another one in "
-            "every worker's TF_CONFIG."
+            f"This worker cannot listen on {worker} ({reason}); end what uses the port, or give another one in every "
+            "worker's TF_CONFIG."
         ) from error
-    listener.listen()
-    return listener
 
 
 def _address(worker: str) -> tuple[str, int]:

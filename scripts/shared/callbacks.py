@@ -61,10 +61,10 @@ class RunLines(keras.callbacks.Callback):
 
 
 class SignalWatch(keras.callbacks.Callback):
-    """Ends the run between two blocks after a SIGINT or SIGTERM; a second one ends it at once.
+    """Ends the run, on all workers, between two blocks after a SIGINT or SIGTERM; a second one ends it at once.
 
     Attributes:
-        received: the signal's number, or None.
+        received: the signal's number, or None where another worker received it.
     """
 
     def __init__(self) -> None:

@@ -1,5 +1,6 @@
 """Workers: who they are, how they meet, and what those that are not the chief may write."""
 
+import contextlib
 import json
 import socket
 import threading
@@ -67,7 +68,7 @@ def test_workers_meet_in_any_order_and_leave_their_ports_free():
 
 
 def test_a_single_worker_waits_for_nobody():
-    assert workers.meet(Task(free_addresses(1), 0), timeout_seconds=0.0) is None  # And no ConnectionError.
+    assert workers.meet(Task(free_addresses(1), 0), timeout_seconds=5.0) is None  # And no ConnectionError.
 
 
 @pytest.mark.parametrize(("index", "missing"), [(0, 1), (1, 0)])
@@ -78,23 +79,106 @@ def test_a_missing_worker_is_named(index, missing):
         workers.meet(Task(addresses, index), timeout_seconds=0.3)
 
 
-def test_nobody_goes_on_while_one_is_missing():
-    addresses = free_addresses(3)
-    failed = {}
+def start_meeting(addresses, indices, failed, timeout_seconds, tokens=("", "", "")):
+    """Start these workers in threads; failed gets the error of each that fails."""
 
     def meet(index):
         try:
-            workers.meet(Task(addresses, index), timeout_seconds=1.0)
+            workers.meet(Task(addresses, index), tokens[index], timeout_seconds=timeout_seconds)
         except ConnectionError as error:
             failed[index] = str(error)
 
-    threads = [threading.Thread(target=meet, args=(index,)) for index in (0, 1)]
+    threads = [threading.Thread(target=meet, args=(index,)) for index in indices]
     for thread in threads:
         thread.start()
+    return threads
+
+
+def join(threads):
     for thread in threads:
-        thread.join(timeout=20)
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+
+
+def call(address):
+    """Call a worker as soon as it listens."""
+    host, _, port = address.rpartition(":")
+    while True:
+        with contextlib.suppress(ConnectionRefusedError):
+            return socket.create_connection((host, int(port)), 10.0)
+
+
+def test_nobody_goes_on_while_one_is_missing():
+    addresses, failed = free_addresses(3), {}
+    join(start_meeting(addresses, (0, 1), failed, 1.0))
     assert f"Worker 2 ({addresses[2]}) did not appear" in failed[0]
     assert f"Worker 0 ({addresses[0]}) did not appear" in failed[1]
+
+
+def test_nobody_goes_on_with_a_worker_that_has_hung_up():
+    addresses, failed = free_addresses(3), {}
+    chief = start_meeting(addresses, (0,), failed, 4.0)
+    join(start_meeting(addresses, (1,), failed, 1.0))
+    join([*start_meeting(addresses, (2,), failed, 1.0), *chief])
+    assert f"Worker 1 ({addresses[1]}), 2 ({addresses[2]}) did not appear" in failed[0]
+    assert set(failed) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("tokens", [("right", "wrong"), ("right", ""), ("", "right")])
+def test_without_the_same_token_neither_side_believes_the_other(tokens):
+    addresses, failed = free_addresses(2), {}
+    join(start_meeting(addresses, (0, 1), failed, 1.0, tokens))
+    assert [failed[index].partition(" (")[0] for index in (0, 1)] == ["Worker 1", "Worker 0"]
+    assert "all with the same CLR_LOOP_TOKEN" in failed[0]
+
+
+def test_with_the_same_token_they_meet_and_it_does_not_travel():
+    addresses, failed = free_addresses(2), {}
+    (relay,) = free_addresses(1)
+    seen = []
+
+    def carry(source, sink):
+        with contextlib.suppress(OSError):
+            while data := source.recv(4096):
+                seen.append(data)
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    host, _, port = relay.rpartition(":")
+    with socket.create_server((host, int(port))) as listener:
+        chief = start_meeting(addresses, (0,), failed, 30.0, ("a secret",))
+        worker = start_meeting((relay, addresses[1]), (1,), failed, 30.0, ("", "a secret"))
+        # The worker's own call comes through the relay, which listens at the chief's advertised address.
+        near, _ = listener.accept()
+        with near, call(addresses[0]) as far:
+            carriers = [threading.Thread(target=carry, args=ends) for ends in ((near, far), (far, near))]
+            for thread in carriers:
+                thread.start()
+            join([*chief, *worker, *carriers])
+    assert failed == {}
+    assert sum(map(len, seen)) > 64
+    assert b"secret" not in b"".join(seen)
+
+
+def test_a_proof_that_was_overheard_is_of_no_use_in_another_call():
+    addresses, failed = free_addresses(2), {}
+    host, _, port = addresses[0].rpartition(":")
+    with socket.create_server((host, int(port))) as impostor:
+        thread = start_meeting(addresses, (1,), failed, 1.0, ("", "token"))
+        line, _ = impostor.accept()
+        with line:
+            line.sendall(bytes(16))
+            overheard = line.recv(4096)
+            line.sendall(bytes(32))  # "Go", without the token.
+        impostor.close()
+        join(thread)
+    assert set(failed) == {1}
+    chief = start_meeting(addresses, (0,), failed, 1.0, ("token",))
+    with call(addresses[0]) as line:
+        assert len(line.recv(16)) == 16
+        line.sendall(overheard)
+        join(chief)
+    assert set(failed) == {0, 1}
 
 
 def test_a_port_that_is_taken_is_named():
@@ -104,25 +188,47 @@ def test_a_port_that_is_taken_is_named():
             workers.meet(Task((address, "127.0.0.1:1"), 0))
 
 
-def test_a_stranger_on_the_port_does_not_count_as_a_worker():
-    addresses = free_addresses(2)
-    failed = []
+@pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"000001", bytes(100)])
+def test_a_stranger_on_the_port_does_not_count_as_a_worker(said):
+    addresses, failed = free_addresses(2), {}
+    chief = start_meeting(addresses, (0,), failed, 1.0)
+    with call(addresses[0]) as line:
+        line.sendall(said)
+        join(chief)
+    assert f"Worker 1 ({addresses[1]})" in failed[0]
 
-    def meet():
-        try:
-            workers.meet(Task(addresses, 0), timeout_seconds=1.0)
-        except ConnectionError as error:
-            failed.append(str(error))
 
-    thread = threading.Thread(target=meet)
-    thread.start()
-    while thread.is_alive():
-        try:
-            with socket.create_connection(("127.0.0.1", int(addresses[0].rpartition(":")[2])), 1.0) as out:
-                out.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        except OSError:
-            thread.join(timeout=0.05)
-    assert "Worker 1" in failed[0]
+def test_whoever_answers_for_the_chief_without_the_token_is_not_believed():
+    addresses, failed = free_addresses(2), {}
+    host, _, port = addresses[0].rpartition(":")
+    with socket.create_server((host, int(port))) as impostor:
+        worker = start_meeting(addresses, (1,), failed, 1.0)
+        while worker[0].is_alive():
+            impostor.settimeout(0.2)
+            with contextlib.suppress(OSError), impostor.accept()[0] as line:
+                line.sendall(b"go" * 100)
+        join(worker)
+    assert f"Worker 0 ({addresses[0]})" in failed[1]
+
+
+def test_silent_connections_do_not_hold_the_others_up():
+    addresses, failed = free_addresses(2), {}
+    threads = start_meeting(addresses, (0,), failed, 20.0)
+    with contextlib.ExitStack() as stack:
+        for _ in range(60):  # At a second each they would take three times as long as there is.
+            stack.enter_context(call(addresses[0]))
+        threads += start_meeting(addresses, (1,), failed, 20.0)
+        join(threads)
+    assert failed == {}
+
+
+def test_a_worker_whose_address_is_none_of_its_machine_listens_on_all_interfaces():
+    port = free_addresses(1)[0].rpartition(":")[2]
+    with workers._listen(f"192.0.2.1:{port}") as listener:  # An address that is kept for documentation.
+        assert listener.getsockname() == ("0.0.0.0", int(port))
+        socket.create_connection(("127.0.0.1", int(port)), 10.0).close()
+    with workers._listen(f"127.0.0.1:{port}") as listener:
+        assert listener.getsockname() == ("127.0.0.1", int(port))
 
 
 @pytest.mark.parametrize("resume", [True, False])

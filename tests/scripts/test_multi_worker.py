@@ -1,6 +1,8 @@
 """Replicas and workers from the command line."""
 
 import os
+import shlex
+import signal
 
 import numpy as np
 import pytest
@@ -56,6 +58,29 @@ def test_a_worker_that_is_killed_ends_the_other_and_resumed_the_run_is_bit_ident
     assert nothing == ""  # Only the chief speaks, and only the chief writes.
     assert len(list((tmp_path / "whole" / "train").glob("*tfevents*"))) == 1
     assert differences(tmp_path / "whole", tmp_path / "killed") == []
+
+
+@pytest.mark.parametrize(("told", "number"), [(0, signal.SIGTERM), (1, signal.SIGINT)])
+def test_a_signal_to_one_worker_stops_all_with_a_checkpoint_and_resumed_the_run_is_bit_identical(
+    told, number, npz, tmp_path
+):
+    run_dir = tmp_path / "stopped"
+    processes = start_workers(npz, run_dir, "--epochs=100000")
+    while not list((run_dir / "checkpoints").glob("step_*")):
+        assert processes[0].poll() is None, processes[0].communicate()
+    processes[told].send_signal(number)
+    ends = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [128 + number if told == each else 2 for each in (0, 1)]
+    assert ends[told][1] == "stopping after this block of steps; once more stops at once\n"
+    newest = max(int(path.name.removeprefix("step_")) for path in (run_dir / "checkpoints").glob("step_*"))
+    said, _, command = ends[1 - told][1].partition("; resume: ")
+    assert said == f"error: Another worker was told to stop, so all stopped after {newest} steps"
+    assert shlex.split(command)[-1] == "--resume"
+    assert len((run_dir / "history.csv").read_text().splitlines()) == 1 + newest
+    epochs = f"--epochs={newest // 5 + 2}"
+    finish(*start_workers(npz, run_dir, "--resume", epochs, "--on_change=replace"))
+    finish(*start_workers(npz, tmp_path / "whole", epochs))
+    assert differences(tmp_path / "whole", run_dir) == []
 
 
 @pytest.mark.parametrize(
