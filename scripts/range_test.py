@@ -6,7 +6,8 @@ Examples:
     python scripts/range_test.py --batch_size=100 --early_stop=none --seeds=5 --output_dir=runs/range_test_100
 
 It prints what the curves suggest and last the flags to train with, and writes into --output_dir: range_test.json,
-range_test.csv (every step), range_test.png and TensorBoard's events. --epochs is the length of the planned run.
+range_test.csv (every step), range_test.png and TensorBoard's events. --epochs is the length of the planned run. The
+exit code is 1 if the curves support no bounds.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ def _is_number_or_none(value: str) -> bool:
     return False
 
 
-def main() -> None:
-    """Sweep, write what follows and print it."""
+def main() -> int:
+    """Sweep, write what follows and print it; return 1 if the curves support no bounds."""
     loop_flags.check()
     dataset = model_flags.load_dataset()
     num_steps = to_steps(FLAGS.num_steps, *output_flags.run_length(dataset.num_examples, FLAGS.batch_size), "num_steps")
@@ -67,11 +68,13 @@ def main() -> None:
         loop = loop_flags.make_loop(dataset, loop_flags.start())
         from clr_loop.runs.settings import loop_settings
         from clr_loop.studies import range_test
+        from clr_loop.studies.suggestions import Bounds
 
         tests = _sweep(loop, dataset, num_steps)
         output_flags.begin(output_dir, "range_test.*", f"seed_*/*{EVENTS_SUFFIX}")
         range_test.write(tests, FLAGS.epochs, output_dir, {**model_flags.settings(dataset), **loop_settings(loop)})
         terminal.say(f"{terminal.where(output_dir)}\n\n{range_test.text(tests, FLAGS.epochs)}")
+        return 0 if isinstance(range_test.bounds_or_reason(tests, FLAGS.epochs), Bounds) else 1
 
 
 def _sweep(loop: TrainLoop, dataset: AnyDataset, num_steps: int) -> list[RangeTest]:

@@ -35,6 +35,7 @@ flags.DEFINE_string("run_dir", "runs/train", f"Where to write; {output_flags.EMP
 flags.DEFINE_string("checkpoint_every", "1ep", f"From one checkpoint to the next; {schedule_flags.UNITS}; or never.")
 flags.DEFINE_integer("keep_checkpoints", 3, "How many of the newest checkpoints to keep, beside the best.")
 flags.DEFINE_bool("resume", False, "Go on with the run in --run_dir, from its newest good checkpoint.")
+flags.DEFINE_integer("resume_from", None, "With --resume: go back to the checkpoint of this step.")
 flags.DEFINE_enum(
     "on_change",
     None,
@@ -51,7 +52,7 @@ flags.DEFINE_enum(
 flags.DEFINE_string("profile", None, "FROM:TO, in steps: profile these for TensorBoard's profile page.")
 
 # These say what this command does with the run; the others say what the run is, and are saved with it.
-OF_COMMAND = ("help", "run_dir", "resume", "overwrite", "on_change", "profile")
+OF_COMMAND = ("help", "run_dir", "resume", "resume_from", "overwrite", "on_change", "profile")
 MAY_DIFFER = ("data_dir", "epochs", "checkpoint_every", "keep_checkpoints", "feed", "strategy", "logical_devices")
 for module in (terminal, output_flags, model_flags, loop_flags, schedule_flags):
     flags.adopt_module_key_flags(module)
@@ -69,8 +70,10 @@ def _window(text: str) -> tuple[int, int]:
 
 def main() -> int | None:
     """Train once, as the flags say."""
-    if FLAGS.on_change is not None and not FLAGS.resume:
-        raise ValueError(f"--on_change={FLAGS.on_change} says how to go on with a run; add --resume or leave it out.")
+    for name in ("on_change", "resume_from"):
+        if FLAGS[name].present and not FLAGS.resume:
+            given = f"--{name}={FLAGS[name].value}"
+            raise ValueError(f"{given} says how to go on with a run; add --resume or leave it out.")
     if FLAGS.on_change == "keep":
         terminal.use_saved_flags(FLAGS.run_dir, OF_COMMAND, MAY_DIFFER)
     schedule_flags.check([FLAGS.schedule])
@@ -90,6 +93,7 @@ def main() -> int | None:
             checkpoint_every=every,
             keep_checkpoints=FLAGS.keep_checkpoints,
             on_change=FLAGS.on_change,
+            resume_from=FLAGS.resume_from,
             profile=_window(FLAGS.profile) if FLAGS.profile else None,
         )
         return _train(loop, schedule, dataset, options, run_dir)
@@ -114,8 +118,10 @@ def _train(loop: TrainLoop, schedule: Schedule, dataset: AnyDataset, options: Ru
         )
     except TrainingInterruptedError as stopped:
         goes_on = f"resume:  {terminal.resume_command()}" if stopped.checkpoint else "no checkpoint was asked for"
+        if signals.received is None:
+            raise InterruptedError(f"Another worker was told to stop, so all {stopped}; {goes_on}") from stopped
         terminal.say(f"{stopped}\n{goes_on}")
-        return 128 + (signals.received or 0)
+        return 128 + signals.received
     plots.training_curves(result).savefig(run_dir / "curves.png")
     metrics = ", ".join(f"{name} {value:#.4g}" for name, value in result.final.items())
     skipped = f"; {result.num_skipped} updates skipped" if result.num_skipped else ""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import optree
 
+from clr_loop.data.arguments import checked_types
 from clr_loop.data.functions import call
 from clr_loop.data.nests import Nest, as_arrays, flatten, num_examples
 from clr_loop.data.order import sha256_of
@@ -25,6 +26,7 @@ class Examples(NamedTuple):
     sample_weight: Nest = None
 
 
+@checked_types
 @dataclass(frozen=True)
 class Dataset:
     """Training and validation examples in memory.
@@ -52,6 +54,7 @@ class Dataset:
         return sha256_of((self.train, self.validation))
 
 
+@checked_types
 @dataclass(frozen=True)
 class StreamedDataset:
     """Training examples that are read during training because they do not fit in memory.
@@ -77,6 +80,7 @@ class StreamedDataset:
 AnyDataset = Dataset | StreamedDataset
 
 
+@checked_types
 def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> AnyDataset:
     """Load and check a dataset; its validation examples are the test set.
 
@@ -157,10 +161,8 @@ def _checked(dataset: AnyDataset) -> AnyDataset:
 
 
 def _checked_examples(examples: Any, path: str, num_classes: int | None) -> Any:
-    if examples is None and path == "validation":
+    if examples is None:
         return None
-    if not isinstance(examples, Examples):
-        raise ValueError(f"{path} is {reprlib.repr(examples)}. Make it Examples(inputs, targets).")
     examples = as_arrays(examples, path)
     for name, array in flatten(examples.targets, f"{path}.targets").items():
         if array.dtype.kind in "SU":

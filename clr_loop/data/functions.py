@@ -1,16 +1,27 @@
 """Functions of the user, named on the command line as `package.module:function`."""
 
 import inspect
+import os
 import pkgutil
 import re
 import sys
 import sysconfig
+import tempfile
 import textwrap
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-_LIBRARIES = ("<frozen", *(sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")))
+# Users look for the line of their own code, not for one of these: Python's own, installed packages, and this one.
+_LIBRARIES = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib"))
+_LIBRARIES += (str(Path(__file__).parents[1]), str(Path(tempfile.gettempdir(), "__autograph_generated_file")))
+
+_NOISE = re.compile(r"(\x1b|\\x1b)\[[\d;]*m|\{\{function_node [^}]*\}\}|\[Op:\w+\] name:")
+_PLACE = re.compile(r'File "(.+)", line (\d+), in ')
+_NAMED = re.compile(r"\w*(Error|Exception|Exit|Interrupt)\b")
+# Lines of an error that only lead to what it says, or follow it.
+_LEADING = re.compile(r".*:$|'?Exception encountered when calling|•")
 
 
 def call(name: str, what: str, **offered: Any) -> Any:
@@ -37,17 +48,30 @@ def call(name: str, what: str, **offered: Any) -> Any:
 
 
 def guarded(problem: str, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    """Call a function; whatever it raises becomes a ValueError with the problem, the place and the error."""
+    """Call a function; whatever it raises becomes a ValueError with the problem, the error and its place."""
     try:
         return function(*arguments, **named)
     except (Exception, SystemExit) as error:
-        frames = traceback.extract_tb(error.__traceback__)[1:]
-        # Users look for the line of their own code, not for one inside Keras.
-        frames = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)] or frames[-1:]
-        is_known = bool(frames) and not frames[-1].filename.startswith(("<frozen", pkgutil.__file__))
-        place = f" in {frames[-1].filename}, line {frames[-1].lineno}" if is_known else ""
-        message = textwrap.shorten(re.sub(r"\x1b\[[\d;]*m", "", str(error)), 500, placeholder=" …")
-        words = ": ".join(word for word in (type(error).__name__, message) if word)
-        if isinstance(error, SystemExit):
-            words = f"it called sys.exit({error.code!r})"
-        raise ValueError(f"{problem}{place}: {words}") from error
+        raise ValueError(f"{problem}: {in_one_line(error)}") from error
+
+
+def in_one_line(error: BaseException, left_out: tuple[str, ...] = ()) -> str:
+    """Return what an error says, without what Keras and TensorFlow put around it, and the user's line that raised it.
+
+    `left_out` are beginnings of paths that hold no code of the user, beside the libraries and this package.
+    """
+    text = str(error).replace("\\n", "\n")  # A KeyError shows its text as Python code.
+    lines = [line.strip() for line in _NOISE.sub("", text).splitlines() if line.strip()]
+    # Code that ran inside of TensorFlow has left its traceback in the text.
+    places = [(match[1], match[2]) for match in map(_PLACE.match, lines) if match]
+    named = [line for line in lines if _NAMED.match(line)] if places else []
+    said = named[-1] if named else next((line for line in lines if not _LEADING.match(line)), "")
+    if isinstance(error, SystemExit):
+        said = f"it called sys.exit({error.code!r})"
+    elif not named:
+        said = ": ".join(word for word in (type(error).__name__, said) if word)
+    places = [(f.filename, str(f.lineno)) for f in traceback.extract_tb(error.__traceback__)] + places
+    absolute = [(os.path.abspath(path), line) for path, line in places if not path.startswith("<")]
+    own = [place for place in absolute if not place[0].startswith(left_out + _LIBRARIES)]
+    where = f" ({own[-1][0]}, line {own[-1][1]})" if own else ""
+    return textwrap.shorten(said, 300, placeholder=" …").rstrip(".") + where

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from clr_loop.data.arguments import checked_types
 from clr_loop.data.datasets import AnyDataset, Dataset
 from clr_loop.data.functions import call
 
@@ -83,6 +84,7 @@ def build(name: str, input_shape: tuple[int, ...], num_classes: int | None, seed
     return keras.Sequential([keras.Input(tuple(input_shape), dtype="float32"), *stack], name=name)
 
 
+@checked_types
 def build_model(
     name: str, dataset: AnyDataset, seed: int, optimizer: keras.optimizers.Optimizer | None = None
 ) -> keras.Model:

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from clr_loop.data import nests
+from clr_loop.data.functions import guarded, in_one_line
 from clr_loop.data.nests import flatten
 from clr_loop.loop.batches import Batch
 from clr_loop.loop.step import Scale, reset_metrics
@@ -130,18 +131,19 @@ def check_targets(model: keras.Model, batch: Batch, scale: Scale) -> list[int | 
             outputs.
     """
     x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-    try:
-        y_pred = model(scale(x), training=False)
-    except Exception as error:
-        raise ValueError(
-            f"The model {model.name} does not take the inputs, which have shape {_shapes(x)} ({first_line(error)})."
-        ) from error
+    y_pred = try_model(model, scale(x))
     classes = {}
     for target, output, loss in _triples(model, y, y_pred):
         _check_pair(np.asarray(target), np.asarray(output), loss)
         if _is(loss, _SPARSE) and _config(loss).get("ignore_class") is None:
             classes[id(target)] = output.shape[-1]
     return [classes.get(id(leaf)) for leaf in flatten(y).values()]
+
+
+def try_model(model: keras.Model, inputs: Any, training: bool = False) -> Any:
+    """Return what the model makes of a few inputs. Raises ValueError, with the user's own line, if it fails."""
+    problem = f"The model {model.name} fails on inputs of shape {_shapes(inputs)}"
+    return guarded(problem, model, inputs, training=training)
 
 
 def build(model: keras.Model, batch: Batch, scale: Scale) -> tuple[str, ...]:
@@ -171,10 +173,10 @@ def build(model: keras.Model, batch: Batch, scale: Scale) -> tuple[str, ...]:
 
     try:
         model.distribute_strategy.run(run, args=(batch,))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"The model's loss or a metric does not take these targets: targets have shape {_shapes(batch[1:2])}, the "
-            f"model's outputs {_shapes(model(scale(batch[0])))} ({first_line(error)})."
+            f"model's outputs {_shapes(model(scale(batch[0])))} ({in_one_line(error)})."
         ) from error
     reset_metrics(model)
     for name, value in results[0].items():
@@ -276,9 +278,3 @@ def _shapes(nest: Any) -> str:
         return "none"
     shapes = keras.tree.map_structure(lambda x: f"[n{''.join(f', {d}' for d in x.shape[1:])}]", nest)
     return str(shapes).replace("'", "")
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what an error says."""
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[0].strip() if lines else type(error).__name__

@@ -17,6 +17,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
+from clr_loop.data.arguments import checked_types
+from clr_loop.data.functions import in_one_line
 from clr_loop.data.order import sha256_of
 from clr_loop.loop import checks, engine
 from clr_loop.loop import inputs as model_inputs
@@ -80,6 +82,7 @@ class TrainLoop:
         chosen: What was decided and why, in words: device, replicas, feed, precision, xla, inputs.
     """
 
+    @checked_types
     def __init__(
         self,
         model: keras.Model,
@@ -131,6 +134,7 @@ class TrainLoop:
             warnings.warn(unusual, stacklevel=2)
 
     @classmethod
+    @checked_types
     def from_dataset(
         cls,
         model: keras.Model,
@@ -188,7 +192,7 @@ class TrainLoop:
         tried = keras.tree.map_structure(lambda x: tf.convert_to_tensor(x[:_TRIED]), batch)
         with strategy.scope():
             if not model.built:
-                model(keras.tree.map_structure(lambda x: x[:1], tried[0]), training=False)
+                checks.try_model(model, keras.tree.map_structure(lambda x: x[:1], tried[0]))
             self._scale, scaling = model_inputs.decide(model, batch[0], options.scale_inputs)
             self._classes = checks.check_targets(model, tried, self._scale)
             checks.check_classes(batch, self._classes)
@@ -198,7 +202,10 @@ class TrainLoop:
             feed.know_classes(self._classes)
         self.device = engine.device()
         self.jit_compile, xla = engine.choose_xla(
-            model, options.jit_compile, lambda: model(self._scale(tried[0]), training=True), self.device
+            model,
+            options.jit_compile,
+            lambda: checks.try_model(model, self._scale(tried[0]), training=True),
+            self.device,
         )
         self.halves = self._choose_halves(tried)
         self.chosen = {
@@ -213,6 +220,7 @@ class TrainLoop:
         self._running = threading.Lock()
         self._compiled: set[Any] = set()
         self._trained: Any = None
+        self._sums: Any = None
 
     @property
     def step(self) -> int:
@@ -259,7 +267,7 @@ class TrainLoop:
             self.jit_compile = self.halves = False
             self.chosen["xla"] = "without XLA (it refuses the model)"
             warnings.warn(
-                f"XLA cannot compile the model {self.model.name} ({checks.first_line(error)}); the loop goes on "
+                f"XLA cannot compile the model {self.model.name} ({in_one_line(error)}); the loop goes on "
                 "without it. Give StepOptions(jit_compile=False) to say so yourself.",
                 stacklevel=3,
             )
@@ -418,26 +426,32 @@ class TrainLoop:
         if num_replicas * parts > 1:
             checks.check_means(self.model)
 
+    def sum_over_workers(self, *numbers: int) -> list[int]:
+        """Return each sum of what the workers give; all must call this at the same point of the training.
+
+        With several replicas in a worker its numbers count once for each.
+        """
+        if self.num_workers == 1:
+            return list(numbers)
+        strategy = self.model.distribute_strategy
+        if self._sums is None:
+
+            def add(here: tf.Tensor) -> tf.Tensor:
+                return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(here))
+
+            self._sums = tf.function(lambda here: strategy.run(add, (here,)), autograph=False)
+        with engine.noticing_lost_workers(strategy):
+            sums = self._sums(tf.constant(numbers, tf.int64))
+            return [int(number) for number in strategy.experimental_local_results(sums)[0]]
+
     def _check_together(self) -> None:
         """Raise ValueError if the workers do not all stand at the same batch, as when one cannot read a checkpoint."""
-        if self.num_workers == 1:
-            return
-        strategy, position = self.model.distribute_strategy, self.position
-
-        @tf.function(autograph=False)
-        def sums() -> tf.Tensor:
-            def add() -> tf.Tensor:
-                here = tf.constant([position, position**2], tf.int64)
-                return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, here)
-
-            return strategy.experimental_local_results(strategy.run(add))[0]
-
-        total, total_of_squares = map(int, sums())
+        num_replicas, total, total_of_squares = self.sum_over_workers(1, self.position, self.position**2)
         # By Cauchy-Schwarz they are equal only if all positions are.
-        if strategy.num_replicas_in_sync * total_of_squares != total**2:
+        if num_replicas * total_of_squares != total**2:
             raise ValueError(
-                f"This worker stands at batch {position}, and others elsewhere; give all of them a run directory that "
-                "they can read."
+                f"This worker stands at batch {self.position}, and others elsewhere; give all of them a run directory "
+                "that they can read."
             )
 
 

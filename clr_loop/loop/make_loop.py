@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from clr_loop.data.arguments import checked_types
 from clr_loop.data.datasets import AnyDataset, Dataset, StreamedDataset
 from clr_loop.loop.batches import Batch
 from clr_loop.loop.checks import check_batch_size
@@ -26,6 +27,7 @@ _LARGEST_SHARE = 1 / 3
 _CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
+@checked_types
 def make_loop(
     model: keras.Model,
     dataset: AnyDataset,

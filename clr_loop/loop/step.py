@@ -16,6 +16,7 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
+from clr_loop.data.arguments import checked_types
 from clr_loop.loop.batches import Batch, num_examples_of, parts_of
 from clr_loop.loop.rates import momentum_in_graph
 from clr_loop.schedules.checks import checked_whole
@@ -29,6 +30,7 @@ Scale = Callable[[Any], Any]
 """A nest of inputs as they are stored → the nest that the model is called with."""
 
 
+@checked_types
 @dataclass(frozen=True)
 class StepOptions:
     """How one update is made.

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from clr_loop.data.functions import in_one_line
 from clr_loop.data.order import epoch_order, sha256_of
 from clr_loop.loop import checks
 from clr_loop.loop.batches import Batch, num_examples_of
@@ -217,7 +218,7 @@ class Stream:
                     "it, or give num_examples as they are."
                 )
             except tf.errors.OpError as reading:
-                return ValueError(f"{where}the dataset failed ({reading.message.splitlines()[0]}); repair it.")
+                return ValueError(f"{where}the dataset failed ({in_one_line(reading)}); repair it.")
             except (ValueError, TypeError) as bad:
                 return bad
         return error
@@ -271,9 +272,7 @@ def _first_batch(dataset: tf.data.Dataset) -> Batch:
                 raise ValueError("The dataset gives single examples; batch it with dataset.batch(…).")
             return keras.tree.map_structure(np.asarray, batch)
     except tf.errors.OpError as error:
-        raise ValueError(
-            f"The dataset failed at its first batch ({error.message.splitlines()[0]}); repair it."
-        ) from error
+        raise ValueError(f"The dataset failed at its first batch ({in_one_line(error)}); repair it.") from error
     raise ValueError("The dataset gives no batch at all; look at what it reads.")
 
 

@@ -13,7 +13,6 @@ import hashlib
 import io
 import itertools
 import json
-import math
 import os
 import re
 import zipfile
@@ -30,13 +29,12 @@ from absl import logging
 from clr_loop.loop.loop import Snapshot, TrainLoop
 from clr_loop.runs import files as run_files
 from clr_loop.runs.files import MANIFEST, VARIABLES
-from clr_loop.runs.result import higher_is_better
+from clr_loop.runs.result import rating
 from clr_loop.runs.settings import in_words, loop_settings
 
 _FORMAT = 2
 _DRAFT = ".draft_"
 _NAME = re.compile(r"step_\d{10}(_skipped_\d{6})?(_again_\d+)?")
-_RATED_BY = ("val_accuracy", "val_loss")
 
 
 class CheckpointError(ValueError):
@@ -86,8 +84,13 @@ class RunCheckpoints:
     @property
     def newest(self) -> Checkpoint | None:
         """The checkpoint of the latest step. Raises OSError if its writing failed."""
+        return self.kept[-1] if self.kept else None
+
+    @property
+    def kept(self) -> list[Checkpoint]:
+        """The checkpoints that are kept, by step. Raises OSError if the writing of one failed."""
         self.settle()
-        return self._kept[-1] if self._kept else None
+        return self._kept
 
     def save(self, metrics: Mapping[str, float], notes: Mapping[str, Any]) -> str | None:
         """Save the loop's state, unless it is saved already; save nothing and return a variable that is not finite.
@@ -145,13 +148,18 @@ class RunCheckpoints:
         names = itertools.chain([name], (f"{name}_again_{i}" for i in itertools.count(2)))
         return next(path for path in map(self._directory.joinpath, names) if not os.path.lexists(path))
 
-    def newest_whole(self) -> Checkpoint | None:
+    def newest_whole(self, step: int | None = None) -> Checkpoint | None:
         """Return the newest checkpoint whose files are those that were saved, None if there is none at all.
 
-        This warns of each damaged one, and raises CheckpointError if all are damaged.
+        With a step, only a checkpoint of that step will do. This warns of each damaged one, and raises CheckpointError
+        if all are damaged or there is none of that step.
         """
         self._kept = find(self._directory)
-        for checkpoint in reversed(self._kept):
+        found = [checkpoint for checkpoint in self._kept if step in (None, checkpoint.step)]
+        if step is not None and not found:
+            steps = ", ".join(str(checkpoint.step) for checkpoint in self._kept) or "none"
+            raise CheckpointError(f"{self._directory} holds no checkpoint of step {step}; choose one of: {steps}.")
+        for checkpoint in reversed(found):
             try:
                 _check_files(checkpoint)
             except DamagedCheckpointError as error:
@@ -200,7 +208,7 @@ def best_of(checkpoints: list[Checkpoint]) -> Checkpoint:
     Raises:
         ValueError: if none was saved at the end of an epoch with validation.
     """
-    rated = [(rating, c) for c in checkpoints if (rating := _rating(c)) is not None]
+    rated = [(found, c) for c in checkpoints if (found := rating(c.manifest["metrics"])) is not None]
     if not rated:
         raise ValueError("No checkpoint was saved at the end of an epoch with validation; save one each epoch.")
     return max(rated, key=lambda pair: pair[0])[1]
@@ -252,15 +260,6 @@ def _remove(directory: Path) -> None:
         (directory / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         directory.rmdir()
-
-
-def _rating(checkpoint: Checkpoint) -> float | None:
-    """Return a number that is higher for better checkpoints, or None if there was no validation."""
-    metrics = checkpoint.manifest["metrics"]
-    name = next((name for name in _RATED_BY if name in metrics), None)
-    if name is None or math.isnan(metrics[name]):
-        return None
-    return metrics[name] if higher_is_better(name) else -metrics[name]
 
 
 def _variables(loop: TrainLoop) -> list[keras.Variable]:

@@ -16,28 +16,34 @@ from numpy.typing import ArrayLike, NDArray
 
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.rates import momentums_of
+from clr_loop.runs.checkpoints import Checkpoint
 from clr_loop.runs.records import Progress, RunRecords
-from clr_loop.runs.result import EpochRecord
+from clr_loop.runs.result import EpochRecord, rating
 from clr_loop.runs.settings import ScheduleFn
 
 # A block of steps should take about this long: the time in which a run answers a signal or moves its progress bar.
 _BLOCK_SECONDS = 1.0
 _FIRST_BLOCK_STEPS = 8
+# The beginning of a run, whose highest loss is not unusual; of a short run its first quarter.
+_FIRST_STEPS = 50
 
 
 class NonFiniteError(ArithmeticError):
     """A variable or a measure was NaN or infinite at the end of an epoch.
 
     Attributes:
-        checkpoint: the newest checkpoint, from before that, or None.
+        checkpoint: the newest checkpoint from before the loss rose, or None; see `Run.sound_checkpoint`.
     """
 
-    def __init__(self, what: str, checkpoint: Path | None) -> None:
-        advice = "lower the learning rate"
+    def __init__(self, what: str, checkpoint: Checkpoint | None) -> None:
+        advice = "start again with a lower learning rate"
         if checkpoint is not None:
-            advice += f", or resume from the checkpoint before it, {checkpoint}, with a lower one (--on_change=replace)"
+            advice = (
+                f"lower the learning rate from step {checkpoint.step} on, whose checkpoint is from before the loss "
+                f"rose (--resume --resume_from={checkpoint.step} --on_change=replace)"
+            )
         super().__init__(f"{what}; {advice}.")
-        self.checkpoint = checkpoint
+        self.checkpoint = None if checkpoint is None else checkpoint.directory
 
 
 class NonFiniteLossError(NonFiniteError):
@@ -47,10 +53,10 @@ class NonFiniteLossError(NonFiniteError):
         step: int, the 0-based step.
         learning_rate: float, the rate of that step.
         loss: float, NaN or inf.
-        checkpoint: the newest checkpoint, from before that step, or None.
+        checkpoint: as of `NonFiniteError`.
     """
 
-    def __init__(self, step: int, learning_rate: float, loss: float, checkpoint: Path | None = None) -> None:
+    def __init__(self, step: int, learning_rate: float, loss: float, checkpoint: Checkpoint | None = None) -> None:
         super().__init__(f"The loss is {loss} at step {step} with learning rate {learning_rate:g}", checkpoint)
         self.step, self.learning_rate, self.loss = step, learning_rate, loss
 
@@ -139,11 +145,17 @@ class Run:
                 self._save()
         self._end_epoch(epoch)
         is_last = loop.position >= self.num_batches or loop.model.stop_training
-        if every and (loop.position % every == 0 or is_last):
+        if every and (loop.position % every == 0 or is_last or self._is_best()):
             self._save()
         if self._spoiled is not None:
             what = f"The variable {self._spoiled} is no longer finite in epoch {epoch + 1}"
-            raise NonFiniteError(what, self._newest_checkpoint)
+            raise NonFiniteError(what, self.sound_checkpoint)
+
+    def _is_best(self) -> bool:
+        """Return whether no epoch before this one was as good."""
+        ratings = [rating(record.metrics) for record in self.progress.epochs]
+        *before, now = ratings
+        return now is not None and all(earlier is None or earlier < now for earlier in before)
 
     def _block(self, end: int) -> None:
         """Visit and record the next batches, at most to this position."""
@@ -163,10 +175,10 @@ class Run:
             metrics = {name: values[: np.argmax(is_bad) + 1] for name, values in metrics.items()}
         if self.records is not None:
             self.records.add_steps(first, metrics, began, began + seconds)
+        progress.add_steps(metrics, loop.batch_sizes[: len(metrics["loss"])])
         if is_bad.any():
             rate, loss = float(metrics["learning_rate"][-1]), float(metrics["loss"][-1])
-            raise NonFiniteLossError(first + int(np.argmax(is_bad)), rate, loss, self._newest_checkpoint)
-        progress.add_steps(metrics, loop.batch_sizes)
+            raise NonFiniteLossError(first + int(np.argmax(is_bad)), rate, loss, self.sound_checkpoint)
         if loop.num_workers == 1:  # Several must cut the run alike, and their clocks differ.
             self._block_steps = max(1, round(num_batches * _BLOCK_SECONDS / max(seconds, 1e-3)))
         self._call(self._hooks.on_train_batch_end, batch + num_batches - 1, progress.logs())
@@ -193,7 +205,7 @@ class Run:
         metrics = progress.logs()
         if not metrics:  # Every update of the epoch was skipped.
             rate = float(keras.ops.convert_to_numpy(loop.optimizer.learning_rate))
-            raise NonFiniteLossError(loop.step, rate, math.nan, self._newest_checkpoint)
+            raise NonFiniteLossError(loop.step, rate, math.nan, self.sound_checkpoint)
         rate = metrics.pop("learning_rate")
         metrics |= {f"val_{name}": value for name, value in self._evaluate().items()}
         seconds = progress.epoch_seconds, progress.input_wait_seconds
@@ -206,7 +218,7 @@ class Run:
             logs["input_wait_seconds"] = record.input_wait_seconds
         self._call(self._hooks.on_epoch_end, epoch, logs)
         if not math.isfinite(metrics.get("val_loss", 0.0)):
-            raise NonFiniteError(f"val_loss is {metrics['val_loss']} after epoch {epoch + 1}", self._newest_checkpoint)
+            raise NonFiniteError(f"val_loss is {metrics['val_loss']} after epoch {epoch + 1}", self.sound_checkpoint)
 
     def _evaluate(self) -> dict[str, float]:
         if not self.validation:
@@ -215,6 +227,19 @@ class Run:
         metrics = self.loop.evaluate(*self.validation)
         self._call(self._hooks.on_test_end, dict(metrics))
         return metrics
+
+    @property
+    def sound_checkpoint(self) -> Checkpoint | None:
+        """The newest checkpoint whose loss, that of the step after it, was no higher than at the beginning of the run.
+
+        A run seldom becomes NaN at once: the checkpoint right before may hold weights that are huge already.
+        """
+        if self.records is None or not self.progress.blocks:
+            return None
+        losses = np.concatenate([block["loss"] for block in self.progress.blocks])
+        usual = losses[: min(_FIRST_STEPS, -(-len(losses) // 4))].max()
+        kept = self.records.checkpoints.kept
+        return next((c for c in reversed(kept) if c.step == 0 or losses[min(c.step, len(losses) - 1)] <= usual), None)
 
     @property
     def _newest_checkpoint(self) -> Path | None:
@@ -232,7 +257,7 @@ class Run:
             self._is_stopping = True  # When the block, and an epoch that ends with it, are recorded.
 
     def _stop_if_asked(self) -> None:
-        if self._is_stopping:
+        if any(self.loop.sum_over_workers(self._is_stopping)):  # All stop at the same step.
             self._save()
             raise TrainingInterruptedError(self.loop.step, self._newest_checkpoint)
 

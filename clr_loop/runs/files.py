@@ -142,7 +142,8 @@ def _remove_empty(directory: Path, root: Path) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file under another name first and rename it, so that no reader sees half of it."""
     draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(json.dumps(content, indent=2) + "\n")
+    with _naming(path):
+        draft.write_text(json.dumps(content, indent=2) + "\n")
     draft.replace(path)
 
 
@@ -181,15 +182,27 @@ class RunFiles:
 
     def close(self) -> None:
         """Close both files."""
-        self._history.close()
-        self._epochs.close()
+        for file in (self._history, self._epochs):
+            with _naming(file.name):
+                file.close()
 
 
 def _append(file: io.TextIOWrapper, header: list[str], lines: str) -> None:
     if file.tell() == 0:
         csv.writer(file, lineterminator="\n").writerow(header)
-    file.write(lines)
-    file.flush()
+    with _naming(file.name):
+        file.write(lines)
+        file.flush()
+
+
+@contextlib.contextmanager
+def _naming(path: str | Path) -> Iterator[None]:
+    """Give an OSError that names no file, such as that of a full disk, the name of this one."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def read_history(directory: Path) -> dict[str, NDArray[Any]]:
@@ -221,6 +234,12 @@ def _read_csv(path: Path) -> dict[str, NDArray[Any]]:
         }
     except (ValueError, OverflowError, csv.Error) as error:
         raise ValueError(f"{path} is damaged ({error}); restore it or start a new run.") from error
+
+
+def digests(directory: Path) -> dict[str, str | None]:
+    """Return the SHA-256 of `history.csv` and of `epochs.csv`, by these names; None for one that is not there."""
+    paths = {name: directory / name for name in (HISTORY, EPOCHS)}
+    return {n: hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() else None for n, p in paths.items()}
 
 
 class GrowingFiles:

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from clr_loop.data.arguments import checked_types
 from clr_loop.data.datasets import Examples
 from clr_loop.data.order import sha256_of
 from clr_loop.loop.loop import TrainLoop
@@ -50,6 +51,7 @@ _REFUSED = {
 _TAKEN_NAMES = ("step", "epoch", "learning_rate", "momentum", "epoch_seconds", "input_wait_seconds")
 
 
+@checked_types
 @dataclass(frozen=True)
 class RunOptions:
     """How a run is kept, resumed and observed.
@@ -57,13 +59,15 @@ class RunOptions:
     Attributes:
         settings: JSON types to keep with the run, such as the names of dataset and model. On resuming they must be
             equal, except for the key `command`.
-        checkpoint_every: batches from one checkpoint to the next; the beginning and the end have one, too. None saves
-            one each epoch, 0 saves none.
+        checkpoint_every: batches from one checkpoint to the next; the beginning, the end and each epoch that is the
+            best so far have one, too. None saves one each epoch, 0 saves none.
         keep_checkpoints: int, at least 1: how many of the newest to keep, beside the best by `val_accuracy` or, where
             there is none, by `val_loss`.
         on_change: what to do on resuming if the schedule, or a version of what the result depends on, has changed.
             None: raise. "keep": take the saved schedule. "replace": take the given one, at the same step. "rebase":
             take the given one, its step 0 at the current step. More epochs are always allowed.
+        resume_from: int, the step of the checkpoint to go on from; what was done after it is undone. None takes the
+            newest. It needs `fit(resume=True)`.
         profile: (first, last): profile the batches first … last - 1 into the run directory, for TensorBoard's profile
             page (package tensorboard-plugin-profile). Their epochs take longer.
         is_timed: False where other work goes on beside the run, so that its seconds do not count.
@@ -77,6 +81,7 @@ class RunOptions:
     checkpoint_every: int | None = None
     keep_checkpoints: int = 3
     on_change: OnChange | None = None
+    resume_from: int | None = None
     profile: tuple[int, int] | None = None
     is_timed: bool = True
 
@@ -86,10 +91,13 @@ class RunOptions:
         checked_whole("keep_checkpoints", self.keep_checkpoints)
         if self.on_change is not None:
             checked_choice("on_change", self.on_change, "keep", "replace", "rebase")
+        if self.resume_from is not None:
+            checked_whole("resume_from", self.resume_from, low=0)
         if self.profile is not None and not 0 <= self.profile[0] < self.profile[1]:
             raise ValueError(f"profile is {self.profile}; give (first, last) with 0 <= first < last, as in (100, 200).")
 
 
+@checked_types
 def fit(
     loop: TrainLoop,
     schedule: ScheduleFn,
@@ -119,9 +127,10 @@ def fit(
         epochs: int, at least 1. `model.stop_training = True` ends the run earlier, at the end of an epoch.
         run_dir: where to write config.json, history.csv, epochs.csv, result.json, TensorBoard's events and the folder
             `checkpoints`; a directory that does not exist or is empty, unless `resume`. None writes nothing.
-        resume: go on from the newest whole checkpoint in run_dir. What was recorded after it is undone and done again,
-            to the same bit. Without a checkpoint the run starts afresh, with a warning. A finished run stays as it is:
-            its result is returned, with a warning, unless more epochs are asked for.
+        resume: go on from the newest whole checkpoint in run_dir, or the one that the options name. What was recorded
+            after it is undone and done again, to the same bit. Without a checkpoint the run starts afresh, with a
+            warning. A finished run stays as it is: its result is returned, with a warning, unless more epochs are asked
+            for.
         options: see `RunOptions`.
 
     Raises:
@@ -136,6 +145,8 @@ def fit(
         TrainingInterruptedError: if a callback raised `StopRun`.
     """
     options = options or RunOptions()
+    if options.resume_from is not None and not resume:
+        raise ValueError(f"resume_from is {options.resume_from}, but the run is not resumed; give resume=True, too.")
     every = loop.steps_per_epoch if options.checkpoint_every is None else options.checkpoint_every
     validated = (validation,) if isinstance(validation, tf.data.Dataset) else tuple(validation or ())
     run = Run(loop, schedule, validated, epochs, callbacks, every, range(*(options.profile or (0, 0))))
@@ -145,7 +156,7 @@ def fit(
         return _train(run, settings, None, options.is_timed)
     with run_files.claim(run_dir, resume=resume) as directory, run_files.sole_use(directory):
         run.records = RunRecords(directory, loop, options.keep_checkpoints if every else 0)
-        checkpoint, saved = run.records.find() if resume else (None, None)
+        checkpoint, saved = run.records.find(options.resume_from) if resume else (None, None)
         if resume:
             check_changes(saved or settings, settings, options.on_change)
             if (result := _finished(run, directory, checkpoint, saved)) is not None:

@@ -85,10 +85,11 @@ class RunRecords:
         self.checkpoints = RunCheckpoints(directory / run_files.CHECKPOINTS, loop, max(keep_checkpoints, 1))
         self._growing = run_files.GrowingFiles(directory)
 
-    def find(self) -> tuple[Checkpoint | None, dict[str, Any] | None]:
+    def find(self, step: int | None) -> tuple[Checkpoint | None, dict[str, Any] | None]:
         """Return the newest whole checkpoint and the settings that the run was begun with, None where there is none.
 
-        The checkpoint's settings hold. A config.json that differs from them is named in a warning.
+        With a step, the checkpoint is the one of that step. Its settings hold, and a config.json that differs from them
+        is named in a warning.
 
         Raises:
             CheckpointError: as `RunCheckpoints.newest_whole`.
@@ -98,7 +99,7 @@ class RunRecords:
             written = run_files.read_json(config)
         except ValueError:
             written = None
-        checkpoint = self.checkpoints.newest_whole()
+        checkpoint = self.checkpoints.newest_whole(step)
         if checkpoint is None:
             return None, written
         saved = checkpoint.manifest["settings"]
@@ -188,7 +189,8 @@ class RunRecords:
         if result.is_timed:
             final["epoch_seconds"] = result.median_epoch_seconds
         self._summaries.add_final(result.epochs[-1].step, final)
-        run_files.write_json(self.directory / run_files.RESULT, result.to_json())
+        records = run_files.digests(self.directory)
+        run_files.write_json(self.directory / run_files.RESULT, {**result.to_json(), "records": records})
 
 
 def read_result(directory: Path) -> TrainingResult | None:
@@ -197,19 +199,18 @@ def read_result(directory: Path) -> TrainingResult | None:
     if not path.is_file():
         return None
     content, settings = run_files.read_json(path), run_files.read_json(directory / run_files.CONFIG)
-    history, rows = run_files.read_history(directory), run_files.read_epochs(directory)
-    found = {run_files.HISTORY: (len(history.get("step", ())), "steps"), run_files.EPOCHS: (len(rows), "epochs")}
-    for name, (number, what) in found.items():
-        if number != content.get(what):
-            raise ValueError(
-                f"{directory / name} holds {number} {what}, and result.json says {content.get(what)}; restore them."
-            )
     own = {attribute.name for attribute in fields(TrainingResult)} - {"settings", "history", "epochs"}
     try:
-        epochs = [EpochRecord.from_row(row) for row in rows]
+        known, _ = content["records"], settings["epochs"]
+        found = run_files.digests(directory)
+        for name in [name for name in found if found[name] != known[name]]:
+            raise ValueError(f"{directory / name} is gone or was changed after the run; restore it or run it again.")
+        epochs = [EpochRecord.from_row(row) for row in run_files.read_epochs(directory)]
+        history = run_files.read_history(directory)
         return TrainingResult(settings, history, epochs, **{name: content[name] for name in own})
-    except KeyError as error:
-        raise ValueError(f"The files of the run in {directory} lack {error}; restore them or run it again.") from error
+    except (KeyError, TypeError) as error:
+        what = f"The files of the run in {directory} lack {error}"
+        raise ValueError(f"{what}; restore them or run it again.") from error
 
 
 def _measures(settings: Mapping[str, Any]) -> list[str]:

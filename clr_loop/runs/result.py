@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,18 @@ def higher_is_better(measure: str) -> bool:
     (True, False, False)
     """
     return _LOWER_IS_BETTER.search(measure) is None
+
+
+def rating(metrics: Mapping[str, float]) -> float | None:
+    """Return a number that is higher for better epochs: from `val_accuracy`, or else from `val_loss`, if it is there.
+
+    >>> rating({"loss": 0.5, "val_loss": 0.25}), rating({"loss": 0.5})
+    (-0.25, None)
+    """
+    name = next((name for name in ("val_accuracy", "val_loss") if name in metrics), None)
+    if name is None or math.isnan(metrics[name]):
+        return None
+    return metrics[name] if higher_is_better(name) else -metrics[name]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from clr_loop.data import AnyDataset, Dataset, Examples
+from clr_loop.data.arguments import checked_types
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.make_loop import choose_feed, make_loop
 from clr_loop.loop.step import StepOptions
@@ -29,6 +31,7 @@ MakeModel = Callable[[int], keras.Model]
 """seed → a fresh compiled model."""
 
 
+@checked_types
 @dataclass(frozen=True)
 class Plan:
     """What is compared, and for how long.
@@ -40,7 +43,8 @@ class Plan:
         measure: what the arms will be compared by.
 
     Raises:
-        ValueError: if the arms are not a whole grid, there is no seed or one twice, or epochs is below 1.
+        ValueError: if the arms are not a whole grid, there is no seed, one twice or one out of range, or epochs is
+            below 1.
     """
 
     arms: Sequence[Arm]
@@ -52,9 +56,12 @@ class Plan:
         check_grid(self.arms)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"The seeds are {list(self.seeds)}; give at least one, and each once.")
+        if not all(0 <= seed < 2**32 for seed in self.seeds):
+            raise ValueError(f"The seeds are {list(self.seeds)}; choose them from 0 to 2**32 - 1.")
         checked_whole("epochs", self.epochs)
 
 
+@checked_types
 def run_arms(
     dataset: AnyDataset,
     make_model: MakeModel,
@@ -118,9 +125,11 @@ def start_of(make_model: MakeModel, seed: int) -> dict[str, Any]:
 def _make_loops(
     dataset: AnyDataset, make_model: MakeModel, plan: Plan, options: StepOptions | None
 ) -> dict[int, TrainLoop]:
-    """Make a loop for each batch size; if the data fit on the device, all share one copy of them."""
-    if isinstance(dataset, Dataset) and choose_feed(dataset, "auto", tf.distribute.get_strategy())[0] == "resident":
-        tensors = keras.tree.map_structure(lambda x: None if x is None else tf.convert_to_tensor(x), dataset.train)
+    """Make a loop for each batch size; all share one copy of the arrays, on the device if they fit there."""
+    if isinstance(dataset, Dataset):
+        is_resident = choose_feed(dataset, "auto", tf.distribute.get_strategy())[0] == "resident"
+        with contextlib.nullcontext() if is_resident else tf.device("CPU"):
+            tensors = keras.tree.map_structure(lambda x: None if x is None else tf.convert_to_tensor(x), dataset.train)
         dataset = dataclasses.replace(dataset, train=Examples(*tensors))
     sizes = dict.fromkeys(arm.batch_size for arm in plan.arms)
     loops = {size: make_loop(make_model(plan.seeds[0]), dataset, size, options=options) for size in sizes}

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from clr_loop.data.arguments import checked_types
 from clr_loop.runs.result import TrainingResult, higher_is_better
 
 
@@ -15,6 +16,7 @@ def is_share(name: str) -> bool:
     return "accuracy" in name or "acc" in name.split("_")
 
 
+@checked_types
 @dataclass(frozen=True)
 class Measure:
     """The metric that arms are compared by, after the last epoch.

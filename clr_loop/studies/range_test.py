@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from clr_loop.data.arguments import checked_types
 from clr_loop.loop.loop import Metrics, TrainLoop
 from clr_loop.runs import events
 from clr_loop.runs import files as run_files
@@ -60,6 +61,7 @@ class RangeTest:
         return {"learning_rate": curve.learning_rate, **loss, **(score if curve.measure != "loss" else {})}
 
 
+@checked_types
 def run(
     loop: TrainLoop,
     start_lr: float = 1e-7,
@@ -143,6 +145,7 @@ def _sweep(
     return curve_of(columns[:, :kept]), num_skipped
 
 
+@checked_types
 def run_seeds(
     loop: TrainLoop,
     make_model: MakeModel,
@@ -199,7 +202,7 @@ def text(tests: Sequence[RangeTest], epochs: int) -> str:
     """
     lines = [f"seed {test.settings['seed']}: {test.stop_reason}" for test in tests]
     lines += [str(suggestion) for suggestion in suggest([test.curve for test in tests])]
-    pair = _bounds_or_reason(tests, epochs)
+    pair = bounds_or_reason(tests, epochs)
     if isinstance(pair, Bounds):
         lines.append(f"two whole cycles in {epochs} epochs at batch {tests[0].settings['batch_size']}:")
     return "\n".join([*lines, str(pair)])
@@ -214,7 +217,7 @@ def write(tests: Sequence[RangeTest], epochs: int, output_dir: Path, settings: M
         settings: JSON types, to be kept with the tests: names of dataset, model and so on.
     """
     found = suggest([test.curve for test in tests])
-    pair = _bounds_or_reason(tests, epochs)
+    pair = bounds_or_reason(tests, epochs)
     content = {
         "settings": {**settings, "epochs": epochs},
         "tests": [{**test.settings, "stop_reason": test.stop_reason, "steps": len(test.curve.loss)} for test in tests],
@@ -241,7 +244,8 @@ def write(tests: Sequence[RangeTest], epochs: int, output_dir: Path, settings: M
         events.write_curves(output_dir / f"seed_{seed}", curves)
 
 
-def _bounds_or_reason(tests: Sequence[RangeTest], epochs: int) -> Bounds | NoSuggestionError:
+def bounds_or_reason(tests: Sequence[RangeTest], epochs: int) -> Bounds | NoSuggestionError:
+    """Return what `suggested_bounds` returns, or the reason why there are none."""
     try:
         return suggested_bounds(tests, epochs)
     except NoSuggestionError as error:

@@ -271,8 +271,11 @@ def jax_scan(job: Job, log_dir: Path) -> Epoch:
     return _recording(job, log_dir, epoch)
 
 
-def pytorch(job: Job, log_dir: Path) -> Epoch:
-    """PyTorch, eager, with fused Adam, the data in memory as float32, and no wait for a value inside the epoch."""
+def pytorch(job: Job, log_dir: Path, is_compiled: bool = False) -> Epoch:
+    """PyTorch with fused Adam, the data in memory as float32, and no wait for a value inside the epoch.
+
+    Forward and backward pass run eagerly, or through `torch.compile`.
+    """
     import torch
     from torch.nn import functional
 
@@ -283,21 +286,25 @@ def pytorch(job: Job, log_dir: Path) -> Epoch:
     images, labels = map(torch.from_numpy, job.load())
     images, labels = images.flatten(1).float().div_(255.0), labels.long()
 
+    def forward(batch: Any, classes: Any) -> tuple[Any, Any]:
+        for kernel, bias in hidden:
+            batch = activation(torch.addmm(bias, batch, kernel))
+        logits = torch.addmm(last[1], batch, last[0])
+        return functional.cross_entropy(logits, classes), (logits.detach().argmax(-1) == classes).float().mean()
+
+    if is_compiled:
+        forward = torch.compile(forward)
+
     def epoch(number: int) -> Metrics:
         order, rates = torch.from_numpy(job.order(number)).split(job.batch_size), job.rates(number)
         losses, accuracies = torch.empty(job.steps), torch.empty(job.steps)
         for i, (chosen, rate) in enumerate(zip(order, rates.tolist(), strict=True)):
-            batch, classes = images[chosen], labels[chosen]
             optimizer.param_groups[0]["lr"] = rate
             optimizer.zero_grad()
-            for kernel, bias in hidden:
-                batch = activation(torch.addmm(bias, batch, kernel))
-            logits = torch.addmm(last[1], batch, last[0])
-            loss = functional.cross_entropy(logits, classes)
+            loss, accuracies[i] = forward(images[chosen], labels[chosen])
             loss.backward()
             optimizer.step()
             losses[i] = loss.detach()
-            accuracies[i] = (logits.detach().argmax(-1) == classes).float().mean()
         return {"loss": losses.numpy(), "accuracy": accuracies.numpy()}
 
     return _recording(job, log_dir, epoch)
@@ -372,6 +379,9 @@ CONTENDERS = {
     "step": Contender("tf.function per step", step_function),
     "clr_loop": Contender("clr_loop", clr_loop),
     "jax": Contender("JAX scan", jax_scan, ("jax", "optax"), on_tensorflow=False),
-    "pytorch": Contender("PyTorch", pytorch, ("torch",), on_tensorflow=False),
+    "pytorch": Contender("PyTorch, eager", pytorch, ("torch",), on_tensorflow=False),
+    "pytorch_compiled": Contender(
+        "PyTorch, torch.compile", functools.partial(pytorch, is_compiled=True), ("torch",), on_tensorflow=False
+    ),
     "products": Contender("matrix products alone", matrix_products, on_tensorflow=False),
 }

@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from logging import Formatter
@@ -20,14 +21,15 @@ from typing import NoReturn
 from absl import flags, logging
 from tqdm import tqdm
 
+from clr_loop.data.functions import in_one_line
 from clr_loop.runs import files as run_files
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_bool("help", False, "Print this help.", short_name="h")
+# Where errors are raised whose text needs no more: the scripts and the package.
+_OURS = (str(Path(__file__).parents[1]), str(Path(run_files.__file__).parents[1]))
 
-# Lines of an error that only lead to what it says.
-_LEADING = re.compile(r".*:$|File \"|Exception encountered when calling|\{\{function_node")
+flags.DEFINE_bool("help", False, "Print this help.", short_name="h")
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
@@ -70,7 +72,7 @@ def _guard(main: Callable[[], int | None]) -> int:
         goes_on = f" Go on with it by {resume_command()}" if "resume" in FLAGS and FLAGS.is_parsed() else ""
         return _fail(f"Interrupted; what was written until then is kept.{goes_on}", code=130)
     except SystemExit as error:
-        return _fail(f"Code of the model or the dataset called sys.exit({error.code!r}).")
+        return _fail(f"The script did not come to its end: {in_one_line(error, _OURS)}.")
     except flags.Error as error:
         return _fail(f"{' '.join(str(error).split())}; --help lists the flags.")
     except Exception as error:
@@ -79,12 +81,14 @@ def _guard(main: Callable[[], int | None]) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    """Return what an error says. One that this package does not raise itself is named, too."""
-    lines = [line.strip() for line in re.sub(r"\x1b\[[\d;]*m", "", str(error)).splitlines() if line.strip()]
-    said = next((line for line in lines if not _LEADING.match(line)), lines[0] if lines else "")
-    if said and isinstance(error, (ValueError, OSError, ArithmeticError)):
-        return said
-    return f"{type(error).__name__}{': ' if said else ''}{said} (--verbosity=1 shows where)"
+    """Return what an error says. One that this project does not raise itself is named, with the user's line."""
+    raised = traceback.extract_tb(error.__traceback__)[-1]
+    if raised.filename.startswith(_OURS) and (raised.line or "").startswith("raise "):
+        return " ".join(str(error).split())
+    line = in_one_line(error, _OURS)
+    if isinstance(error, OSError) or line.endswith(")"):
+        return line
+    return f"{line} (--verbosity=1 shows where)"
 
 
 def _fail(message: str, code: int = 2) -> int:
@@ -150,8 +154,8 @@ def where(directory: Path) -> str:
 
 def resume_command() -> str:
     """Return the command that goes on with this run."""
-    left_out = re.compile(r"--?(no)?(resume|overwrite)(=.*)?|--?on_change=rebase")
-    text = "\0".join(sys.argv).replace("on_change\0rebase", "on_change=rebase")
+    left_out = re.compile(r"--?(no)?(resume|overwrite)(=.*)?|--?on_change=rebase|--?resume_from=.*")
+    text = "\0".join(sys.argv).replace("on_change\0rebase", "on_change=rebase").replace("_from\0", "_from=")
     kept = [argument for argument in text.split("\0") if not left_out.fullmatch(argument)]
     # The schedule was shifted once, and its shifted form is saved with the run.
     rebased = ["--on_change=keep"] if "on_change" in FLAGS and FLAGS.on_change == "rebase" else []

@@ -281,7 +281,7 @@ def bad_nest():
 def bad_lengths():
     return ({"left": x, "right": [x, x[:4]]}, y), (x, y)
 def bad_stream():
-    return data.StreamedDataset("own", None, 1000, data.Examples(x, y[:4]), 3, (4, 4))
+    return data.StreamedDataset("own", print, 1000, data.Examples(x, y[:4]), 3, (4, 4))
 def bad_part():
     return data.Dataset("own", 5, None, 3)
 def bad_validation():
@@ -359,12 +359,15 @@ def test_a_users_function_gives_a_stream_and_its_validation_is_checked(users_dat
         ("bad_nest", r"\(\{.*a: \(int64 \(\),\)\}, int32 \(\)\) for training and \(\{.*, c: float32 \(4, 4\)\}, int32"),
         ("bad_lengths", r"train\.inputs\['left'\] has 5 and train\.inputs\['right'\]\[1\] has 4 examples"),
         ("bad_stream", r"validation\.inputs has 5 and validation\.targets has 4 examples"),
-        ("bad_part", r"^dataset users_data:bad_part: train is 5\. Make it Examples\(inputs, targets\)"),
-        ("bad_validation", r"validation is array\(.*Make it Examples"),
-        ("no_train", "train is None. Make it Examples"),
+        (
+            "bad_part",
+            rf"bad_part failed: TypeError: train is 5; it must be an Examples \(\S*, line {line_of(', 5, None')}\)$",
+        ),
+        ("bad_validation", r"validation is array\(.*; it must be an Examples or None"),
+        ("no_train", "train is None; it must be an Examples"),
         ("numbers", r"train\.inputs\[0\] is a single value"),
-        ("failing", rf"users_data:failing failed in \S*users_data\.py, line {line_of('x / 0')}: \w+Error: "),
-        ("leaving", rf"users_data\.py, line {line_of('SystemExit')}: it called sys\.exit\(0\)"),
+        ("failing", rf"users_data:failing failed: \w+Error: .* \(\S*users_data\.py, line {line_of('x / 0')}\)$"),
+        ("leaving", rf"it called sys\.exit\(0\) \(\S*users_data\.py, line {line_of('SystemExit')}\)"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")

@@ -66,8 +66,11 @@ def test_nothing_in_the_current_directory_hides_an_installed_package(tmp_path, m
             "model no_such_module:build cannot be imported from the current directory or an installed package: "
             "ModuleNotFoundError: No module named 'no_such_module'",
         ),
-        ("broken_module:build", r"cannot be imported .* in \S*broken_module\.py, line 2: ZeroDivisionError: division"),
-        ("needy_module:build", r"in \S*needy_module\.py, line 3: ModuleNotFoundError: No module named 'not_installed'"),
+        (
+            "broken_module:build",
+            r"cannot be imported .*: ZeroDivisionError: division by zero \(\S*broken_module\.py, line 2\)$",
+        ),
+        ("needy_module:build", r"ModuleNotFoundError: No module named 'not_installed' \(\S*needy_module\.py, line 3\)"),
         ("torn_module:build", r"package: SyntaxError: .*torn_module\.py, line 1\)"),
         (":build", "cannot be imported"),
         ("users_functions:build", "package: AttributeError: module 'users_functions' has no attribute 'build'"),
@@ -76,11 +79,11 @@ def test_nothing_in_the_current_directory_hides_an_installed_package(tmp_path, m
         ("users_functions:demanding", r"failed: TypeError: demanding\(\) missing 1 required .* argument: 'z'"),
         (
             "users_functions:failing",
-            r"model users_functions:failing failed in \S*users_functions\.py, line 9: OSError: no disk and no other$",
+            r"model users_functions:failing failed: OSError: no disk \(\S*users_functions\.py, line 9\)$",
         ),
-        ("users_functions:leaving", r"failed in \S*users_functions\.py, line 12: it called sys\.exit\(0\)$"),
-        ("users_functions:misreading", r"failed in \S*users_functions\.py, line 14: JSONDecodeError: Expecting"),
-        ("users_functions:bare", r"line 18: AssertionError$"),
+        ("users_functions:leaving", r"failed: it called sys\.exit\(0\) \(\S*users_functions\.py, line 12\)$"),
+        ("users_functions:misreading", r"failed: JSONDecodeError: Expecting .*\(\S*users_functions\.py, line 14\)"),
+        ("users_functions:bare", r"failed: AssertionError \(\S*, line 18\)$"),
     ],
 )
 def test_what_fails_is_one_line_with_the_users_error_and_place(name, message):

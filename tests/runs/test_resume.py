@@ -13,6 +13,7 @@ from absl import logging
 from clr_loop import schedules
 from clr_loop.runs import checkpoints
 from clr_loop.runs import epochs as run_epochs
+from clr_loop.runs.checkpoints import CheckpointError, best_of
 from clr_loop.runs.fit import NonFiniteLossError, RunOptions, TrainingInterruptedError, fit
 from clr_loop.runs.records import read_result
 from clr_loop.runs.settings import schedule_config
@@ -427,10 +428,42 @@ def test_a_loss_that_is_not_finite_names_the_checkpoint_to_go_back_to(train, tmp
     with pytest.raises(NonFiniteLossError) as caught:
         train(tmp_path / "run", lambda steps: np.where(steps < 7, 0.01, 1e38), checkpoint_every=3)
     assert caught.value.checkpoint == tmp_path / "run" / "checkpoints" / "step_0000000006"
-    assert f"resume from the checkpoint before it, {caught.value.checkpoint}, with a lower one" in str(caught.value)
+    assert "from step 6 on" in str(caught.value)
+    assert "--resume --resume_from=6 --on_change=replace" in str(caught.value)
     result = train(tmp_path / "run", SCHEDULES["constant"], checkpoint_every=3, resume=True, on_change="replace")
     assert np.isfinite(result.history["loss"]).all()
     np.testing.assert_array_equal(result.history["step"], np.arange(15))
+
+
+def test_a_loss_that_rose_before_it_became_nan_names_a_checkpoint_from_before_it_rose(train, tmp_path):
+    rates = np.concatenate([np.full(8, 0.01), np.full(4, 1e3), np.full(3, 1e38)])
+    with pytest.raises(NonFiniteLossError, match="--resume_from=") as caught:
+        train(tmp_path / "run", lambda steps: rates[steps], keep_checkpoints=15)
+    steps = [c.step for c in checkpoints.find(tmp_path / "run" / "checkpoints")]
+    assert max(steps) >= 12  # The newest is there, and holds weights that are huge already.
+    sound = int(caught.value.checkpoint.name.removeprefix("step_"))
+    assert sound == 8  # The update of step 8 breaks the weights.
+    again = train(tmp_path / "run", SCHEDULES["constant"], resume=True, on_change="replace", resume_from=sound)
+    assert np.isfinite(again.history["loss"]).all()
+    assert len(again.history["loss"]) == 15
+
+
+def test_one_may_go_back_to_a_checkpoint_and_comes_to_the_same_end(train, tmp_path):
+    whole = train(tmp_path / "run", keep_checkpoints=20)
+    (tmp_path / "run" / "result.json").unlink()
+    with pytest.raises(CheckpointError, match="no checkpoint of step 99; choose one of: 0, 1, 2, 3"):
+        train(tmp_path / "run", resume=True, resume_from=99)
+    again = train(tmp_path / "run", resume=True, resume_from=4, keep_checkpoints=20)
+    assert again.weights_sha256 == whole.weights_sha256
+    with pytest.raises(ValueError, match="resume_from is 4, but the run is not resumed"):
+        train(tmp_path / "other", resume_from=4)
+
+
+def test_the_best_epoch_has_a_checkpoint_wherever_the_others_fall(train, tmp_path):
+    result = train(tmp_path / "run", checkpoint_every=4, epochs=6, keep_checkpoints=1)
+    accuracies = [record.metrics["val_accuracy"] for record in result.epochs]
+    best = best_of(checkpoints.find(tmp_path / "run" / "checkpoints"))
+    assert best.step == 5 * (int(np.argmax(accuracies)) + 1)
 
 
 def test_a_slow_step_makes_short_blocks_so_that_a_signal_is_answered(fresh_loop, monkeypatch):

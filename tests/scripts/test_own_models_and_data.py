@@ -8,6 +8,7 @@ import pytest
 from helpers.scripts import assert_one_line_error, run_script, succeed
 
 MODULE = """
+import dataclasses
 import sys
 import keras
 import numpy as np
@@ -50,6 +51,13 @@ class Failing(keras.Model):
     def call(self, inputs):
         raise RuntimeError("the user's own words")
 
+def load_and_divide():
+    stream = load()
+    return dataclasses.replace(stream, batches=lambda *arguments: stream.batches(*arguments).map(divided))
+
+def divided(images, labels):
+    return images, 1 // 0
+
 def build_a_failing_call():
     model = Failing()
     model.compile("adam", "mse")
@@ -66,6 +74,14 @@ def compiled():
     model.compile(keras.optimizers.RMSprop(), {"sum": "mse"}, metrics={"sum": ["mae"]})
     return model
 """
+
+
+_DIVIDED = "integer division or modulo by zero"
+
+
+def _place(text):
+    """Where the module has this text; HERE stands for its directory."""
+    return f"HERE/mine.py, line {next(n for n, line in enumerate(MODULE.splitlines(), 1) if text in line)}"
 
 
 @pytest.fixture(autouse=True)
@@ -133,9 +149,10 @@ def test_the_documented_examples_of_a_regression_and_of_text_run_and_learn(tmp_p
     [
         (["--dataset=mine:load_nan"], "inputs holds NaN or infinity"),
         (["--dataset=mine:load_nothing"], "dataset mine:load_nothing: the function must return "),
-        (["--dataset=mine:load_and_exit"], "dataset mine:load_and_exit failed"),
-        (["--model=mine:build_and_fail"], "model mine:build_and_fail failed"),
-        (["--model=mine:build_a_failing_call"], "the user's own words"),
+        (["--dataset=mine:load_and_exit"], f"load_and_exit failed: it called sys.exit(0) ({_place('sys.exit')})"),
+        (["--model=mine:build_and_fail"], f"failed: KeyError: 'no such layer' ({_place('raise KeyError')})"),
+        (["--model=mine:build_a_failing_call"], f"RuntimeError: the user's own words ({_place('raise RuntimeError')})"),
+        (["--dataset=mine:load_and_divide"], f"error: ZeroDivisionError: {_DIVIDED} ({_place('1 // 0')})"),
         (["--model=mine:missing"], "model mine:missing cannot be imported"),
         (["--model=mine:compiled", "--dataset=mine:numbers", "--optimizer=sgd"], "comes compiled with RMSprop, so SGD"),
         (["--feed=resident"], "feed is resident, but my digits is read while it is trained on"),
@@ -144,5 +161,5 @@ def test_the_documented_examples_of_a_regression_and_of_text_run_and_learn(tmp_p
 )
 def test_a_mistake_in_them_is_one_line(tmp_path, flags, message):
     done = run_script("train.py", *FLAGS, "--step_size=8", *flags, f"--run_dir={tmp_path}/run")
-    assert_one_line_error(done, message)
+    assert_one_line_error(done, message.replace("HERE", str(tmp_path)))
     assert not (tmp_path / "run" / "result.json").exists()

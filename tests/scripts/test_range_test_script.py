@@ -42,6 +42,14 @@ def test_script_writes_what_it_found_and_ends_with_the_flags_to_train_with(tmp_p
     assert picture.tensor.string_val[2] == (tmp_path / "out" / "range_test.png").read_bytes()
 
 
+def test_script_that_finds_no_bounds_says_why_and_does_not_succeed(tmp_path):
+    arguments = ["--model=relu_mlp", "--end_lr=1e-5", "--seeds=1", "--num_steps=60", "--epochs=1"]
+    done = run_script("range_test.py", *arguments, f"--output_dir={tmp_path}/out")
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1].startswith("no suggestion: the curve is flat")
+    assert json.loads((tmp_path / "out" / "range_test.json").read_text())["bounds"]["reason"] in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -290,7 +290,7 @@ def test_a_mistake_is_one_line_and_no_run_is_removed_for_it(trained, small_flags
 
 def test_rates_beyond_all_sense_end_in_one_line_that_names_the_checkpoint(small_flags, tmp_path):
     done = run_script("train.py", *small_flags, "--base_lr=1e38", "--max_lr=1e38", f"--run_dir={tmp_path}/run")
-    assert_one_line_error(done, "step_0000000000")
+    assert_one_line_error(done, "--resume_from=0")
     assert not (tmp_path / "run" / "result.json").exists()
 
 

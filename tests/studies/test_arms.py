@@ -170,6 +170,54 @@ def test_resuming_takes_what_is_finished_runs_anew_what_is_not_and_refuses_other
         run_arms(half, make_model, plan, tmp_path, resume=True)
 
 
+@pytest.mark.parametrize("name", ["history.csv", "epochs.csv", "result.json", "config.json"])
+def test_a_finished_run_whose_files_are_gone_or_changed_is_refused(small, make_model, tmp_path, name):
+    plan = Plan(ARMS[:1], [0], 1)
+    run_arms(small, make_model, plan, tmp_path)
+    path = tmp_path / ARMS[0].directory / "seed_0" / name
+    whole = path.read_text()
+    lines = whole.splitlines(keepends=True)
+    cut = {
+        "a digit": whole[:-3] + "\n",
+        "a line": "".join(lines[:-1]),
+        "a column": "".join(f"{line.rpartition(',')[0]}\n" for line in lines),
+        "the order": "".join([lines[0], *lines[:0:-1], ""]) if len(lines) > 2 else "",
+        "all": "",
+        "all but braces": "{}",
+    }
+    if name.endswith("json"):
+        cut = {"all but braces": "{}", "half": whole[: len(whole) // 2], "the kind": "[NaN]"}
+    for what, content in cut.items():
+        path.write_text(content)
+        with pytest.raises(ValueError, match=r"seed_0.* restore (it|them) or ") as caught:
+            run_arms(small, make_model, plan, tmp_path, resume=True)
+        assert "\n" not in str(caught.value), what
+        assert path.read_text() == content
+    if name != "result.json":  # Without that a run is not finished.
+        path.unlink()
+        with pytest.raises(ValueError, match=rf"seed_0/{name} .* restore it or "):
+            run_arms(small, make_model, plan, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset": "mnist"}, "dataset is 'mnist'; it must be a Dataset or a StreamedDataset."),
+        ({"plan": None}, "plan is None; it must be a Plan."),
+        ({"output_dir": "here"}, "output_dir is 'here'; it must be a Path."),
+        ({"step_options": 3}, "step_options is 3; it must be a StepOptions or None."),
+        ({"make_callbacks": 3}, "make_callbacks is 3; it must be a function."),
+        ({"resume": "no"}, "resume is 'no'; it must be True or False."),
+    ],
+)
+def test_an_argument_of_a_wrong_type_is_named(small, make_model, tmp_path, changes, message):
+    arguments = {"dataset": small, "make_model": make_model, "plan": Plan(ARMS, [0], 1), "output_dir": tmp_path}
+    with pytest.raises(TypeError) as caught:
+        run_arms(**{**arguments, **changes})
+    assert str(caught.value) == message
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_settings_and_timing_reach_the_runs(small, make_model, tmp_path):
     options = RunOptions(settings={"model": "mine"}, is_timed=False)
     (run,) = run_arms(small, make_model, Plan(ARMS[:1], [0], 1), tmp_path, run_options=options)
@@ -185,6 +233,7 @@ def test_settings_and_timing_reach_the_runs(small, make_model, tmp_path):
         ({"arms": ARMS[:3]}, "not a whole grid; give every batch size with every schedule"),
         ({"arms": [*ARMS, ARMS[0]]}, "each once"),
         ({"seeds": []}, r"The seeds are \[\]; give at least one"),
+        ({"seeds": [-1]}, r"The seeds are \[-1\]; choose them from 0 to"),
         ({"seeds": [1, 1]}, r"The seeds are \[1, 1\]; give at least one, and each once"),
         ({"epochs": 0}, "epochs is 0; it must be at least 1"),
         ({"arms": [Arm(201, "constant", Constant(0.1))]}, "batch_size is 201; choose one from 1 to the 200 examples"),

@@ -215,7 +215,7 @@ def test_a_sweep_of_rates_too_low_says_so_last_and_has_no_bounds(make_loop):
             "start_lr is -1.0; a learning rate must be finite, at least 0",
         ),
         ({"start_lr": float("nan")}, ValueError, "start_lr is nan; a learning rate must be finite"),
-        ({"start_lr": "low"}, TypeError, "start_lr is 'low', which is not a number"),
+        ({"start_lr": "low"}, TypeError, "start_lr is 'low'; it must be a number"),
         ({"end_lr": float("inf")}, ValueError, "end_lr is inf; a learning rate must be finite"),
         ({"start_lr": 1.0, "end_lr": 0.1}, ValueError, "end_lr 0.1 is not above start_lr 1; swap the two"),
         ({"num_steps": 1}, ValueError, "num_steps is 1; a sweep takes at least 2"),
@@ -227,7 +227,7 @@ def test_a_sweep_of_rates_too_low_says_so_last_and_has_no_bounds(make_loop):
             "early_stop is 1; it is a multiple of the best loss and must be finite and above 1",
         ),
         ({"early_stop": float("nan")}, ValueError, "early_stop is nan; it is a multiple of the best loss"),
-        ({"early_stop": True}, TypeError, "early_stop is True, which is not a number"),
+        ({"early_stop": True}, TypeError, "early_stop is True; it must be a number or None"),
     ],
 )
 def test_bad_arguments_are_named_in_one_line_and_no_step_is_taken(make_loop, arguments, error, message):

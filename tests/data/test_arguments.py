@@ -1,0 +1,75 @@
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clr_loop.data import Dataset, Examples
+from clr_loop.data.arguments import checked_types
+from clr_loop.loop.loop import TrainLoop
+from clr_loop.loop.step import StepOptions
+from clr_loop.runs.fit import RunOptions, fit
+from clr_loop.studies.measures import Measure
+
+
+@checked_types
+@dataclass(frozen=True)
+class Things:
+    number: float = 1.0
+    names: Sequence[str] = ()
+    pair: tuple[int, int] | None = None
+    table: Mapping[int, float] | None = None
+    anything: Any = None
+
+
+def test_values_of_the_annotated_types_pass():
+    Things(1, ["a"], (1, 2), {1: 2}, object())
+    Things(np.float32(1), ("a", "b"), [np.int64(1), 2], {np.int32(1): np.float64(2)})
+    Things(pair=None, table={})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"number": "1"}, "number is '1'; it must be a number."),
+        ({"number": True}, "number is True; it must be a number."),
+        ({"names": "ab"}, "names is 'ab'; it must be a list, each a string."),
+        ({"names": ["a", 3]}, "names is ['a', 3]; it must be a list, each a string."),
+        ({"pair": (1,)}, "pair is (1,); it must be a tuple (a whole number, a whole number) or None."),
+        ({"pair": (1, 2.5)}, "pair is (1, 2.5); it must be a tuple (a whole number, a whole number) or None."),
+        (
+            {"table": {"a": 1}},
+            "table is {'a': 1}; it must be a dict, each key a whole number, each value a number or None.",
+        ),
+    ],
+)
+def test_a_value_of_another_type_is_named(arguments, message):
+    with pytest.raises(TypeError) as caught:
+        Things(**arguments)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "name"),
+    [
+        (StepOptions, {"clip_norm": "1"}, "clip_norm"),
+        (StepOptions, {"skip_non_finite": "no"}, "skip_non_finite"),
+        (RunOptions, {"profile": 3}, "profile"),
+        (RunOptions, {"settings": [1]}, "settings"),
+        (Measure, {"name": 3}, "name"),
+        (Dataset, {"name": "a", "train": Examples(1), "validation": None, "num_classes": "3"}, "num_classes"),
+        (fit, {"loop": None, "schedule": len, "epochs": 1}, "loop"),
+        (TrainLoop, {"model": None, "inputs": None, "batch_size": 1}, "model"),
+    ],
+)
+def test_the_package_checks_its_arguments_so(function, arguments, name):
+    with pytest.raises(TypeError, match=rf"^{name} is .*; it must be "):
+        function(**arguments)
+
+
+def test_fit_names_what_is_no_callback_and_no_schedule(make_loop):
+    loop = make_loop()
+    for name, value in {"callbacks": object(), "schedule": 3, "epochs": 1.5, "resume": None}.items():
+        with pytest.raises(TypeError, match=rf"^{name} is .*; it must be "):
+            fit(**{"loop": loop, "schedule": len, "epochs": 1, name: value})
