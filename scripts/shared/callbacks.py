@@ -70,8 +70,7 @@ class SignalWatch(keras.callbacks.Callback):
     def __init__(self) -> None:
         super().__init__()
         self.received: int | None = None
-
-    def on_train_begin(self, logs: Any = None) -> None:  # noqa: D102
+        # Not only when training begins: until then TensorFlow's own handler of several workers would swallow a SIGTERM.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._note)
 

@@ -82,7 +82,7 @@ def test_stopped_without_checkpoints_it_says_that_there_is_nothing_to_go_on_from
 def test_a_second_ctrl_c_stops_at_once():
     code = (
         "import os, signal, sys; sys.path.insert(0, sys.argv[1]); from shared.callbacks import SignalWatch;"
-        "watch = SignalWatch(); watch.on_train_begin();"
+        "watch = SignalWatch();"
         "os.kill(os.getpid(), signal.SIGINT); assert watch.received == signal.SIGINT;"
         "os.kill(os.getpid(), signal.SIGINT); print('still here')"
     )
