@@ -25,14 +25,14 @@ def strategy_of(name):
     return engine.make_strategy(name)
 
 
-def make_loop(strategy, way="arrays", **options):
-    """Return a loop in batches of 48, the last of them of 8 examples."""
+def make_loop(strategy, way="arrays", batch_size=48, **options):
+    """Return a loop over 200 examples: in batches of 48, of which the last has 8 examples."""
     with engine.scope(strategy, "float32"):
         model = classifier(keras.optimizers.SGD(momentum=0.9))
     if way == "dataset":
         dataset_of = dataset_of_arrays((FEATURES, LABELS), 48, True)
         return TrainLoop.from_dataset(model, dataset_of, 200, options=StepOptions(**options))
-    return TrainLoop(model, FEATURES, LABELS, batch_size=48, options=StepOptions(**options))
+    return TrainLoop(model, FEATURES, LABELS, batch_size=batch_size, options=StepOptions(**options))
 
 
 def train(name, runs):
@@ -50,7 +50,7 @@ def train(name, runs):
 
 def count_threads(num_epochs):
     """Train as a worker; print how many threads and handles there are after a quarter of the epochs and at the end."""
-    loop = make_loop(strategy_of("multi_worker"))
+    loop = make_loop(strategy_of("multi_worker"), batch_size=200)
     for part in (num_epochs // 4, num_epochs - num_epochs // 4):
         for _ in range(part):
             loop.run(np.full(loop.steps_per_epoch, 0.01))
