@@ -18,7 +18,7 @@ from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.rates import momentums_of
 from clr_loop.runs.checkpoints import Checkpoint
 from clr_loop.runs.records import Progress, RunRecords
-from clr_loop.runs.result import EpochRecord, rating
+from clr_loop.runs.result import EpochRecord
 from clr_loop.runs.settings import ScheduleFn
 
 # A block of steps should take about this long: the time in which a run answers a signal or moves its progress bar.
@@ -145,17 +145,11 @@ class Run:
                 self._save()
         self._end_epoch(epoch)
         is_last = loop.position >= self.num_batches or loop.model.stop_training
-        if every and (loop.position % every == 0 or is_last or self._is_best()):
+        if every and (loop.position % every == 0 or is_last or self.progress.is_best):
             self._save()
         if self._spoiled is not None:
             what = f"The variable {self._spoiled} is no longer finite in epoch {epoch + 1}"
             raise NonFiniteError(what, self.sound_checkpoint)
-
-    def _is_best(self) -> bool:
-        """Return whether no epoch before this one was as good."""
-        ratings = [rating(record.metrics) for record in self.progress.epochs]
-        *before, now = ratings
-        return now is not None and all(earlier is None or earlier < now for earlier in before)
 
     def _block(self, end: int) -> None:
         """Visit and record the next batches, at most to this position."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,7 +17,7 @@ from clr_loop.loop.loop import Metrics, TrainLoop
 from clr_loop.runs import files as run_files
 from clr_loop.runs.checkpoints import Checkpoint, RunCheckpoints
 from clr_loop.runs.events import SummaryWriter
-from clr_loop.runs.result import EpochRecord, TrainingResult
+from clr_loop.runs.result import EpochRecord, TrainingResult, rating
 from clr_loop.runs.settings import in_words
 
 
@@ -28,14 +29,21 @@ class Progress:
         blocks: the metrics of every block of steps.
         epochs: a record for each whole epoch.
         epoch_seconds, input_wait_seconds: of training in the epoch that is not whole yet; see `EpochRecord`.
+        is_best: whether the last whole epoch is better than all before it; see `result.rating`.
     """
 
     blocks: list[Metrics] = field(default_factory=list)
     epochs: list[EpochRecord] = field(default_factory=list)
     epoch_seconds: float = 0.0
     input_wait_seconds: float = 0.0
+    is_best: bool = False
+    _best: float = -math.inf
     _sums: dict[str, float] = field(default_factory=dict)
     _num_examples: int = 0
+
+    def __post_init__(self) -> None:
+        for record in self.epochs:
+            self._rate(record)
 
     def add_steps(self, metrics: Metrics, batch_sizes: NDArray[np.int32]) -> None:
         """Add steps of one epoch: their metrics, float32 [n] each, and their numbers of examples, [n].
@@ -62,7 +70,13 @@ class Progress:
     def end_epoch(self, record: EpochRecord) -> None:
         """Begin a new epoch after the one that is recorded here."""
         self.epochs.append(record)
+        self._rate(record)
         self.epoch_seconds, self.input_wait_seconds, self._sums, self._num_examples = 0.0, 0.0, {}, 0
+
+    def _rate(self, record: EpochRecord) -> None:
+        found = rating(record.metrics)
+        self.is_best = found is not None and found > self._best
+        self._best = max(self._best, -math.inf if found is None else found)
 
     def history(self) -> dict[str, NDArray[Any]]:
         """Return `step` int64 [n] and the metrics of all steps, float32 [n]."""

@@ -40,8 +40,8 @@ Where none is shown, there are two cases. If the whole interval lies within one 
 less than another seed does, and the verdict names the far end of the interval: a larger difference is not likely. Every
 other case is undecided, and the verdict names the number of seeds from which one or the other is always said. A power
 of 80 % means that four such comparisons in five show a difference of this size. It rests on the standard deviation
-that was seen, so it is rough if the seeds are few. Start with new seeds when you run more, because looking twice at
-the same ones makes a false difference more likely."""
+that was seen, so it is rough if the seeds are few. Decide on the number of seeds before the first run: looking at some
+and then adding more makes a false difference more likely."""
 
 
 def write(comparison: Comparison, output_dir: Path, dataset: str, model: str) -> None:

@@ -24,9 +24,13 @@ class Things:
 
 
 def test_values_of_the_annotated_types_pass():
-    Things(1, ["a"], (1, 2), {1: 2}, object())
-    Things(np.float32(1), ("a", "b"), [np.int64(1), 2], {np.int32(1): np.float64(2)})
-    Things(pair=None, table={})
+    for arguments in (
+        {"number": 1, "names": ["a"], "pair": (1, 2), "table": {1: 2}, "anything": object()},
+        {"number": np.float32(1), "names": ("a", "b"), "pair": [np.int64(1), 2], "table": {np.int32(1): np.float64(2)}},
+        {"pair": None, "table": {}},
+    ):
+        made = Things(**arguments)
+        assert {name: getattr(made, name) for name in arguments} == arguments
 
 
 @pytest.mark.parametrize(
