@@ -1,5 +1,8 @@
 import os
+import signal
 
+# A shell starts a job in the background with SIGINT ignored, and the scripts that tests interrupt would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # TensorFlow's C++ logs before it can be asked not to, and pytest would print that after its own summary.
