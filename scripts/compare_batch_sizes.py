@@ -1,21 +1,23 @@
 """Does a cyclical learning rate with a large batch beat a constant one with a small batch, and is it more than luck?
 
 Runs every batch size with every schedule, several seeds each, and prints what each change did, with its spread. The
-defaults are those of the article "Implementing Cyclic Learning Rates in Keras", all four cells of them.
+defaults are those of the article "Implementing Cyclic Learning Rates in Keras", all four cells of them. Those compare
+settings; --tune compares schedules, each at its best.
 
 Examples:
 
     python scripts/compare_batch_sizes.py
-    python scripts/compare_batch_sizes.py --model=relu_mlp --seeds=5 --output_dir=runs/relu
-    python scripts/compare_batch_sizes.py --bounds=range_test --output_dir=runs/measured_bounds
+    python scripts/compare_batch_sizes.py --tune=8 --model=relu_mlp --seeds=5 --output_dir=runs/tuned
+    python scripts/compare_batch_sizes.py --tune=8 --model=relu_mlp --seeds=5 --output_dir=runs/sizes \\
+        --batch_sizes=32,128,512,2048,8192 --target=0.97 --validate_every=200 --noise_scale
 
-It writes into --output_dir: comparison.json, comparison.csv, report.md, comparison.png, and a folder for each run.
+It writes into --output_dir: comparison.json, comparison.csv, report.md, pictures, and a folder for each run.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,22 +25,18 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from clr_loop import data, schedules
-from clr_loop.runs import files as run_files
-from clr_loop.schedules import Schedule
-from shared import model_flags, output_flags, processes, schedule_flags, terminal
+from clr_loop.runs.files import EVENTS_SUFFIX
+from shared import arm_flags, model_flags, output_flags, processes, schedule_flags, terminal
 
 if TYPE_CHECKING:
-    from clr_loop.loop.loop import TrainLoop
     from clr_loop.studies.arms import Plan
-    from clr_loop.studies.effects import Run
+    from clr_loop.studies.effects import Arm, Run
     from clr_loop.studies.measures import Measure
+    from clr_loop.studies.noise_scale import NoiseScale
+    from clr_loop.studies.tuning import Search
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_list("batch_sizes", ["100", "2000"], "Examples in a step, the reference first.")
-flags.DEFINE_list(
-    "schedules", ["constant", "triangular"], f"The reference first; of {', '.join(schedule_flags.SCHEDULES)}."
-)
 flags.DEFINE_integer("seeds", 3, "Runs of each arm; they differ in initial weights and order of the data.")
 flags.DEFINE_integer(
     "parallel",
@@ -49,129 +47,131 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_string("measure", "val_accuracy", "The metric that arms are compared by, after the last epoch.")
 flags.DEFINE_bool("higher_is_better", None, "Of the measure; not given: no for losses and errors, else yes.")
-flags.DEFINE_float("target", None, "Value of the measure that arms are timed to; not given: 0.9 of an accuracy.")
-flags.DEFINE_enum(
-    "bounds",
-    "flags",
-    ("flags", "range_test"),
-    "Where base_lr and max_lr come from: the flags, or an LR range test for each batch size before any training, which "
-    "sets --step_size too, to two whole cycles, unless it is given.",
+flags.DEFINE_float(
+    "target", None, "Value of the measure whose steps, examples and seconds are told; not given: 0.9 of an accuracy."
 )
+flags.DEFINE_integer(
+    "validate_every", 0, "Steps from one validation to the next, for the target; 0: at each epoch's end.", lower_bound=0
+)
+flags.DEFINE_bool("noise_scale", False, "Measure the gradient noise scale along one more run of the first arm.")
 flags.DEFINE_string(
     "output_dir", "runs/comparison", f"Where to write; {output_flags.EMPTY}, unless --resume or --overwrite."
 )
 flags.DEFINE_bool("resume", False, "Go on with the comparison in --output_dir; finished runs are not run again.")
-for module in (terminal, output_flags, model_flags, schedule_flags):
+for module in (terminal, output_flags, model_flags, schedule_flags, arm_flags):
     flags.adopt_module_key_flags(module)
 
-# The bounds that range tests found, so that --resume goes on with the same ones.
-_BOUNDS = "comparison.bounds.json"
-_MADE = ("comparison.*", "report.md", "*_batch_*/seed_*/")
-
-Bounds = dict[str, float]
-
-
-@flags.validator("batch_sizes", message="must be whole numbers, none twice, such as 100,2000")
-def _are_numbers(values: list[str]) -> bool:
-    return all(value.strip().isdecimal() for value in values) and 0 < len(values) == len(set(map(int, values)))
-
-
-@flags.validator("schedules", message=f"must be of {', '.join(schedule_flags.SCHEDULES)}, none twice")
-def _are_schedules(names: list[str]) -> bool:
-    return set(names) <= set(schedule_flags.SCHEDULES) and 0 < len(names) == len(set(names))
+_EVENTS = f"*{EVENTS_SUFFIX}"
+_MADE = (
+    "comparison.*", "report.md", f"report/{_EVENTS}", f"noise_scale/{_EVENTS}", "*_batch_*/seed_*/",
+    "tuning/*_batch_*/seed_*/",
+)  # fmt: skip
 
 
 def main() -> None:
     """Compare, write the report and print it."""
-    schedule_flags.check(FLAGS.schedules)
-    if FLAGS.bounds == "range_test" and (FLAGS["base_lr"].present or FLAGS["max_lr"].present):
-        raise ValueError("--bounds=range_test finds base_lr and max_lr itself; leave out --base_lr and --max_lr.")
     dataset = model_flags.load_dataset()
-    planned = {size: _schedules(dataset, size) for size in map(int, FLAGS.batch_sizes)}
+    arm_flags.check(dataset)
     with output_flags.claim(FLAGS.output_dir, "comparison", FLAGS.resume) as output_dir:
         terminal.start_tensorflow()
         from clr_loop.studies import report
         from clr_loop.studies.arms import Plan
-        from clr_loop.studies.effects import Arm, compare
+        from clr_loop.studies.effects import compare
 
-        measure = _measure(dataset, next(iter(planned)))
+        measure = _measure(dataset)
+        found = arm_flags.Found(dataset, output_dir)
+        epochs = found.epochs()
+        plan = Plan(arm_flags.arms(dataset.num_examples, epochs), range(FLAGS.seeds), epochs, measure)
         settings: dict[str, Any] = model_flags.settings(dataset)
         if FLAGS.bounds == "range_test":
-            for size, found in _bounds(dataset, list(planned), output_dir).items():
-                planned[size] = {name: _within(found, schedule) for name, schedule in planned[size].items()}
-                settings[f"range_test_batch_{size}"] = _as_flags(found)
-        else:
+            bounds = found.bounds(epochs)
+            settings |= {f"range_test_batch_{size}": arm_flags.as_flags(pair) for size, pair in bounds.items()}
+            plan = _with_schedules(plan, lambda arm: arm_flags.within(bounds[arm.batch_size], arm.schedule))
+        searches = []
+        if FLAGS.tune and isinstance(dataset, data.Dataset):
+            searches = _tune(data.hold_out(dataset), plan, found, output_dir)
+            plan = _tuned(plan, searches)
+        if not searches:
             output_flags.begin(output_dir, *_MADE)
-        arms = [Arm(size, name, schedule) for size, named in planned.items() for name, schedule in named.items()]
-        for arm in arms:
-            steps_per_epoch, total_steps = output_flags.run_length(dataset.num_examples, arm.batch_size)
-            terminal.say(f"{arm.label}:\n{schedules.describe(arm.schedule, total_steps, steps_per_epoch)}\n")
-        runs = _run_all(dataset, Plan(arms, range(FLAGS.seeds), FLAGS.epochs, measure), settings, output_dir)
-        comparison = compare(runs, measure)
-        report.write(comparison, output_dir, dataset.name, FLAGS.model)
-        text = report.markdown(comparison, dataset.name, FLAGS.model)
-        terminal.say(f"\n{text}\n{terminal.where(output_dir)}")
+        found.write()
+        for arm in plan.arms:
+            length = output_flags.run_length(dataset.num_examples, arm.batch_size, epochs[arm.batch_size])
+            terminal.say(f"{arm.label}:\n{schedules.describe(arm.schedule, length[1], length[0])}\n")
+        comparison = compare(_run_all(dataset, plan, settings, output_dir), measure)
+        noise_scale = _noise_scale(dataset, plan, found, output_dir) if FLAGS.noise_scale else None
+        context = report.Context(dataset.name, FLAGS.model, FLAGS.budget, searches, noise_scale)
+        report.write(comparison, output_dir, context)
+        terminal.say(f"\n{report.markdown(comparison, context)}\n{terminal.where(output_dir)}")
 
 
-def _schedules(dataset: data.AnyDataset, batch_size: int) -> dict[str, Schedule]:
-    """Return the schedules at this batch size, as the flags say."""
-    length = output_flags.run_length(dataset.num_examples, batch_size)
-    return {name: schedule_flags.make(name, *length) for name in FLAGS.schedules}
-
-
-def _measure(dataset: data.AnyDataset, batch_size: int) -> Measure:
+def _measure(dataset: data.AnyDataset) -> Measure:
     """Return what arms are compared by, after a look at whether the model gives it."""
     from clr_loop.studies.measures import Measure
 
     measure = Measure(FLAGS.measure, FLAGS.higher_is_better, FLAGS.target)
     if FLAGS.target is None and measure.is_share:
         measure = dataclasses.replace(measure, target=0.9)
-    names = _make_loop(dataset, batch_size).metric_names
+    names = arm_flags.make_loop(dataset, arm_flags.batch_sizes()[0]).metric_names
     measure.check([*names, *(f"val_{name}" for name in names if dataset.validation is not None)])
     return measure
 
 
-def _make_loop(dataset: data.AnyDataset, batch_size: int) -> TrainLoop:
-    from clr_loop.loop.make_loop import make_loop
+def _with_schedules(plan: Plan, schedule_of: Callable[[Arm], schedules.Schedule]) -> Plan:
+    arms = [dataclasses.replace(arm, schedule=schedule_of(arm)) for arm in plan.arms]
+    return dataclasses.replace(plan, arms=arms)
 
-    return make_loop(model_flags.make_model(dataset, 0), dataset, batch_size, options=model_flags.step_options())
 
+def _tune(held_out: data.Dataset, plan: Plan, found: arm_flags.Found, output_dir: Path) -> list[Search]:
+    """Find the best rate of every arm on held-out examples."""
+    from clr_loop.studies import tuning
 
-def _bounds(dataset: data.AnyDataset, batch_sizes: Sequence[int], output_dir: Path) -> dict[int, Bounds]:
-    """Return what range tests with each seed suggest for each batch size, or suggested when this comparison began."""
-    path = output_dir / _BOUNDS
-    saved: dict[str, Bounds] = run_files.read_json(path) if FLAGS.resume and path.exists() else {}
-    found = {size: saved.get(str(size)) or _suggested_bounds(dataset, size) for size in batch_sizes}
+    centers = found.centers(held_out)
     output_flags.begin(output_dir, *_MADE)
-    run_files.write_json(path, {**saved, **{str(size): bounds for size, bounds in found.items()}})
-    return found
+    found.write()
+    trials_dir = output_dir / "tuning"
+    trials_dir.mkdir(exist_ok=True)
+    epochs = {size: plan.epochs_at(size) for size in arm_flags.batch_sizes()}
+    trials = dataclasses.replace(plan, arms=arm_flags.arms(held_out.num_examples, epochs), seeds=[tuning.SEED])
+
+    def run_trials(trial_plan: Plan) -> list[Run]:
+        return _run_seeds(trial_plan, model_flags.settings(held_out), trials_dir, trial_plan.seeds, held_out,
+                          FLAGS.resume, are_trials=True)  # fmt: skip
+
+    searches = tuning.tune(trials, centers, FLAGS.tune, run_trials)
+    for search in searches:
+        at_edge = f", at the {search.edge} edge of what was tried" if search.edge else ""
+        terminal.say(f"best rate of {search.arm.label}: {search.best.learning_rate:g}{at_edge}")
+    return searches
 
 
-def _suggested_bounds(dataset: data.AnyDataset, batch_size: int) -> Bounds:
-    """Return what a range test with each seed suggests."""
-    from clr_loop.studies import range_test
-    from clr_loop.studies.suggestions import NoSuggestionError
+def _tuned(plan: Plan, searches: Sequence[Search]) -> Plan:
+    from clr_loop.studies.tuning import at_rate
 
-    make_model = partial(model_flags.make_model, dataset)
-    tests = range_test.run_seeds(_make_loop(dataset, batch_size), make_model, FLAGS.seeds)
-    try:
-        found = dataclasses.asdict(range_test.suggested_bounds(tests, FLAGS.epochs))
-    except NoSuggestionError as error:
-        raise NoSuggestionError(f"Range test at batch {batch_size}: {error} Or take --bounds=flags.") from error
-    if FLAGS["step_size"].present:
-        del found["step_size"]
-    terminal.say(f"range test, batch {batch_size}: {_as_flags(found)}\n")
-    return found
+    rates = {search.arm.label: search.best.learning_rate for search in searches}
+    return _with_schedules(plan, lambda arm: at_rate(arm.schedule, rates[arm.label]))
 
 
-def _as_flags(found: Bounds) -> str:
-    return " ".join(f"--{name}={value}" for name, value in found.items())
+def _noise_scale(dataset: data.AnyDataset, plan: Plan, found: arm_flags.Found, output_dir: Path) -> NoiseScale:
+    """Measure the gradient noise along a run of the first arm, with the seed of the trials."""
+    import numpy as np
 
+    from clr_loop.runs import events
+    from clr_loop.studies import noise_scale, tuning
 
-def _within(found: Bounds, schedule: Schedule) -> Schedule:
-    """Return the schedule with those of these arguments that it takes; a constant takes none."""
-    config = schedule.to_config()
-    return schedules.from_config({**config, **{name: value for name, value in found.items() if name in config}})
+    arm = plan.arms[0]
+
+    def measure() -> dict[str, Any]:
+        if not isinstance(dataset, data.Dataset):
+            raise ValueError("--noise_scale takes gradients of the training arrays, and these data are streamed.")
+        loop = arm_flags.make_loop(dataset, arm.batch_size, tuning.SEED)
+        along = noise_scale.measure(loop, arm.schedule, plan.epochs_at(arm.batch_size), dataset.train)
+        events.write_curves(output_dir / "noise_scale", {"noise_scale": np.array(along.batch_sizes)})
+        return vars(along)
+
+    kept: Mapping[str, Any] = found.keep("noise_scale", arm.batch_size, measure)
+    found.write()
+    steps, noise, signal = (tuple(kept[name]) for name in ("steps", "noise", "signal"))
+    return noise_scale.NoiseScale(steps, noise, signal, kept["largest"])
 
 
 def _run_all(dataset: data.AnyDataset, plan: Plan, settings: dict[str, Any], output_dir: Path) -> list[Run]:
@@ -199,28 +199,36 @@ def _run_seeds(
     resume: bool,
     is_timed: bool = True,
     is_told: bool = True,
+    are_trials: bool = False,
 ) -> list[Run]:
     """Run every arm with these seeds, and say what each run gave."""
     from clr_loop.runs.fit import RunOptions
     from clr_loop.studies.arms import run_arms
     from shared.callbacks import ProgressBar
 
+    def label(arm: Arm, seed: int) -> str:
+        return f"trial of {arm.label}" if are_trials else f"{arm.label}, seed {seed}"
+
     def say_run(run: Run) -> None:
         if is_told:
             result, name = run.result, plan.measure.name
             seconds = f", trained {result.train_seconds:.2f} s" if result.is_timed else ""
-            terminal.say(f"{run.arm.label}, seed {run.seed}: {name} {result.final[name]:#.4g}{seconds}")
+            terminal.say(f"{label(run.arm, run.seed)}: {name} {result.final[name]:#.4g}{seconds}")
 
+    every = 0 if are_trials else FLAGS.validate_every
+    if every:
+        settings = {**settings, "validate_every": every}
     return run_arms(
         dataset,
         partial(model_flags.make_model, dataset),
         dataclasses.replace(plan, seeds=seeds),
         output_dir,
         resume=resume,
+        skip_diverged=are_trials,
         step_options=model_flags.step_options(),
-        run_options=RunOptions(settings=settings, checkpoint_every=0, is_timed=is_timed),
+        run_options=RunOptions(settings=settings, checkpoint_every=0, validate_every=every, is_timed=is_timed),
         # Several processes would draw their bars over each other.
-        make_callbacks=lambda arm, seed: [ProgressBar(f"{arm.label}, seed {seed}")] if is_timed else [],
+        make_callbacks=lambda arm, seed: [ProgressBar(label(arm, seed))] if is_timed else [],
         on_run=say_run,
     )
 

@@ -34,6 +34,9 @@ flags.DEFINE_integer("seed", 0, "Of the initial weights and of the order of the 
 flags.DEFINE_string("run_dir", "runs/train", f"Where to write; {output_flags.EMPTY}, unless --resume or --overwrite.")
 flags.DEFINE_string("checkpoint_every", "1ep", f"From one checkpoint to the next; {schedule_flags.UNITS}; or never.")
 flags.DEFINE_integer("keep_checkpoints", 3, "How many of the newest checkpoints to keep, beside the best.")
+flags.DEFINE_string(
+    "validate_every", None, f"From one validation to the next, beside that of each epoch; {schedule_flags.UNITS}."
+)
 flags.DEFINE_bool("resume", False, "Go on with the run in --run_dir, from its newest good checkpoint.")
 flags.DEFINE_integer("resume_from", None, "With --resume: go back to the checkpoint of this step.")
 flags.DEFINE_enum(
@@ -53,7 +56,10 @@ flags.DEFINE_string("profile", None, "FROM:TO, in steps: profile these for Tenso
 
 # These say what this command does with the run; the others say what the run is, and are saved with it.
 OF_COMMAND = ("help", "run_dir", "resume", "resume_from", "overwrite", "on_change", "profile")
-MAY_DIFFER = ("data_dir", "epochs", "checkpoint_every", "keep_checkpoints", "feed", "strategy", "logical_devices")
+MAY_DIFFER = (
+    "data_dir", "epochs", "checkpoint_every", "keep_checkpoints", "validate_every", "feed", "strategy",
+    "logical_devices",
+)  # fmt: skip
 for module in (terminal, output_flags, model_flags, loop_flags, schedule_flags):
     flags.adopt_module_key_flags(module)
 
@@ -83,6 +89,9 @@ def main() -> int | None:
     schedule = schedule_flags.make(FLAGS.schedule, steps_per_epoch, total_steps)
     every = FLAGS.checkpoint_every
     every = 0 if every == "never" else to_steps(every, steps_per_epoch, total_steps, "checkpoint_every")
+    validate_every = FLAGS.validate_every and to_steps(
+        FLAGS.validate_every, steps_per_epoch, total_steps, "validate_every"
+    )
     with loop_flags.claim(FLAGS.run_dir, FLAGS.resume) as run_dir:
         strategy = loop_flags.start()
         from clr_loop.runs.fit import RunOptions
@@ -92,6 +101,7 @@ def main() -> int | None:
             settings={**model_flags.settings(dataset), "command": terminal.given_flags(OF_COMMAND)},
             checkpoint_every=every,
             keep_checkpoints=FLAGS.keep_checkpoints,
+            validate_every=validate_every or 0,
             on_change=FLAGS.on_change,
             resume_from=FLAGS.resume_from,
             profile=_window(FLAGS.profile) if FLAGS.profile else None,

@@ -6,10 +6,20 @@ Importing this package imports neither TensorFlow nor Keras. `build_model` needs
 import importlib
 from typing import Any
 
-from clr_loop.data.datasets import AnyDataset, Dataset, Examples, StreamedDataset, load
+from clr_loop.data.datasets import AnyDataset, Dataset, Examples, StreamedDataset, hold_out, load
 from clr_loop.data.order import epoch_order, sha256_of
 
-__all__ = ["AnyDataset", "Dataset", "Examples", "StreamedDataset", "build_model", "epoch_order", "load", "sha256_of"]
+__all__ = [
+    "AnyDataset",
+    "Dataset",
+    "Examples",
+    "StreamedDataset",
+    "build_model",
+    "epoch_order",
+    "hold_out",
+    "load",
+    "sha256_of",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -118,6 +118,42 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> AnyDatase
         raise ValueError(f"dataset {name}: {error}") from error
 
 
+@checked_types
+def hold_out(dataset: Dataset, share: float = 0.1, seed: int = 0) -> Dataset:
+    """Return a dataset with a part of the training examples for validation, in place of its own validation examples.
+
+    What is chosen on these examples can then be measured on the others fairly. Of class labels, each class gives the
+    same share to within one example.
+
+    Args:
+        share: float, above 0 and below 1.
+        seed: int, at least 0: which examples are held out.
+
+    Raises:
+        ValueError: if share is out of range, or so few examples are held out or left that a class, or everything, is
+            missing there.
+    """
+    if not 0.0 < share < 1.0:
+        raise ValueError(f"The share to hold out is {share}; choose one above 0 and below 1, such as 0.1.")
+    order = np.random.default_rng(seed).permutation(dataset.num_examples)
+    targets = dataset.train.targets
+    labels = targets if dataset.num_classes is not None and _are_labels(targets) else np.zeros(len(order), np.int32)
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    is_held = np.diff(np.floor(np.arange(len(order) + 1) * share)) > 0
+    kept, held = np.sort(by_class[~is_held]), np.sort(by_class[is_held])
+    for name, part in (("held out", held), ("left to train on", kept)):
+        missing = np.setdiff1d(labels, labels[part])
+        if len(missing):
+            what = f"no example of class {missing[0]}" if dataset.num_classes else "no example"
+            raise ValueError(
+                f"With a share of {share:g} of {len(order)} examples {what} is {name}; choose another share, or give "
+                "more examples."
+            )
+    examples: Any = dataset.train
+    train, validation = (optree.tree_map(lambda array, part=part: array[part], examples) for part in (kept, held))
+    return replace(dataset, train=Examples(*train), validation=Examples(*validation))
+
+
 def _from_pairs(name: str, loaded: Any) -> Dataset:
     pairs = loaded if isinstance(loaded, (tuple, list)) else ()
     if len(pairs) != 2 or not all(isinstance(pair, (tuple, list)) and len(pair) in (2, 3) for pair in pairs):

@@ -280,6 +280,7 @@ class TrainLoop:
         step = TrainStep(self.model, self.options, self._scale, self.metric_names, self.halves)
         self._feed.begin(step, self.jit_compile)
         self._evaluate_batch = tf.function(step.evaluate, autograph=False)
+        self._gradients_of = tf.function(step.gradients, autograph=False)
         self._trained, self._compiled = trained, set()
 
     def run(self, learning_rates: ArrayLike, momentums: ArrayLike | None = None) -> Metrics:
@@ -375,6 +376,25 @@ class TrainLoop:
             )
             size = int(num_examples_of(part))
             yield size, self._evaluate_batch(part, tf.constant(size))
+
+    def gradients(self, inputs: Any, targets: Any = None, sample_weight: Any = None) -> NDArray[np.float32]:
+        """Return the gradient of the mean loss of these examples, in training mode, as one vector [parameters].
+
+        Nothing is changed, and clip_norm is left out. The arguments are those of the training data.
+
+        Raises:
+            ValueError: if the model is trained on several replicas; else, and TypeError, as for the training data.
+        """
+        if engine.is_distributed(self.model.distribute_strategy):
+            raise ValueError("The gradients of several replicas are not at hand; make the model without a strategy.")
+        if _trained(self.model) != self._trained:
+            self._begin(_trained(self.model))
+        batch = batch_of(inputs, targets, sample_weight)
+        checks.check_arrays(batch)
+        checks.check_classes(batch, self._classes)
+        found = self._gradients_of(keras.tree.map_structure(tf.convert_to_tensor, batch))
+        reset_metrics(self.model)
+        return np.concatenate([gradient.numpy().ravel() for gradient in found])
 
     def finalize(self) -> None:
         """Give the variables the values that Keras' `fit` ends with: averages, for an optimizer with use_ema=True."""

@@ -162,23 +162,40 @@ class TrainStep:
         losses, results = self.strategy.run(self._evaluate, args=(batch, size))
         return self._summed(losses), self._named(results)
 
+    def gradients(self, batch: Batch) -> list[tf.Tensor]:
+        """Return the gradients of a batch's mean loss in training mode, before any clipping, one replica's alone.
+
+        Nothing is changed. A variable that the loss does not depend on has none.
+        """
+        with self._kept_statistics(), tf.GradientTape() as tape:
+            losses, _ = self._forward(batch, num_examples_of(batch), training=True)
+        found = tape.gradient(losses["loss"], self._model.trainable_variables)
+        return [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found if g is not None]
+
+    @contextlib.contextmanager
+    def _kept_statistics(self) -> Iterator[None]:
+        """Put back what a forward pass changes: averages of batch-norm, states of random numbers."""
+        statistics = self._model.non_trainable_variables
+        kept = [tf.identity(variable.value) for variable in statistics]
+        try:
+            yield
+        finally:
+            for variable, value in zip(statistics, kept, strict=True):
+                variable.assign(value)
+
     def halves_add_up(self, batch: Batch) -> bool:
         """Try out whether the loss and gradients of two halves add up to those of a whole batch.
 
         They do not where examples have a say in each other's results (batch-norm), where random numbers are drawn,
         where the loss is no mean, or where the output carries a mask. Nothing is changed.
         """
-        statistics = self._model.non_trainable_variables
-        kept = [tf.identity(variable.value) for variable in statistics]
         found = []
         for self._num_parts in (1, 2):
             try:
-                losses, _, gradients = self._gradients(batch, num_examples_of(batch))
+                with self._kept_statistics():
+                    losses, _, gradients = self._gradients(batch, num_examples_of(batch))
             except ValueError:
                 return False
-            finally:
-                for variable, value in zip(statistics, kept, strict=True):
-                    variable.assign(value)
             found.append([losses["loss"], *(tf.convert_to_tensor(g) for g in gradients if g is not None)])
         reset_metrics(self._model)
         sizes = [float(tf.reduce_max(tf.abs(whole))) for whole in found[0]]

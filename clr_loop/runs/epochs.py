@@ -85,7 +85,7 @@ class Run:
     Attributes:
         loop, schedule, epochs, callbacks: as for `fit`.
         validation: the arguments of `TrainLoop.evaluate`; () for none.
-        checkpoint_every: batches from one checkpoint to the next; 0 for none.
+        checkpoint_every, validate_every: batches from one checkpoint, or validation, to the next; 0 for none.
         profile: the batches to profile; empty for none.
         records, progress: where to keep what is done, if anywhere, and what has been done.
     """
@@ -96,6 +96,7 @@ class Run:
     epochs: int
     callbacks: Sequence[keras.callbacks.Callback]
     checkpoint_every: int
+    validate_every: int
     profile: range
     records: RunRecords | None = None
     progress: Progress = field(default_factory=Progress)
@@ -141,6 +142,8 @@ class Run:
         while loop.position < end:
             self._stop_if_asked()
             self._block(end)
+            if self.validate_every and loop.position % self.validate_every == 0 and loop.position < end:
+                self._validate_within(epoch)
             if every and loop.position % every == 0 and loop.position < end:
                 self._save()
         self._end_epoch(epoch)
@@ -178,12 +181,11 @@ class Run:
         self._call(self._hooks.on_train_batch_end, batch + num_batches - 1, progress.logs())
 
     def _num_batches(self, end: int) -> int:
-        """Return how many batches to visit in one call: to a checkpoint or a border of the profile at most."""
-        position, every, window = self.loop.position, self.checkpoint_every, self.profile
+        """Return how many batches to visit in one call: to a checkpoint, a validation or a border of the profile."""
+        position, window = self.loop.position, self.profile
         self._profile(position in window)
-        next_checkpoint = position + every - position % every if every else end
-        borders = (end, next_checkpoint, window.start, window.stop)
-        to_borders = [border - position for border in borders if border > position]
+        stops = [position + n - position % n for n in (self.checkpoint_every, self.validate_every) if n]
+        to_borders = [border - position for border in (end, *stops, window.start, window.stop) if border > position]
         return min(self._block_steps, self.loop.block_steps, *to_borders)
 
     def _profile(self, is_on: bool) -> None:
@@ -195,24 +197,38 @@ class Run:
 
     def _end_epoch(self, epoch: int) -> None:
         """Evaluate, record the epoch and tell the callbacks."""
-        loop, progress = self.loop, self.progress
-        metrics = progress.logs()
-        if not metrics:  # Every update of the epoch was skipped.
+        loop = self.loop
+        if not self.progress.logs():  # Every update of the epoch was skipped.
             rate = float(keras.ops.convert_to_numpy(loop.optimizer.learning_rate))
             raise NonFiniteLossError(loop.step, rate, math.nan, self.sound_checkpoint)
-        rate = metrics.pop("learning_rate")
-        metrics |= {f"val_{name}": value for name, value in self._evaluate().items()}
-        seconds = progress.epoch_seconds, progress.input_wait_seconds
-        record = EpochRecord(epoch + 1, loop.step - 1, rate, metrics, *seconds)
-        progress.end_epoch(record)
+        record = self._record(epoch)
+        metrics = record.metrics
+        self.progress.end_epoch(record)
         if self.records is not None:
             self.records.add_epoch(record)
-        logs = {**metrics, "learning_rate": rate, "epoch_seconds": record.epoch_seconds}
+        logs = {**metrics, "learning_rate": record.learning_rate, "epoch_seconds": record.epoch_seconds}
         if record.input_wait_seconds:
             logs["input_wait_seconds"] = record.input_wait_seconds
         self._call(self._hooks.on_epoch_end, epoch, logs)
         if not math.isfinite(metrics.get("val_loss", 0.0)):
             raise NonFiniteError(f"val_loss is {metrics['val_loss']} after epoch {epoch + 1}", self.sound_checkpoint)
+
+    def _validate_within(self, epoch: int) -> None:
+        """Evaluate and record that, within an epoch that has taken a step."""
+        if self.progress.logs():
+            record = self._record(epoch)
+            self.progress.validations.append(record)
+            if self.records is not None:
+                self.records.add_validation(record)
+
+    def _record(self, epoch: int) -> EpochRecord:
+        """Evaluate, and return the epoch as it stands."""
+        progress = self.progress
+        metrics = progress.logs()
+        rate = metrics.pop("learning_rate")
+        metrics |= {f"val_{name}": value for name, value in self._evaluate().items()}
+        seconds = progress.epoch_seconds, progress.input_wait_seconds
+        return EpochRecord(epoch + 1, self.loop.step - 1, rate, metrics, *seconds)
 
     def _evaluate(self) -> dict[str, float]:
         if not self.validation:

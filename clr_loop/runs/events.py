@@ -3,7 +3,7 @@
 One event carries all values of a step. Under the run directory, which TensorBoard shows as a run:
 
     train/       learning_rate, loss and the metrics at every step; epoch_seconds at every epoch's last step
-    validation/  loss and the metrics at every epoch's last step
+    validation/  loss and the metrics at every step after which the model was validated
     .            the settings as text; hyperparameters; final/… values for the HParams page
 
 The events are TensorBoard's own messages in TensorFlow's record files. TensorBoard's `EventFileWriter` writes the same
@@ -24,6 +24,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import summary as custom_scalar
 from tensorboard.plugins.hparams import api as hparams_api
 from tensorboard.plugins.hparams import api_pb2, summary
 from tensorboard.plugins.text import summary_v2 as text
@@ -102,13 +104,16 @@ class SummaryWriter:
         self._train.flush()
 
     @_os_errors()
-    def add_epoch(self, step: int, epoch_seconds: float, validation: Mapping[str, float]) -> None:
-        """Write an epoch's seconds to `train/` and its validation values, if any, to `validation/`."""
+    def add_epoch(self, step: int, epoch_seconds: float) -> None:
+        """Write an epoch's seconds to `train/`."""
         self._train.add(step, _scalars({"epoch_seconds": epoch_seconds}))
         self._train.flush()
-        if validation:
-            self._validation.add(step, _scalars(validation))
-            self._validation.flush()
+
+    @_os_errors()
+    def add_validation(self, step: int, values: Mapping[str, float]) -> None:
+        """Write the values of a validation to `validation/`."""
+        self._validation.add(step, _scalars(values))
+        self._validation.flush()
 
     @_os_errors()
     def add_final(self, step: int, values: Mapping[str, float]) -> None:
@@ -138,11 +143,35 @@ def write_curves(run_dir: Path, curves: Mapping[str, NDArray[Any]]) -> None:
 @_os_errors()
 def write_picture(run_dir: Path, tag: str, png: bytes) -> None:
     """Write a picture in PNG format, at step 0."""
-    width, height = struct.unpack(">II", png[16:24])  # The first chunk of every PNG begins with them.
     file = _EventFile(run_dir)
-    image = summary_pb2.Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
-    file.add(0, summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=tag, image=image)]))
+    file.add(0, _image(tag, png))
     file.close()
+
+
+@_os_errors()
+def write_report(run_dir: Path, report: str, pictures: Mapping[str, bytes], metric: str) -> None:
+    """Write a report in Markdown and its pictures in PNG format, by their tags.
+
+    With it comes a layout for the page Custom Scalars, which lays the curves of all runs over each other: learning
+    rate, loss, and a metric.
+    """
+    charts = [
+        layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=[f"^{tag}$"]))
+        for title, tag in {"learning rate": "learning_rate", "loss": "loss", metric: metric}.items()
+    ]
+    layout = layout_pb2.Layout(category=[layout_pb2.Category(title="all arms and seeds", chart=charts)])
+    file = _EventFile(run_dir)
+    file.add(0, text.text_pb("report", report))
+    file.add(0, custom_scalar.pb(layout))
+    for tag, png in pictures.items():
+        file.add(0, _image(tag, png))
+    file.close()
+
+
+def _image(tag: str, png: bytes) -> summary_pb2.Summary:
+    width, height = struct.unpack(">II", png[16:24])  # The first chunk of every PNG begins with them.
+    image = summary_pb2.Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
+    return summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=tag, image=image)])
 
 
 class _EventFile:

@@ -17,7 +17,8 @@ import numpy as np
 from absl import logging
 from numpy.typing import NDArray
 
-CONFIG, RESULT, HISTORY, EPOCHS = "config.json", "result.json", "history.csv", "epochs.csv"
+CONFIG, RESULT = "config.json", "result.json"
+HISTORY, EPOCHS, VALIDATIONS = _CSV = ("history.csv", "epochs.csv", "validations.csv")
 CHECKPOINTS, MANIFEST, VARIABLES = "checkpoints", "manifest.json", "variables.npz"
 
 # The end of our event files' names tells them from those of others, which TensorBoard would show just as well.
@@ -30,7 +31,7 @@ _CHECKPOINT_FILES = tuple(
     for name in (VARIABLES, MANIFEST, f".{MANIFEST}.draft")
 )
 # Whatever else is in a directory was put there by somebody else and stays.
-_MADE = (CONFIG, RESULT, HISTORY, EPOCHS, "curves.png", ".*.json.draft", *_EVENT_FILES, *_CHECKPOINT_FILES)
+_MADE = (CONFIG, RESULT, *_CSV, "curves.png", ".*.json.draft", *_EVENT_FILES, *_CHECKPOINT_FILES)
 
 _in_use: dict[Path, object] = {}
 
@@ -159,14 +160,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class RunFiles:
-    """Appends to `history.csv` and `epochs.csv` in a claimed directory while a run goes on.
+    """Appends to the CSV files in a claimed directory while a run goes on.
 
-    history.csv has a line for each step: the 0-based step, then its metrics. epochs.csv has a line for each epoch.
+    history.csv has a line for each step: the 0-based step, then its metrics. epochs.csv has a line for each epoch, and
+    validations.csv, made when the first comes, one of the same form for each validation within an epoch.
     """
 
     def __init__(self, directory: Path) -> None:
-        self._history = open(directory / HISTORY, "a", newline="")  # noqa: SIM115 (closed by `close`)
-        self._epochs = open(directory / EPOCHS, "a", newline="")  # noqa: SIM115
+        self._directory = directory
+        self._files = {name: self._open(name) for name in (HISTORY, EPOCHS)}
+
+    def _open(self, name: str) -> io.TextIOWrapper:
+        return open(self._directory / name, "a", newline="")
 
     def add_steps(self, first_step: int, metrics: Mapping[str, NDArray[np.float32]]) -> None:
         """Append a line for each step from `first_step` on; metrics: name → float32 [n], the same names each time."""
@@ -174,15 +179,24 @@ class RunFiles:
         # Nine digits tell any two float32 apart.
         form = ",".join(["%d", *["%.9g"] * len(columns)]) + "\n"
         rows = zip(range(first_step, first_step + len(columns[0])), *columns, strict=True)
-        _append(self._history, ["step", *metrics], "".join([form % row for row in rows]))
+        _append(self._files[HISTORY], ["step", *metrics], "".join([form % row for row in rows]))
 
     def add_epoch(self, row: Mapping[str, float]) -> None:
         """Append a line for an epoch; the same names each time."""
-        _append(self._epochs, list(row), ",".join(map(repr, row.values())) + "\n")
+        self._add_row(EPOCHS, row)
+
+    def add_validation(self, row: Mapping[str, float]) -> None:
+        """Append a line for a validation within an epoch; the same names each time."""
+        if VALIDATIONS not in self._files:
+            self._files[VALIDATIONS] = self._open(VALIDATIONS)
+        self._add_row(VALIDATIONS, row)
+
+    def _add_row(self, name: str, row: Mapping[str, float]) -> None:
+        _append(self._files[name], list(row), ",".join(map(repr, row.values())) + "\n")
 
     def close(self) -> None:
-        """Close both files."""
-        for file in (self._history, self._epochs):
+        """Close the files."""
+        for file in self._files.values():
             with _naming(file.name):
                 file.close()
 
@@ -214,9 +228,9 @@ def read_history(directory: Path) -> dict[str, NDArray[Any]]:
     return {name: values if name == "step" else values.astype(np.float32) for name, values in columns.items()}
 
 
-def read_epochs(directory: Path) -> list[dict[str, float]]:
-    """Read `epochs.csv`: a dictionary for each epoch, with ints for `epoch` and `step` and floats for all else."""
-    columns = _read_csv(directory / EPOCHS)
+def read_epochs(directory: Path, name: str = EPOCHS) -> list[dict[str, float]]:
+    """Read `epochs.csv` or `validations.csv`: a dictionary a line, with ints for `epoch` and `step`, else floats."""
+    columns = _read_csv(directory / name)
     return [dict(zip(columns, row, strict=True)) for row in zip(*(v.tolist() for v in columns.values()), strict=True)]
 
 
@@ -236,10 +250,10 @@ def _read_csv(path: Path) -> dict[str, NDArray[Any]]:
         raise ValueError(f"{path} is damaged ({error}); restore it or start a new run.") from error
 
 
-def digests(directory: Path) -> dict[str, str | None]:
-    """Return the SHA-256 of `history.csv` and of `epochs.csv`, by these names; None for one that is not there."""
-    paths = {name: directory / name for name in (HISTORY, EPOCHS)}
-    return {n: hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() else None for n, p in paths.items()}
+def digests(directory: Path) -> dict[str, str]:
+    """Return the SHA-256 of each CSV file that is there, by its name."""
+    paths = {name: directory / name for name in _CSV}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items() if path.is_file()}
 
 
 class GrowingFiles:
@@ -282,7 +296,7 @@ class GrowingFiles:
         found = self._paths()
         for name in [name for name, note in notes.items() if name not in found or not _is_kept(found[name], note)]:
             path = self._directory / name
-            if name in (HISTORY, EPOCHS):
+            if name in _CSV:
                 what = "no longer begins with what it held at the checkpoint"
                 raise ValueError(f"{path} {what}; restore it or start a new run.")
             logging.warning("%s was removed or changed; TensorBoard may lack points of this run", path)
@@ -294,7 +308,7 @@ class GrowingFiles:
 
     def _paths(self) -> dict[str, Path]:
         """Return the files that are there, by their paths in the directory."""
-        patterns = (HISTORY, EPOCHS, *_EVENT_FILES)
+        patterns = (*_CSV, *_EVENT_FILES)
         found = [path for pattern in patterns for path in _without_links(self._directory, pattern)]
         files = [path for path in found if path.is_file() and not path.is_symlink()]
         return {path.relative_to(self._directory).as_posix(): path for path in files}

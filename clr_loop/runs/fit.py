@@ -63,6 +63,8 @@ class RunOptions:
             best so far have one, too. None saves one each epoch, 0 saves none.
         keep_checkpoints: int, at least 1: how many of the newest to keep, beside the best by `val_accuracy` or, where
             there is none, by `val_loss`.
+        validate_every: batches from one validation to the next, beside that at each epoch's end. These are recorded in
+            validations.csv and `TrainingResult.validations`. 0 adds none.
         on_change: what to do on resuming if the schedule, or a version of what the result depends on, has changed.
             None: raise. "keep": take the saved schedule. "replace": take the given one, at the same step. "rebase":
             take the given one, its step 0 at the current step. More epochs are always allowed.
@@ -80,6 +82,7 @@ class RunOptions:
     settings: Mapping[str, Any] = field(default_factory=dict)
     checkpoint_every: int | None = None
     keep_checkpoints: int = 3
+    validate_every: int = 0
     on_change: OnChange | None = None
     resume_from: int | None = None
     profile: tuple[int, int] | None = None
@@ -89,6 +92,7 @@ class RunOptions:
         if self.checkpoint_every is not None and checked_integer("checkpoint_every", self.checkpoint_every) < 0:
             raise ValueError(f"checkpoint_every is {self.checkpoint_every}; give a number of batches, or 0 for never.")
         checked_whole("keep_checkpoints", self.keep_checkpoints)
+        checked_whole("validate_every", self.validate_every, low=0)
         if self.on_change is not None:
             checked_choice("on_change", self.on_change, "keep", "replace", "rebase")
         if self.resume_from is not None:
@@ -149,7 +153,8 @@ def fit(
         raise ValueError(f"resume_from is {options.resume_from}, but the run is not resumed; give resume=True, too.")
     every = loop.steps_per_epoch if options.checkpoint_every is None else options.checkpoint_every
     validated = (validation,) if isinstance(validation, tf.data.Dataset) else tuple(validation or ())
-    run = Run(loop, schedule, validated, epochs, callbacks, every, range(*(options.profile or (0, 0))))
+    profile = range(*(options.profile or (0, 0)))
+    run = Run(loop, schedule, validated, epochs, callbacks, every, options.validate_every, profile)
     _check(run, has_directory=run_dir is not None)
     settings = run_settings(loop, schedule, epochs, {**options.settings, "validation": _digest(validated)})
     if run_dir is None:
@@ -180,6 +185,7 @@ def _train(run: Run, settings: dict[str, Any], checkpoint: Checkpoint | None, is
             settings=settings,
             history=run.progress.history(),
             epochs=run.progress.epochs,
+            validations=run.progress.validations,
             compile_seconds=compile_seconds,
             num_examples=loop.num_examples,
             num_skipped=loop.num_skipped,
@@ -202,6 +208,8 @@ def _check(run: Run, has_directory: bool) -> None:
     checked_whole("epochs", run.epochs)
     if loop.position != 0:
         raise ValueError(f"The loop has taken {loop.step} steps already; make a new one, and resume=True to go on.")
+    if run.validate_every and not run.validation:
+        raise ValueError(f"validate_every is {run.validate_every}, but there is no validation data; give validation.")
     if profile and not has_directory:
         raise ValueError("A profile needs a directory to be written to; give run_dir.")
     if profile and profile.start >= run.num_batches:

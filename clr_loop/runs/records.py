@@ -28,12 +28,14 @@ class Progress:
     Attributes:
         blocks: the metrics of every block of steps.
         epochs: a record for each whole epoch.
+        validations: a record for each validation within an epoch.
         epoch_seconds, input_wait_seconds: of training in the epoch that is not whole yet; see `EpochRecord`.
         is_best: whether the last whole epoch is better than all before it; see `result.rating`.
     """
 
     blocks: list[Metrics] = field(default_factory=list)
     epochs: list[EpochRecord] = field(default_factory=list)
+    validations: list[EpochRecord] = field(default_factory=list)
     epoch_seconds: float = 0.0
     input_wait_seconds: float = 0.0
     is_best: bool = False
@@ -157,8 +159,8 @@ class RunRecords:
 
     def _read_progress(self, manifest: Mapping[str, Any]) -> Progress:
         history = run_files.read_history(self.directory)
-        epochs = [EpochRecord.from_row(row) for row in run_files.read_epochs(self.directory)]
-        progress = Progress([], epochs, manifest["epoch_seconds"], manifest["input_wait_seconds"])
+        epochs, validations = _read_epochs(self.directory)
+        progress = Progress([], epochs, validations, manifest["epoch_seconds"], manifest["input_wait_seconds"])
         if history:
             begin = epochs[-1].step + 1 if epochs else 0
             del history["step"]
@@ -178,8 +180,18 @@ class RunRecords:
         """Record a whole epoch. Raises OSError if a file of the run is gone."""
         self._growing.check()
         self._files.add_epoch(record.to_row())
-        validation = {n.removeprefix("val_"): v for n, v in record.metrics.items() if n.startswith("val_")}
-        self._summaries.add_epoch(record.step, record.epoch_seconds, validation)
+        self._summaries.add_epoch(record.step, record.epoch_seconds)
+        self._show_validation(record)
+
+    def add_validation(self, record: EpochRecord) -> None:
+        """Record a validation within an epoch."""
+        self._files.add_validation(record.to_row())
+        self._show_validation(record)
+
+    def _show_validation(self, record: EpochRecord) -> None:
+        values = {n.removeprefix("val_"): v for n, v in record.metrics.items() if n.startswith("val_")}
+        if values:
+            self._summaries.add_validation(record.step, values)
 
     def save_checkpoint(self, progress: Progress) -> str | None:
         """Save the state of the run, if it keeps checkpoints; see `RunCheckpoints.save`."""
@@ -213,18 +225,25 @@ def read_result(directory: Path) -> TrainingResult | None:
     if not path.is_file():
         return None
     content, settings = run_files.read_json(path), run_files.read_json(directory / run_files.CONFIG)
-    own = {attribute.name for attribute in fields(TrainingResult)} - {"settings", "history", "epochs"}
+    elsewhere = ("settings", "history", "epochs", "validations")
+    own = {attribute.name for attribute in fields(TrainingResult)}.difference(elsewhere)
     try:
         known, _ = content["records"], settings["epochs"]
         found = run_files.digests(directory)
-        for name in [name for name in found if found[name] != known[name]]:
+        for name in [name for name in {**known, **found} if found.get(name) != known.get(name)]:
             raise ValueError(f"{directory / name} is gone or was changed after the run; restore it or run it again.")
-        epochs = [EpochRecord.from_row(row) for row in run_files.read_epochs(directory)]
-        history = run_files.read_history(directory)
-        return TrainingResult(settings, history, epochs, **{name: content[name] for name in own})
+        epochs, validations = _read_epochs(directory)
+        kept = {name: content[name] for name in own}
+        return TrainingResult(settings, run_files.read_history(directory), epochs, validations=validations, **kept)
     except (KeyError, TypeError) as error:
         what = f"The files of the run in {directory} lack {error}"
         raise ValueError(f"{what}; restore them or run it again.") from error
+
+
+def _read_epochs(directory: Path) -> list[list[EpochRecord]]:
+    """Read the records of the epochs, and those of the validations within them."""
+    names = run_files.EPOCHS, run_files.VALIDATIONS
+    return [[EpochRecord.from_row(row) for row in run_files.read_epochs(directory, name)] for name in names]
 
 
 def _measures(settings: Mapping[str, Any]) -> list[str]:

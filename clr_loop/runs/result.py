@@ -8,7 +8,7 @@ import re
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -41,16 +41,16 @@ def rating(metrics: Mapping[str, float]) -> float | None:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What is known at the end of an epoch.
+    """What is known at the end of an epoch, or at a validation within it.
 
     Attributes:
         epoch: int, counted from 1.
         step: int, the epoch's last step, 0-based.
         learning_rate: float, of that step.
-        metrics: `loss` and the compiled metrics, floats by name: means over the epoch's steps, weighted by the examples
-            of each, before its update. After them the same names with `val_`: values on the validation data after the
-            epoch, where there is such data.
-        epoch_seconds: float, of training alone.
+        metrics: `loss` and the compiled metrics, floats by name: means over the epoch's steps so far, weighted by the
+            examples of each, before its update. After them the same names with `val_`: values on the validation data
+            after this step, where there is such data.
+        epoch_seconds: float, of training alone, in this epoch so far.
         input_wait_seconds: float, the part of them in which nothing was computed because the next batch was not there.
     """
 
@@ -79,6 +79,14 @@ class EpochRecord:
         return cls(metrics=metrics, **{name: row[name] for name in _NO_METRICS})  # type: ignore[arg-type]
 
 
+class Reached(NamedTuple):
+    """What a run took to reach a target: steps, examples visited, and seconds of training alone."""
+
+    steps: int
+    examples: int
+    seconds: float
+
+
 @dataclass(frozen=True)
 class TrainingResult:
     """What a run gave.
@@ -88,6 +96,7 @@ class TrainingResult:
         history: `step` int64 [n]; `learning_rate`, `loss` and each compiled metric float32 [n]; `momentum`, too, where
             it was cycled.
         epochs: a record for each epoch.
+        validations: a record for each validation within an epoch; see `RunOptions.validate_every`.
         compile_seconds: float, tracing and compiling, before the first step.
         num_examples: int, examples in an epoch.
         num_skipped: int, updates skipped because they were not finite.
@@ -105,6 +114,7 @@ class TrainingResult:
     weights_sha256: str
     device: str
     is_timed: bool = True
+    validations: list[EpochRecord] = dataclasses.field(default_factory=list)
 
     @property
     def final(self) -> dict[str, float]:
@@ -131,25 +141,30 @@ class TrainingResult:
         """Examples trained on per second of training."""
         return self.num_examples * len(self.epochs) / self.train_seconds
 
-    def seconds_to(self, measure: str, target: float) -> float | None:
-        """Return the training seconds until the end of the first epoch that reaches a target, or None.
+    def reach(self, measure: str, target: float, is_higher_better: bool | None = None) -> Reached | None:
+        """Return what it took until the first validation that reached a target, or None where none did.
 
         Args:
-            measure: a metric of the epochs, such as `val_accuracy`; see `higher_is_better`.
+            measure: a metric of the epochs, such as `val_accuracy`.
             target: float; a value that is as good or better reaches it.
+            is_higher_better: None takes what `higher_is_better` says of the measure.
 
         Raises:
             ValueError: if the run has no such metric.
         """
         if measure not in self.final:
             raise ValueError(f"The run has no measure {measure!r}; it has {', '.join(self.final)}.")
-        seconds = 0.0
-        for record in self.epochs:
-            seconds += record.epoch_seconds
-            value = record.metrics[measure]
-            if value >= target if higher_is_better(measure) else value <= target:
-                return seconds
+        sign = 1.0 if (higher_is_better(measure) if is_higher_better is None else is_higher_better) else -1.0
+        for record in sorted([*self.epochs, *self.validations], key=lambda record: record.step):
+            if sign * record.metrics[measure] >= sign * target:
+                earlier = sum(self.epoch_seconds[: record.epoch - 1])
+                examples = (record.epoch - 1) * self.num_examples + self._examples_into_epoch(record)
+                return Reached(record.step + 1, examples, earlier + record.epoch_seconds)
         return None
+
+    def _examples_into_epoch(self, record: EpochRecord) -> int:
+        begin = self.epochs[record.epoch - 2].step + 1 if record.epoch > 1 else 0
+        return min((record.step + 1 - begin) * self.settings["batch_size"], self.num_examples)
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `result.json` as JSON types; the other files of the run hold the rest."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from clr_loop.data import AnyDataset, Dataset, Examples
@@ -19,7 +21,7 @@ from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.make_loop import choose_feed, make_loop
 from clr_loop.loop.step import StepOptions
 from clr_loop.runs import files as run_files
-from clr_loop.runs.fit import RunOptions, fit
+from clr_loop.runs.fit import NonFiniteError, RunOptions, fit
 from clr_loop.runs.records import read_result
 from clr_loop.runs.result import TrainingResult
 from clr_loop.runs.settings import in_words, run_settings
@@ -39,7 +41,7 @@ class Plan:
     Attributes:
         arms: every batch size with every schedule name, each once, the reference of both first.
         seeds: ints in [0, 2**32), each once; 3 or more show the spread.
-        epochs: int, at least 1.
+        epochs: int, at least 1; or the epochs of each batch size.
         measure: what the arms will be compared by.
 
     Raises:
@@ -49,7 +51,7 @@ class Plan:
 
     arms: Sequence[Arm]
     seeds: Sequence[int]
-    epochs: int
+    epochs: int | Mapping[int, int]
     measure: Measure = dataclasses.field(default_factory=Measure)
 
     def __post_init__(self) -> None:
@@ -58,7 +60,12 @@ class Plan:
             raise ValueError(f"The seeds are {list(self.seeds)}; give at least one, and each once.")
         if not all(0 <= seed < 2**32 for seed in self.seeds):
             raise ValueError(f"The seeds are {list(self.seeds)}; choose them from 0 to 2**32 - 1.")
-        checked_whole("epochs", self.epochs)
+        for arm in self.arms:
+            checked_whole("epochs", self.epochs_at(arm.batch_size))
+
+    def epochs_at(self, batch_size: int) -> int:
+        """Return the epochs of an arm with this batch size."""
+        return self.epochs if isinstance(self.epochs, int) else self.epochs[batch_size]
 
 
 @checked_types
@@ -69,6 +76,7 @@ def run_arms(
     output_dir: Path,
     *,
     resume: bool = False,
+    skip_diverged: bool = False,
     step_options: StepOptions | None = None,
     run_options: RunOptions | None = None,
     make_callbacks: Callable[[Arm, int], Sequence[keras.callbacks.Callback]] = lambda arm, seed: (),
@@ -86,6 +94,8 @@ def run_arms(
         output_dir: an existing directory; the files of a run go to `<arm>/seed_<n>` in it.
         resume: whether to take the results of runs that are finished there instead of running them again. A run that
             was broken off starts anew.
+        skip_diverged: whether a run whose loss is no longer finite is left out of what is returned, in place of an
+            error.
         step_options, run_options: for every loop and every run; run_options without checkpoint_every saves none.
         make_callbacks: (arm, seed) → the Keras callbacks of that run.
         on_run: called with each run when it is finished.
@@ -98,23 +108,41 @@ def run_arms(
     digest = options.settings.get("dataset_sha256") or dataset.sha256()
     settings = {"dataset": dataset.name, **options.settings, "dataset_sha256": digest}
     options = dataclasses.replace(options, settings=settings, checkpoint_every=options.checkpoint_every or 0)
-    train = partial(fit, validation=dataset.validation, epochs=plan.epochs, options=options)
+    train = partial(fit, validation=dataset.validation, options=options)
     loops = _make_loops(dataset, make_model, plan, step_options)
     fresh = {size: loop.snapshot() for size, loop in loops.items()}
     runs: list[Run] = []
     for seed in plan.seeds:
         initial = start_of(make_model, seed)
         for arm in plan.arms:
-            loop = loops[arm.batch_size]
+            loop, epochs = loops[arm.batch_size], plan.epochs_at(arm.batch_size)
             loop.restore(dataclasses.replace(fresh[arm.batch_size], **initial))
             run_dir = output_dir / arm.directory / f"seed_{seed}"
-            expected = run_settings(loop, arm.schedule, plan.epochs, settings)
+            expected = run_settings(loop, arm.schedule, epochs, settings)
             result = _finished(run_dir, expected) if resume else None
             if result is None:
-                result = train(loop, arm.schedule, callbacks=make_callbacks(arm, seed), run_dir=run_dir)
+                callbacks = make_callbacks(arm, seed)
+                try:
+                    result = train(loop, arm.schedule, epochs=epochs, callbacks=callbacks, run_dir=run_dir)
+                except NonFiniteError:
+                    if not skip_diverged:
+                        raise
+                    continue
             runs.append(Run(arm, seed, result))
             on_run(runs[-1])
     return runs
+
+
+def epoch_seconds(loop: TrainLoop) -> float:
+    """Return the seconds of one epoch, after one that is not timed; everything is then put back."""
+    before, rates = loop.snapshot(), np.zeros(loop.steps_per_epoch)
+    try:
+        loop.run(rates)
+        started = time.perf_counter()
+        loop.run(rates)
+        return time.perf_counter() - started
+    finally:
+        loop.restore(before)
 
 
 def start_of(make_model: MakeModel, seed: int) -> dict[str, Any]:

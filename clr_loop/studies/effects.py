@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clr_loop.data.arguments import checked_types
-from clr_loop.runs.result import TrainingResult
+from clr_loop.runs.result import Reached, TrainingResult
 from clr_loop.schedules import Schedule, describe
 from clr_loop.studies.measures import Measure
 from clr_loop.studies.statistics import (
@@ -107,7 +107,8 @@ class ArmSummary:
         compile_seconds: once for the batch size, whose arms share one program.
         examples_per_second: the examples of an epoch over `epoch_seconds`.
         final: the measure after the last epoch, over seeds.
-        seconds_to_target: of the timed seeds that reached the target.
+        reached: what each seed took to reach the target; None for a seed that did not reach it.
+        seconds_to_target: what each timed seed took; infinite for one that did not reach the target.
         warnings: what a reader should know of the schedule in a run of this length.
     """
 
@@ -118,19 +119,42 @@ class ArmSummary:
     compile_seconds: float
     examples_per_second: float
     final: Sample
+    reached: tuple[Reached | None, ...]
     seconds_to_target: tuple[float, ...]
     warnings: tuple[str, ...]
 
+    @property
+    def num_reached(self) -> int:
+        """How many seeds reached the target."""
+        return sum(reached is not None for reached in self.reached)
+
+    def median_to_target(self, what: str) -> float:
+        """Return the median of the "steps", "examples" or "seconds" to the target; of seconds over timed seeds.
+
+        A seed that did not reach the target counts as infinite, so the median is infinite where half did not.
+        """
+        if what == "seconds":
+            return statistics.median(self.seconds_to_target)
+        return statistics.median(math.inf if each is None else getattr(each, what) for each in self.reached)
+
     def to_json(self) -> dict[str, Any]:
-        """Return the summary as JSON types."""
+        """Return the summary as JSON types; an infinite median is None."""
+        medians = {what: self.median_to_target(what) for what in Reached._fields}
         return {
             **vars(self),
+            "reached": [None if each is None else each._asdict() for each in self.reached],
+            "seconds_to_target": [_or_none(seconds) for seconds in self.seconds_to_target],
+            "to_target": {what: _or_none(median) for what, median in medians.items()},
             "arm": self.arm.label,
             "batch_size": self.arm.batch_size,
             "schedule": self.arm.schedule.to_config(),
             "train_seconds": self.train_seconds.to_json(),
             "final": self.final.to_json(),
         }
+
+
+def _or_none(number: float) -> float | None:
+    return number if math.isfinite(number) else None
 
 
 @dataclass(frozen=True)
@@ -243,8 +267,8 @@ def compare(runs: Sequence[Run], measure: Measure | None = None) -> Comparison:
         measure: what to compare by; None takes the validation accuracy.
 
     Raises:
-        ValueError: if the runs are not such a grid or differ in length, if they lack the measure or one of its values
-            is not finite, or if there is no seed whose runs are all timed.
+        ValueError: if the runs are not such a grid, those of an arm differ in length, they lack the measure or one of
+            its values is not finite, or if there is no seed whose runs are all timed.
     """
     measure = measure or Measure()
     arms = list(dict.fromkeys(run.arm for run in runs))
@@ -327,9 +351,11 @@ def _check_runs(runs: Sequence[Run], arms: Sequence[Arm], measure: Measure) -> N
             raise ValueError(
                 f"The runs are not a whole grid: seed {seed} of {label} {what}; run every arm once with every seed."
             )
-    lengths = [len(run.result.epochs) for run in runs]
-    if min(lengths) < max(lengths):
-        raise ValueError(f"The runs differ in length, from {min(lengths)} to {max(lengths)} epochs.")
+    for arm in arms:
+        lengths = [len(run.result.epochs) for run in runs if run.arm == arm]
+        if min(lengths) < max(lengths):
+            length = f"from {min(lengths)} to {max(lengths)} epochs"
+            raise ValueError(f"The runs of {arm.label} differ in length, {length}; train all of them equally long.")
     for run in runs:
         measure.check(list(run.result.final))
         value = run.result.final[measure.name]
@@ -342,7 +368,7 @@ def _summarize(arm: Arm, runs: Sequence[Run], timed_runs: Sequence[Run], measure
     timed = [run.result for run in timed_runs if run.arm == arm]
     steps = len(results[0].history["step"])
     epoch_seconds = statistics.median(seconds for result in timed for seconds in result.epoch_seconds)
-    reached = [measure.seconds_to_target(result) for result in timed]
+    timed_reached = [measure.reach(result) for result in timed]
     return ArmSummary(
         arm=arm,
         steps=steps,
@@ -352,6 +378,7 @@ def _summarize(arm: Arm, runs: Sequence[Run], timed_runs: Sequence[Run], measure
         compile_seconds=max(run.result.compile_seconds for run in timed_runs if run.arm.batch_size == arm.batch_size),
         examples_per_second=results[0].num_examples / epoch_seconds,
         final=Sample(tuple(result.final[measure.name] for result in results)),
-        seconds_to_target=tuple(seconds for seconds in reached if seconds is not None),
+        reached=tuple(measure.reach(result) for result in results),
+        seconds_to_target=tuple(math.inf if each is None else each.seconds for each in timed_reached),
         warnings=tuple(describe(arm.schedule, steps, results[0].settings["steps_per_epoch"]).warnings),
     )

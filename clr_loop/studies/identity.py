@@ -14,8 +14,8 @@ from clr_loop.runs.records import read_result
 def differences(run_dir: Path, other_dir: Path) -> list[str]:
     """Return what differs between two finished runs, a line each; [] if they are bit-identical.
 
-    This compares the digest of all variables, `history.csv`, `epochs.csv` without its seconds, and TensorBoard's points
-    of every step and every validation, each with how often it is there.
+    This compares the digest of all variables, the CSV files without their seconds, and TensorBoard's points of every
+    step and every validation, each with how often it is there.
 
     Args:
         run_dir, other_dir: run directories.
@@ -35,7 +35,8 @@ def _records(run_dir: Path) -> dict[str, list[Any]]:
         raise ValueError(f"{run_dir} holds no finished run; finish it with --resume.")
     found: dict[str, list[Any]] = {f"history.csv, {name}": values.tolist() for name, values in result.history.items()}
     found["weights_sha256"] = [result.weights_sha256]
-    found["epochs.csv"] = [dataclasses.replace(e, epoch_seconds=0.0, input_wait_seconds=0.0) for e in result.epochs]
+    for name, records in (("epochs.csv", result.epochs), ("validations.csv", result.validations)):
+        found[name] = [dataclasses.replace(e, epoch_seconds=0.0, input_wait_seconds=0.0) for e in records]
     for place in ("train", "validation"):
         events = EventAccumulator(str(run_dir / place), size_guidance={"scalars": 0}).Reload()
         for tag in events.Tags()["scalars"]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from clr_loop.data.arguments import checked_types
-from clr_loop.runs.result import TrainingResult, higher_is_better
+from clr_loop.runs.result import Reached, TrainingResult, higher_is_better
 
 
 def is_share(name: str) -> bool:
@@ -57,10 +56,6 @@ class Measure:
         if self.name not in names:
             raise ValueError(f"These runs have no measure {self.name}; choose one of {', '.join(names)}.")
 
-    def seconds_to_target(self, result: TrainingResult) -> float | None:
-        """Return the training seconds until the end of the first epoch that reached the target, or None."""
-        for seconds, record in zip(itertools.accumulate(result.epoch_seconds), result.epochs, strict=True):
-            value = record.metrics[self.name]
-            if self.target is not None and (value >= self.target if self.higher_is_better else value <= self.target):
-                return seconds
-        return None
+    def reach(self, result: TrainingResult) -> Reached | None:
+        """Return what a run took until the first validation that reached the target, or None where none did."""
+        return None if self.target is None else result.reach(self.name, self.target, self.higher_is_better)

@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 
 from clr_loop.runs.result import TrainingResult
 from clr_loop.studies.measures import is_share
+from clr_loop.studies.smoothing import smooth
 
 if TYPE_CHECKING:  # Scripts that draw other pictures need no statistics, which take a second to import.
     from clr_loop.studies.effects import Comparison
+    from clr_loop.studies.noise_scale import NoiseScale
+    from clr_loop.studies.tuning import Search
 
 # Okabe and Ito's palette, whose colors the color-blind can tell apart.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -73,6 +76,97 @@ def comparison(compared: Comparison) -> Figure:
     figure.legend(*by_seconds.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     _finish((by_seconds, by_examples, last), compared.measure.name)
     _finish([rates])
+    return figure
+
+
+def further_comparison(
+    compared: Comparison, searches: Sequence[Search], noise_scale: NoiseScale | None
+) -> dict[str, Figure]:
+    """Draw what else a comparison has to show, by the names of the pictures' files."""
+    found = {
+        "comparison.tuning": _tuning(searches),
+        "comparison.scaling": _scaling(compared, noise_scale),
+        "comparison.loss_against_rate": _loss_against_rate(compared),
+    }
+    return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def _tuning(searches: Sequence[Search]) -> Figure | None:
+    """Draw the held-out measure against the highest rate, a panel for each batch size and a line for each schedule."""
+    sizes = list(dict.fromkeys(search.arm.batch_size for search in searches))
+    if not sizes:
+        return None
+    names = list(dict.fromkeys(search.arm.schedule_name for search in searches))
+    figure = _figure(4.2 * len(sizes), 4)
+    panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
+    for search in searches:
+        axes = panels[sizes.index(search.arm.batch_size)]
+        color = _COLORS[names.index(search.arm.schedule_name) % len(_COLORS)]
+        tried = [(trial.learning_rate, np.nan if trial.value is None else trial.value) for trial in search.trials]
+        axes.plot(*zip(*tried, strict=True), "o-", color=color, ms=4, label=search.arm.schedule_name)
+        axes.plot(search.best.learning_rate, search.best.value, "*", color=color, ms=14)
+        axes.set(xscale="log", title=f"batch {search.arm.batch_size}", xlabel="highest learning rate")
+    # A rate that is far too high or too low would press the others into a line.
+    lows, highs = zip(*map(_around_best, searches), strict=True)
+    low, high = min(lows), max(highs)
+    panels[0].set_ylim(low - 0.3 * (high - low), high + 0.1 * (high - low))
+    panels[0].set_ylabel(f"{searches[0].measure.words}, held out")
+    panels[0].legend(title="star: the best")
+    _finish(panels, searches[0].measure.name)
+    return figure
+
+
+def _around_best(search: Search) -> tuple[float, float]:
+    """Return the lowest and highest value of the best trial and its two neighbors."""
+    place = search.trials.index(search.best)
+    values = [trial.value for trial in search.trials[max(place - 1, 0) : place + 2] if trial.value is not None]
+    return min(values), max(values)
+
+
+def _scaling(compared: Comparison, noise_scale: NoiseScale | None) -> Figure | None:
+    """Draw steps, examples and seconds to the target against the batch size, for two or more of them."""
+    sizes = sorted({arm.arm.batch_size for arm in compared.arms})
+    if len(sizes) < 2 or not any(np.isfinite(arm.median_to_target("steps")) for arm in compared.arms):
+        return None
+    figure = _figure(13, 4.8)
+    panels = dict(zip(("steps", "examples", "seconds"), figure.subplots(1, 3), strict=True))
+    names = list(dict.fromkeys(arm.arm.schedule_name for arm in compared.arms))
+    for what, axes in panels.items():
+        axes.set(xscale="log", yscale="log", xlabel="batch size", ylabel=f"{what} to the target, median over seeds")
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+        for name, color in zip(names, _COLORS * len(names), strict=False):
+            arms = sorted((a for a in compared.arms if a.arm.schedule_name == name), key=lambda a: a.arm.batch_size)
+            medians = [arm.median_to_target(what) for arm in arms]
+            reached = [median if np.isfinite(median) else np.nan for median in medians]
+            axes.plot([arm.arm.batch_size for arm in arms], reached, "o-", color=color, label=name)
+            if what == "steps" and np.isfinite(medians[0]):
+                perfect = [medians[0] * sizes[0] / size for size in sizes]
+                axes.plot(sizes, perfect, ":", color=color, label=f"{name}, perfect scaling")
+    middle = np.median(noise_scale.batch_sizes) if noise_scale is not None else np.inf
+    if np.isfinite(middle):
+        panels["steps"].axvline(middle, color="gray", linestyle="--", label="gradient noise scale, median")
+    _finish(panels.values())
+    figure.legend(*panels["steps"].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    target = f"{compared.measure.target:.4g}"
+    figure.suptitle(f"To {compared.measure.words} {target}; a seed that does not reach it counts as infinite")
+    return figure
+
+
+def _loss_against_rate(compared: Comparison) -> Figure | None:
+    """Draw the smoothed loss of each arm against its learning rate, the first seed's, where the rate changes."""
+    first = min(run.seed for run in compared.runs)
+    runs = [run for run in compared.runs if run.seed == first and np.ptp(run.result.history["learning_rate"]) > 0]
+    if not runs:
+        return None
+    figure = _figure(8, 5)
+    (axes,) = _panels(figure, ["loss"])
+    for run, color in zip(runs, _COLORS * len(runs), strict=False):
+        history = run.result.history
+        loss = smooth(history["loss"].astype(np.float64), max(len(history["loss"]) / 80, 1.0))
+        axes.plot(history["learning_rate"], loss, color=color, label=run.arm.label)
+    axes.set(xlabel="learning rate", ylabel=f"training loss, smoothed, seed {first}", yscale="log")
+    axes.legend()
     return figure
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from clr_loop.runs import events
 from clr_loop.runs import files as run_files
 from clr_loop.schedules import Constant, Triangular
-from clr_loop.studies import plots
+from clr_loop.studies import plots, scaling
 from clr_loop.studies.effects import Comparison, Effect, Run, Sample
 from clr_loop.studies.measures import Measure
-from clr_loop.studies.tables import markdown_table, write_csv
+from clr_loop.studies.noise_scale import NoiseScale
+from clr_loop.studies.tables import table_of, write_csv
+from clr_loop.studies.tuning import Search
 
 # "Implementing Cyclic Learning Rates in Keras": (batch size, schedule) → training seconds, validation accuracy.
 ARTICLE_EPOCHS = 15
@@ -21,14 +24,21 @@ ARTICLE = {
     (2000, Triangular(0.001, 0.006, 2000)): (5.47, 0.8352),
 }
 
-_SCOPE = """\
-This report compares settings, not schedules: each arm ran with the learning rates that it was given. It says which
-schedule is better only if the rates of every arm were tuned with the same effort. Otherwise another constant rate or
-other bounds may turn the result around."""
+_SETTINGS = """\
+This report compares settings, not schedules: each arm ran with the learning rates that it was given, and others may
+turn the result around. `python scripts/compare_batch_sizes.py --tune=8`, with the other flags as they were, compares
+schedules: it tunes every arm with the same effort first."""
+_TUNED = """\
+This report compares schedules, each at its best: every arm ran at the best of the rates that were tried with it on
+held-out training examples, with the same effort and another seed."""
+_BUDGETS = {
+    "epochs": "All arms visit every example equally often.",
+    "steps": "All arms take as many steps, rounded to whole epochs.",
+    "seconds": "All arms train for about as long, rounded to whole epochs.",
+}
 _ARMS_NOTE = """\
 Times are of training alone, and each epoch ends with its metrics on the host. Compilation is done once for a batch
 size, before the first step. ± is the standard deviation over seeds; the lowest and highest seed stand in brackets."""
-_TARGET_NOTE = "A time to a target is the median of the seeds that reached it, k of n."
 _EFFECTS_NOTE = """\
 Each effect is a difference taken seed by seed (same initial weights, same order of the data), averaged over the levels
 of the other factor. ± is its standard deviation over seeds, and the interval is that of the mean at 95 % (Student's t).
@@ -44,41 +54,71 @@ that was seen, so it is rough if the seeds are few. Decide on the number of seed
 and then adding more makes a false difference more likely."""
 
 
-def write(comparison: Comparison, output_dir: Path, dataset: str, model: str) -> None:
-    """Write comparison.json, comparison.csv, report.md and comparison.png into an existing directory."""
-    measure = comparison.measure
-    (output_dir / "report.md").write_text(markdown(comparison, dataset, model))
+@dataclass(frozen=True)
+class Context:
+    """What a report tells beside the comparison.
+
+    Attributes:
+        dataset, model: their names.
+        budget: what the arms have in common: "epochs", "steps" or "seconds".
+        searches: how each arm was tuned; () if none was.
+        noise_scale: of the first arm, if it was measured.
+    """
+
+    dataset: str
+    model: str
+    budget: Literal["epochs", "steps", "seconds"] = "epochs"
+    searches: Sequence[Search] = ()
+    noise_scale: NoiseScale | None = None
+
+
+def write(comparison: Comparison, output_dir: Path, context: Context) -> None:
+    """Write comparison.json, comparison.csv, report.md, the pictures, and all of them for TensorBoard.
+
+    The directory must exist. The pictures are comparison.png and, where there is something to draw, beside it
+    comparison.tuning.png, comparison.scaling.png and comparison.loss_against_rate.png.
+    """
+    measure, text = comparison.measure, markdown(comparison, context)
+    (output_dir / "report.md").write_text(text)
     content = {
         "measure": vars(measure),
         "runs": [{"arm": run.arm.label, **run.result.to_json()} for run in comparison.runs],
         "arms": [arm.to_json() for arm in comparison.arms],
         "effects": [effect.to_json() for effect in comparison.effects],
+        "tuning": [search.to_json() for search in context.searches],
+        "noise_scale": None if context.noise_scale is None else vars(context.noise_scale),
     }
     run_files.write_json(output_dir / "comparison.json", content)
     rows = [_csv_row(run, measure, run.seed in comparison.timed_seeds) for run in comparison.runs]
     write_csv(output_dir / "comparison.csv", rows)
-    plots.comparison(comparison).savefig(output_dir / "comparison.png")
+    figures = {"comparison": plots.comparison(comparison)}
+    figures |= plots.further_comparison(comparison, context.searches, context.noise_scale)
+    for name, figure in figures.items():
+        figure.savefig(output_dir / f"{name}.png")
+    pictures = {name: (output_dir / f"{name}.png").read_bytes() for name in figures}
+    events.write_report(output_dir / "report", text, pictures, measure.name.removeprefix("val_"))
 
 
-def markdown(comparison: Comparison, dataset: str, model: str) -> str:
-    """Return the report of a comparison; it has the article's column only where the settings are the article's own.
-
-    Args:
-        comparison: at least one arm.
-        dataset, model: their names.
-    """
+def markdown(comparison: Comparison, context: Context) -> str:
+    """Return the report of a comparison; it has the article's column only where the settings are the article's own."""
     first = comparison.runs[0].result
-    num_seeds, num_epochs = len({run.seed for run in comparison.runs}), len(first.epochs)
-    asked = (dataset, model, num_epochs, first.settings["optimizer"], comparison.measure.name)
-    is_article = asked == ("mnist", "article_mlp", ARTICLE_EPOCHS, "Adam", "val_accuracy")
+    num_seeds = len({run.seed for run in comparison.runs})
+    lengths = sorted({len(run.result.epochs) for run in comparison.runs})
+    asked = (context.dataset, context.model, lengths, first.settings["optimizer"], comparison.measure.name)
+    is_article = asked == ("mnist", "article_mlp", [ARTICLE_EPOCHS], "Adam", "val_accuracy")
+    epochs = _count(lengths[0], "epoch") if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]} epochs"
     versions = ", ".join(f"{name} {number}" for name, number in first.settings["versions"].items())
     head = (
-        f"{dataset}, {model}, {first.settings['optimizer']}, {_count(num_epochs, 'epoch')}, "
-        f"{_count(num_seeds, 'seed')} an arm; on {first.device}; {versions}."
+        f"{context.dataset}, {context.model}, {first.settings['optimizer']}, {epochs}, "
+        f"{_count(num_seeds, 'seed')} an arm; on {first.device}; {versions}. {_BUDGETS[context.budget]}"
     )
+    scope = _TUNED if context.searches else _SETTINGS
     sections = [
-        f"# Batch size and learning-rate settings\n\n{_SCOPE}\n\n{head}",
+        f"# Batch size and learning rate\n\n{scope}\n\n{head}",
         f"## Arms\n\n{_arms_table(comparison, is_article)}\n\n{_notes(comparison)}",
+        scaling.to_target(comparison),
+        scaling.tuning(context.searches),
+        scaling.noise(comparison, context.noise_scale),
         f"## Effects\n\n{_effects_table(comparison)}\n\n{_EFFECTS_NOTE}" if comparison.effects else "",
         "## What follows\n\n" + "\n".join(f"- {sentence}" for sentence in conclusions(comparison)),
     ]
@@ -100,7 +140,7 @@ def conclusions(comparison: Comparison) -> list[str]:
 
 
 def _arms_table(comparison: Comparison, is_article: bool) -> str:
-    measure, target = comparison.measure, comparison.measure.target
+    measure = comparison.measure
     form = ".4f" if measure.is_share else ".4g"
     rows = []
     for arm in comparison.arms:
@@ -115,21 +155,16 @@ def _arms_table(comparison: Comparison, is_article: bool) -> str:
             "examples/s": f"{arm.examples_per_second:,.0f}",
             measure.words: f"{_plus_minus(arm.final, form)} {spread}",
         }
-        if target is not None:
-            reached = arm.seconds_to_target
-            of = f"{len(reached)} of {len(arm.train_seconds.values)}"
-            what = f"{100 * target:.4g} %" if measure.is_share else f"{target:.4g}"
-            row[f"train s to {what}"] = f"{statistics.median(reached):.2f} ({of})" if reached else f"not reached, {of}"
         if is_article:
             seconds, accuracy = ARTICLE.get((arm.arm.batch_size, arm.arm.schedule), (None, None))
             row["the article"] = "–" if seconds is None else f"{seconds:.2f} s, {accuracy:.4f}"
         rows.append(row)
-    return _table(rows)
+    return table_of(rows)
 
 
 def _notes(comparison: Comparison) -> str:
     """Say what the columns hold, which seeds the times are of, and where the bounds of the cycles came from."""
-    notes = [_ARMS_NOTE if comparison.measure.target is None else f"{_ARMS_NOTE} {_TARGET_NOTE}"]
+    notes = [_ARMS_NOTE]
     untimed = sorted({run.seed for run in comparison.runs} - set(comparison.timed_seeds))
     if untimed:
         notes.append(
@@ -160,11 +195,7 @@ def _effects_table(comparison: Comparison) -> str:
                 "verdict": _verdict(effect, comparison.measure),
             }
         )
-    return _table(rows)
-
-
-def _table(rows: Sequence[Mapping[str, str]]) -> str:
-    return markdown_table(list(rows[0]), [list(row.values()) for row in rows])
+    return table_of(rows)
 
 
 def _told(effect: Effect, measure: Measure) -> tuple[str, float, str, str]:
@@ -241,13 +272,15 @@ def _count(number: int, thing: str) -> str:
 def _csv_row(run: Run, measure: Measure, is_timed: bool) -> dict[str, Any]:
     result = run.result
     names = ("median_epoch_seconds", "train_seconds", "compile_seconds", "examples_per_second")
-    times = {**{name: getattr(result, name) for name in names}, "seconds_to_target": measure.seconds_to_target(result)}
+    reached = measure.reach(result)
+    times = {name: getattr(result, name) for name in names} | {"seconds_to_target": reached and reached.seconds}
     return {
         "arm": run.arm.label,
         "batch_size": run.arm.batch_size,
         "schedule": run.arm.schedule_name,
         "seed": run.seed,
         "steps": len(result.history["step"]),
+        "steps_to_target": reached and reached.steps,
         **result.final,
         **(times if is_timed else dict.fromkeys(times)),
         "weights_sha256": result.weights_sha256,

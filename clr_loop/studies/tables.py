@@ -22,6 +22,11 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in padded)
 
 
+def table_of(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return the Markdown table of rows, at least one, that all have the names of the first."""
+    return markdown_table(list(rows[0]), [list(row.values()) for row in rows])
+
+
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows, at least one, that all have the names of the first."""
     with open(path, "w", newline="") as file:

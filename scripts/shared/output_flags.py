@@ -20,18 +20,19 @@ EMPTY = "must be empty or not exist yet"
 _MOST_STEPS = 2**53
 
 
-def run_length(num_examples: int, batch_size: int) -> tuple[int, int]:
-    """Return steps_per_epoch and total_steps of a run of --epochs, before there is a loop to ask."""
+def run_length(num_examples: int, batch_size: int, epochs: int | None = None) -> tuple[int, int]:
+    """Return steps_per_epoch and total_steps of a run of so many epochs, or --epochs, with no loop to ask yet."""
+    epochs = FLAGS.epochs if epochs is None else epochs
     if not 1 <= batch_size <= num_examples:
         raise ValueError(
             f"batch_size is {batch_size}; choose one from 1 to the {num_examples} training examples that there are."
         )
-    if FLAGS.epochs < 1:
-        raise ValueError(f"epochs is {FLAGS.epochs}; a run visits the data at least once.")
+    if epochs < 1:
+        raise ValueError(f"epochs is {epochs}; a run visits the data at least once.")
     steps_per_epoch = -(-num_examples // batch_size)  # The last batch of an epoch may be short.
-    if FLAGS.epochs * steps_per_epoch > _MOST_STEPS:
-        raise ValueError(f"epochs is {FLAGS.epochs}, and no run takes that many steps; give fewer.")
-    return steps_per_epoch, FLAGS.epochs * steps_per_epoch
+    if epochs * steps_per_epoch > _MOST_STEPS:
+        raise ValueError(f"epochs is {epochs}, and no run takes that many steps; give fewer.")
+    return steps_per_epoch, epochs * steps_per_epoch
 
 
 def claim(path: str, kind: str, resume: bool = False) -> AbstractContextManager[Path]:

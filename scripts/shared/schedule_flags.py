@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -55,9 +55,15 @@ def _are_two_numbers(values: list[str] | None) -> bool:
         return False
 
 
-def make(name: str, steps_per_epoch: int, total_steps: int) -> schedules.Schedule:
-    """Make a schedule for a run of this length."""
-    arguments: dict[str, Any] = {argument: FLAGS[argument].value for argument in _arguments(name)}
+def make(
+    name: str, steps_per_epoch: int, total_steps: int, defaults: Mapping[str, str] | None = None
+) -> schedules.Schedule:
+    """Make a schedule for a run of this length; `defaults` stand for flags that are not given."""
+    instead, given = defaults or {}, {argument: FLAGS[argument] for argument in _arguments(name)}
+    arguments: dict[str, Any] = {
+        argument: instead[argument] if argument in instead and not flag.present else flag.value
+        for argument, flag in given.items()
+    }
     for argument, value in arguments.items():
         if argument in _LENGTHS and value is not None:
             arguments[argument] = schedules.to_steps(value, steps_per_epoch, total_steps, argument)

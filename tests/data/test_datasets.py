@@ -388,3 +388,42 @@ def test_importing_the_room_imports_neither_tensorflow_nor_keras():
     code = "import sys, clr_loop.data; sys.exit(' '.join({'tensorflow', 'keras'} & {*sys.modules}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "\n")
+
+
+def test_a_held_out_part_has_the_same_share_of_every_class_and_shares_no_example():
+    labels = np.repeat([0, 1, 2], [100, 55, 45]).astype(np.int32)
+    inputs = {"number": np.arange(200), "image": np.arange(800).reshape(200, 2, 2)}
+    dataset = data.Dataset("made", data.Examples(inputs, labels, np.ones(200)), data.Examples(inputs, labels), 3)
+    part = data.hold_out(dataset, 0.1, seed=1)
+    assert (part.num_examples, len(part.validation.targets)) == (180, 20)
+    numbers = [part.train.inputs["number"], part.validation.inputs["number"]]
+    assert sorted(np.concatenate(numbers)) == list(range(200))
+    for examples in (part.train, part.validation):
+        np.testing.assert_array_equal(examples.inputs["image"][:, 0, 0], 4 * examples.inputs["number"])
+        np.testing.assert_array_equal(examples.targets, labels[examples.inputs["number"]])
+        assert len(examples.sample_weight) == len(examples.targets)
+    np.testing.assert_allclose(np.bincount(part.validation.targets), [10, 5.5, 4.5], atol=0.5)
+    again, other = (data.hold_out(dataset, 0.1, seed).validation.inputs["number"] for seed in (1, 2))
+    np.testing.assert_array_equal(again, numbers[1])
+    assert not np.array_equal(other, numbers[1])
+
+
+def test_a_regression_is_held_out_at_random():
+    targets = np.linspace(0, 1, 100, dtype=np.float32)
+    part = data.hold_out(data.Dataset("made", data.Examples(np.zeros((100, 2)), targets), None, None), 0.2)
+    assert len(part.validation.targets) == 20
+    assert 0.3 < part.validation.targets.mean() < 0.7
+
+
+@pytest.mark.parametrize(
+    ("labels", "share", "message"),
+    [
+        (np.arange(12) % 4, 0.1, "With a share of 0.1 of 12 examples no example of class 0 is held out"),
+        (np.array([0, 0, 0, 1]), 0.5, "no example of class 1 is"),
+        (np.arange(12) % 4, 1.0, "The share to hold out is 1.0; choose one above 0 and below 1"),
+    ],
+)
+def test_a_part_that_cannot_be_held_out_is_refused(labels, share, message):
+    dataset = data.Dataset("made", data.Examples(np.zeros((len(labels), 2)), labels.astype(np.int32)), None, 4)
+    with pytest.raises(ValueError, match=message):
+        data.hold_out(dataset, share)

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import types
 
@@ -354,19 +355,27 @@ def test_metrics_that_are_not_finite_are_read_back(line_loop, tmp_path):
 
 def result_with(values, epoch_seconds, measure="val_accuracy"):
     records = [
-        EpochRecord(i + 1, i, 0.1, {measure: value}, seconds)
+        EpochRecord(i + 1, 3 * i + 2, 0.1, {measure: value}, seconds)
         for i, (value, seconds) in enumerate(zip(values, epoch_seconds, strict=True))
     ]
-    return TrainingResult({}, {}, records, 0.0, 10, 0, "", "CPU:0")
+    return TrainingResult({"batch_size": 4}, {}, records, 0.0, 10, 0, "", "CPU:0")
 
 
-def test_time_to_target_is_that_of_the_first_epoch_which_reaches_it():
+def test_a_target_is_reached_at_the_first_validation_that_is_as_good():
     seconds = [1.0, 2.0, 4.0]
-    assert result_with([0.5, 0.9, 0.8], seconds).seconds_to("val_accuracy", 0.8) == 3.0
-    assert result_with([0.5, 0.9, 0.8], seconds).seconds_to("val_accuracy", 0.95) is None
-    assert result_with([0.5, 0.1, 0.3], seconds, "val_loss").seconds_to("val_loss", 0.4) == 3.0
+    assert result_with([0.5, 0.9, 0.8], seconds).reach("val_accuracy", 0.8) == (6, 20, 3.0)
+    assert result_with([0.5, 0.9, 0.8], seconds).reach("val_accuracy", 0.95) is None
+    assert result_with([0.5, 0.1, 0.3], seconds, "val_loss").reach("val_loss", 0.4) == (6, 20, 3.0)
+    assert result_with([0.5, 0.1, 0.3], seconds, "val_loss").reach("val_loss", 0.4, True) == (3, 10, 1.0)
     with pytest.raises(ValueError, match="no measure 'val_f1'; it has val_accuracy"):
-        result_with([0.5], [1.0]).seconds_to("val_f1", 0.5)
+        result_with([0.5], [1.0]).reach("val_f1", 0.5)
+
+
+def test_a_validation_within_an_epoch_counts_with_the_part_of_the_epoch_before_it():
+    result = result_with([0.5, 0.9, 0.8], [1.0, 2.0, 4.0])
+    within = [EpochRecord(2, 4, 0.1, {"val_accuracy": 0.7}, 1.25)]
+    # Two batches of 4 into the second epoch of 10 examples, whose epochs have 3 steps.
+    assert dataclasses.replace(result, validations=within).reach("val_accuracy", 0.7) == (5, 18, 2.25)
 
 
 def test_losses_and_errors_are_better_when_lower():

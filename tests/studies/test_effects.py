@@ -189,9 +189,9 @@ def test_a_target_that_cannot_be_is_refused(name, target, message):
 def test_the_target_is_reached_from_the_side_of_the_measure():
     runs = make_runs([[0.3], [0.2], [0.5], [0.1]], measure="val_loss")
     reached = [arm.seconds_to_target for arm in compare(runs, Measure("val_loss", target=0.25)).arms]
-    assert reached == [(), (pytest.approx(0.2),), (), (pytest.approx(0.1),)]
+    assert reached == [(math.inf,), (pytest.approx(0.2),), (math.inf,), (pytest.approx(0.1),)]
     the_other_way = Measure("val_loss", higher_is_better=True, target=0.25)
-    assert [len(arm.seconds_to_target) for arm in compare(runs, the_other_way).arms] == [1, 0, 1, 0]
+    assert [arm.num_reached for arm in compare(runs, the_other_way).arms] == [1, 0, 1, 0]
 
 
 def test_a_comparison_without_a_timed_seed_is_refused():

@@ -1,0 +1,230 @@
+"""The flags of a comparison's arms: batch sizes, schedules, how long they train, and where their rates come from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from clr_loop import data, schedules
+from clr_loop.runs import files as run_files
+from clr_loop.schedules import Schedule
+from shared import model_flags, output_flags, schedule_flags, terminal
+
+if TYPE_CHECKING:
+    from clr_loop.loop.loop import TrainLoop
+    from clr_loop.studies.effects import Arm
+    from clr_loop.studies.range_test import RangeTest
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_list("batch_sizes", ["100", "2000"], "Examples in a step, the reference first.")
+flags.DEFINE_list(
+    "schedules", ["constant", "triangular"], f"The reference first; of {', '.join(schedule_flags.SCHEDULES)}."
+)
+flags.DEFINE_enum(
+    "budget",
+    "epochs",
+    ("epochs", "steps", "seconds"),
+    "What all arms have in common: --epochs, or the steps or seconds that --epochs take with the first batch size; "
+    "rounded to whole epochs.",
+)
+flags.DEFINE_enum(
+    "bounds",
+    "flags",
+    ("flags", "range_test"),
+    "Where base_lr and max_lr come from: the flags, or an LR range test for each batch size before any training, which "
+    "sets --step_size too, to two whole cycles, unless it is given.",
+)
+flags.DEFINE_integer(
+    "tune",
+    0,
+    "Tune every arm first: try so many rates (8 are usual) around an LR range test, with a seed of their own, on a "
+    "held-out tenth of the training examples. 0: do not.",
+    lower_bound=0,
+)
+
+# What was found before the first run, so that --resume goes on with the same.
+_FOUND = "comparison.found.json"
+_CYCLES = "25%"  # The step_size of two whole cycles.
+_RATES = ("learning_rate", "base_lr", "max_lr")
+
+Bounds = dict[str, float]
+
+
+@flags.validator("batch_sizes", message="must be whole numbers, none twice, such as 100,2000")
+def _are_numbers(values: list[str]) -> bool:
+    return all(value.strip().isdecimal() for value in values) and 0 < len(values) == len(set(map(int, values)))
+
+
+@flags.validator("schedules", message=f"must be of {', '.join(schedule_flags.SCHEDULES)}, none twice")
+def _are_schedules(names: list[str]) -> bool:
+    return set(names) <= set(schedule_flags.SCHEDULES) and 0 < len(names) == len(set(names))
+
+
+def check(dataset: data.AnyDataset) -> None:
+    """Raise ValueError for flags that cannot go together or with these data, before anything is started."""
+    schedule_flags.check(FLAGS.schedules)
+    given = [name for name in _RATES if FLAGS[name].present]
+    if FLAGS.bounds == "range_test" and set(given) - {"learning_rate"}:
+        raise ValueError("--bounds=range_test finds base_lr and max_lr itself; leave out --base_lr and --max_lr.")
+    if FLAGS.tune:
+        if given or FLAGS.bounds != "flags":
+            what = f"--{given[0]}" if given else "--bounds=range_test"
+            raise ValueError(f"--tune finds the rate of every arm itself; leave out {what}.")
+        if FLAGS.tune < 3:
+            raise ValueError(
+                f"--tune={FLAGS.tune} would try too few rates to find the best between two others; give 8."
+            )
+        if not isinstance(dataset, data.Dataset):
+            raise ValueError(
+                "--tune holds out a part of the training arrays, and these data are streamed; give arrays."
+            )
+        if not FLAGS.measure.startswith("val_"):
+            raise ValueError(f"--tune needs a measure on held-out examples, such as val_{FLAGS.measure}.")
+        _check_lengths(data.hold_out(dataset).num_examples)
+    _check_lengths(dataset.num_examples)
+
+
+def _check_lengths(num_examples: int) -> None:
+    for size in batch_sizes():
+        _schedules(num_examples, size, FLAGS.epochs)
+        if FLAGS.budget == "steps":
+            _epochs_of_steps(num_examples, size)
+
+
+def batch_sizes() -> list[int]:
+    """Return the batch sizes, the reference first."""
+    return list(map(int, FLAGS.batch_sizes))
+
+
+def _epochs_of_steps(num_examples: int, batch_size: int) -> int:
+    """Return how many whole epochs come nearest to the steps that --epochs take with the first batch size."""
+    steps_per_epoch, _ = output_flags.run_length(num_examples, batch_size)
+    _, steps = output_flags.run_length(num_examples, batch_sizes()[0])
+    return _whole_epochs(steps / steps_per_epoch, f"{steps:,} steps", batch_size)
+
+
+def _whole_epochs(epochs: float, budget: str, batch_size: int) -> int:
+    if epochs < 0.5:
+        raise ValueError(f"The budget of {budget} is less than half an epoch at batch {batch_size}; raise --epochs.")
+    return max(1, round(epochs))
+
+
+def _schedules(num_examples: int, batch_size: int, epochs: int) -> dict[str, Schedule]:
+    """Return the schedules at this batch size, as the flags say."""
+    length = output_flags.run_length(num_examples, batch_size, epochs)
+    defaults = {"step_size": _CYCLES} if FLAGS.tune else {}
+    return {name: schedule_flags.make(name, *length, defaults) for name in FLAGS.schedules}
+
+
+def arms(num_examples: int, epochs: Mapping[int, int]) -> list[Arm]:
+    """Return every batch size with every schedule, as the flags say."""
+    from clr_loop.studies.effects import Arm
+
+    named = {size: _schedules(num_examples, size, epochs[size]) for size in batch_sizes()}
+    return [Arm(size, name, schedule) for size, made in named.items() for name, schedule in made.items()]
+
+
+def make_loop(dataset: data.AnyDataset, batch_size: int, seed: int = 0) -> TrainLoop:
+    """Make a loop of this batch size."""
+    from clr_loop.loop.make_loop import make_loop
+
+    model = model_flags.make_model(dataset, seed)
+    return make_loop(model, dataset, batch_size, seed=seed, options=model_flags.step_options())
+
+
+class Found:
+    """What is measured before the first run: epochs of a budget in seconds, bounds, centers of tuning, noise.
+
+    All of it is kept in a file, so that --resume goes on with the same.
+    """
+
+    def __init__(self, dataset: data.AnyDataset, output_dir: Path) -> None:
+        self._dataset, self._path = dataset, output_dir / _FOUND
+        self._kept: dict[str, Any] = run_files.read_json(self._path) if FLAGS.resume and self._path.exists() else {}
+
+    def keep(self, name: str, batch_size: int, measure: Any) -> Any:
+        """Return what was found under this name at this batch size; if nothing was, what `measure()` returns."""
+        key = f"{name}, batch {batch_size}"
+        if key not in self._kept:
+            self._kept[key] = measure()
+        return self._kept[key]
+
+    def write(self) -> None:
+        """Write what was found."""
+        run_files.write_json(self._path, self._kept)
+
+    def epochs(self) -> dict[int, int]:
+        """Return the epochs that each batch size has in the budget."""
+        sizes = batch_sizes()
+        if FLAGS.budget == "epochs":
+            return dict.fromkeys(sizes, FLAGS.epochs)
+        if FLAGS.budget == "steps":
+            return {size: _epochs_of_steps(self._dataset.num_examples, size) for size in sizes}
+        seconds = {size: self.keep("epoch_seconds", size, partial(self._epoch_seconds, size)) for size in sizes}
+        budget = FLAGS.epochs * seconds[sizes[0]]
+        return {size: _whole_epochs(budget / seconds[size], f"{budget:.2f} s", size) for size in sizes}
+
+    def _epoch_seconds(self, batch_size: int) -> float:
+        from clr_loop.studies.arms import epoch_seconds
+
+        seconds = epoch_seconds(make_loop(self._dataset, batch_size))
+        terminal.say(f"an epoch at batch {batch_size} takes {seconds:.3f} s")
+        return seconds
+
+    def bounds(self, epochs: Mapping[int, int]) -> dict[int, Bounds]:
+        """Return what range tests with each seed suggest for each batch size."""
+        found = {n: self.keep("bounds", n, partial(self._suggested_bounds, n, epochs[n])) for n in batch_sizes()}
+        if FLAGS["step_size"].present:
+            found = {n: {k: v for k, v in bounds.items() if k != "step_size"} for n, bounds in found.items()}
+        return found
+
+    def _suggested_bounds(self, batch_size: int, epochs: int) -> Bounds:
+        from clr_loop.studies import range_test
+        from clr_loop.studies.suggestions import NoSuggestionError
+
+        make_model = partial(model_flags.make_model, self._dataset)
+        tests = range_test.run_seeds(make_loop(self._dataset, batch_size), make_model, FLAGS.seeds)
+        try:
+            found = dataclasses.asdict(range_test.suggested_bounds(tests, epochs))
+        except NoSuggestionError as error:
+            raise NoSuggestionError(f"Range test at batch {batch_size}: {error} Or take --bounds=flags.") from error
+        terminal.say(f"range test, batch {batch_size}: {as_flags(found)}\n")
+        return found
+
+    def centers(self, held_out: data.Dataset) -> dict[int, float]:
+        """Return the rate that a range test of the trials' own seed suggests for each batch size.
+
+        It is max_lr or, where the loss never turned, the rate of the steepest fall.
+        """
+        from clr_loop.studies import range_test, tuning
+        from clr_loop.studies.suggestions import NoSuggestionError, suggest
+
+        def center(batch_size: int) -> float:
+            test: RangeTest = range_test.run(make_loop(held_out, batch_size, tuning.SEED))
+            found = {suggestion.name: suggestion for suggestion in suggest([test.curve])}
+            for suggestion in (found["max_lr"], found["steepest"]):
+                if suggestion.learning_rate is not None:
+                    terminal.say(f"range test, batch {batch_size}: {suggestion}")
+                    return suggestion.learning_rate
+            raise NoSuggestionError(
+                f"Range test at batch {batch_size}: {found['max_lr']}; --tune has no rate to begin at."
+            )
+
+        return {size: self.keep("tuning center", size, partial(center, size)) for size in batch_sizes()}
+
+
+def as_flags(found: Bounds) -> str:
+    """Return bounds as they are written on a command line."""
+    return " ".join(f"--{name}={value}" for name, value in found.items())
+
+
+def within(found: Bounds, schedule: Schedule) -> Schedule:
+    """Return the schedule with those of these arguments that it takes; a constant takes none."""
+    config = schedule.to_config()
+    return schedules.from_config({**config, **{name: value for name, value in found.items() if name in config}})
