@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_integer("seeds", 3, "Runs of each arm; they differ in initial weights and order of the data.")
+flags.DEFINE_integer("seeds", 16, "Runs of each arm; they differ in initial weights and order of the data.")
 flags.DEFINE_integer(
     "parallel",
     1,
@@ -97,7 +98,7 @@ def main() -> None:
         for arm in plan.arms:
             length = output_flags.run_length(dataset.num_examples, arm.batch_size, epochs[arm.batch_size])
             terminal.say(f"{arm.label}:\n{schedules.describe(arm.schedule, length[1], length[0])}\n")
-        comparison = compare(_run_all(dataset, plan, settings, output_dir), measure)
+        comparison = compare(_run_all(_Work(plan, output_dir, settings), dataset), measure)
         noise_scale = _noise_scale(dataset, plan, found, output_dir) if FLAGS.noise_scale else None
         context = report.Context(dataset.name, FLAGS.model, FLAGS.budget, searches, noise_scale)
         report.write(comparison, output_dir, context)
@@ -134,8 +135,7 @@ def _tune(held_out: data.Dataset, plan: Plan, found: arm_flags.Found, output_dir
     trials = dataclasses.replace(plan, arms=arm_flags.arms(held_out.num_examples, epochs), seeds=[tuning.SEED])
 
     def run_trials(trial_plan: Plan) -> list[Run]:
-        return _run_seeds(trial_plan, model_flags.settings(held_out), trials_dir, trial_plan.seeds, held_out,
-                          FLAGS.resume, are_trials=True)  # fmt: skip
+        return _run_all(_Work(trial_plan, trials_dir, model_flags.settings(held_out), are_trials=True), held_out)
 
     searches = tuning.tune(trials, centers, FLAGS.tune, run_trials)
     for search in searches:
@@ -174,61 +174,67 @@ def _noise_scale(dataset: data.AnyDataset, plan: Plan, found: arm_flags.Found, o
     return noise_scale.NoiseScale(steps, noise, signal, kept["largest"])
 
 
-def _run_all(dataset: data.AnyDataset, plan: Plan, settings: dict[str, Any], output_dir: Path) -> list[Run]:
+@dataclass(frozen=True)
+class _Work:
+    """Runs of one plan on one dataset, in one directory."""
+
+    plan: Plan
+    output_dir: Path
+    settings: dict[str, Any]
+    are_trials: bool = False
+
+    def label(self, arm: Arm, seed: int) -> str:
+        return f"trial of {arm.label}" if self.are_trials else f"{arm.label}, seed {seed}"
+
+
+def _run_all(work: _Work, dataset: data.AnyDataset) -> list[Run]:
     """Run every arm with every seed: one after another, or all seeds but the first side by side."""
-    run_seeds = partial(_run_seeds, plan, settings, output_dir)
-    if FLAGS.parallel == 1:
-        return run_seeds(plan.seeds, dataset, FLAGS.resume)
-    run_seeds(plan.seeds[:1], dataset, FLAGS.resume)
-    if plan.seeds[1:]:
-        processes.run(partial(_run_beside, run_seeds), plan.seeds[1:], FLAGS.parallel)
-    return run_seeds(plan.seeds, dataset, resume=True, is_told=False)  # All are finished, so this reads them.
+    seeds = work.plan.seeds
+    if FLAGS.parallel == 1 or work.are_trials:
+        return _run_seeds(work, seeds, dataset, FLAGS.resume)
+    _run_seeds(work, seeds[:1], dataset, FLAGS.resume)
+    if seeds[1:]:
+        processes.run(partial(_run_beside, work), seeds[1:], FLAGS.parallel)
+    return _run_seeds(work, seeds, dataset, resume=True, is_told=False)  # All are finished, so this reads them.
 
 
-def _run_beside(run_seeds: Callable[..., list[Run]], seeds: Sequence[int]) -> None:
+def _run_beside(work: _Work, seeds: Sequence[int]) -> None:
     """Run seeds in a process of its own, with as many threads as ever: with fewer, sums would be rounded otherwise."""
-    run_seeds(seeds, model_flags.load_dataset(), resume=True, is_timed=False)
+    _run_seeds(work, seeds, model_flags.load_dataset(), resume=True, is_timed=False)
 
 
 def _run_seeds(
-    plan: Plan,
-    settings: dict[str, Any],
-    output_dir: Path,
+    work: _Work,
     seeds: Sequence[int],
     dataset: data.AnyDataset,
     resume: bool,
     is_timed: bool = True,
     is_told: bool = True,
-    are_trials: bool = False,
 ) -> list[Run]:
     """Run every arm with these seeds, and say what each run gave."""
     from clr_loop.runs.fit import RunOptions
     from clr_loop.studies.arms import run_arms
     from shared.callbacks import ProgressBar
 
-    def label(arm: Arm, seed: int) -> str:
-        return f"trial of {arm.label}" if are_trials else f"{arm.label}, seed {seed}"
-
     def say_run(run: Run) -> None:
         if is_told:
-            result, name = run.result, plan.measure.name
+            result, name = run.result, work.plan.measure.name
             seconds = f", trained {result.train_seconds:.2f} s" if result.is_timed else ""
-            terminal.say(f"{label(run.arm, run.seed)}: {name} {result.final[name]:#.4g}{seconds}")
+            terminal.say(f"{work.label(run.arm, run.seed)}: {name} {result.final[name]:#.4g}{seconds}")
 
-    every = 0 if are_trials else FLAGS.validate_every
-    if every:
-        settings = {**settings, "validate_every": every}
+    every = 0 if work.are_trials else FLAGS.validate_every
+    settings = {**work.settings, "validate_every": every} if every else work.settings
     return run_arms(
         dataset,
         partial(model_flags.make_model, dataset),
-        dataclasses.replace(plan, seeds=seeds),
-        output_dir,
+        dataclasses.replace(work.plan, seeds=seeds),
+        work.output_dir,
         resume=resume,
-        skip_diverged=are_trials,
+        skip_diverged=work.are_trials,
         step_options=model_flags.step_options(),
         run_options=RunOptions(settings=settings, checkpoint_every=0, validate_every=every, is_timed=is_timed),
         # Several processes would draw their bars over each other.
-        make_callbacks=lambda arm, seed: [ProgressBar(label(arm, seed))] if is_timed else [],
+        make_callbacks=lambda arm, seed: [ProgressBar(work.label(arm, seed))] if is_timed else [],
         on_run=say_run,
     )
 

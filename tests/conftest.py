@@ -1,9 +1,19 @@
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 
 # A shell starts a job in the background with SIGINT ignored, and the scripts that tests interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Many tests compile the same programs, in processes of their own. The first process of pytest hands this to all others.
+if "TF_XLA_FLAGS" not in os.environ:
+    programs = tempfile.mkdtemp(prefix="clr_loop_xla_")
+    atexit.register(shutil.rmtree, programs, ignore_errors=True)
+    os.environ["TF_XLA_FLAGS"] = (
+        f"--tf_xla_persistent_cache_directory={programs} --tf_xla_persistent_cache_device_types=CPU"
+    )
 
 # TensorFlow's C++ logs before it can be asked not to, and pytest would print that after its own summary.
 kept = os.dup(2)

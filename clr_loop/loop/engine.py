@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -77,6 +78,17 @@ def choose_xla(
     if on_cpu and any("Random" in name for name in operations):
         return False, "without XLA (slow for random numbers, such as dropout's, on a CPU)"
     return True, "with XLA"
+
+
+def check_cache(error: Exception) -> None:
+    """Raise OSError if it is not XLA that refuses a model, but its cache of programs that fails."""
+    refusals = (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)
+    is_cached = "persistent_cache" in os.environ.get("TF_XLA_FLAGS", "")
+    if is_cached and isinstance(error, tf.errors.OpError) and not isinstance(error, refusals):
+        raise OSError(
+            f"XLA's cache of programs failed ({error.message.splitlines()[0]}); free its disk, or go without it "
+            "(--noxla_cache for scripts; else remove it from TF_XLA_FLAGS)."
+        ) from error
 
 
 def _operations(forward: Callable[[], Any]) -> set[str]:

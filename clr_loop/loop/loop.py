@@ -263,6 +263,7 @@ class TrainLoop:
         except (tf.errors.OpError, ValueError, NotImplementedError) as error:
             if not self.jit_compile or self.options.jit_compile is True:
                 raise
+            engine.check_cache(error)
             self.restore(before)
             self.jit_compile = self.halves = False
             self.chosen["xla"] = "without XLA (it refuses the model)"

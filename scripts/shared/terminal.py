@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from clr_loop.data.functions import in_one_line
 from clr_loop.runs import files as run_files
+from shared import xla_cache
 
 FLAGS = flags.FLAGS
 
@@ -30,6 +31,9 @@ FLAGS = flags.FLAGS
 _OURS = (str(Path(__file__).parents[1]), str(Path(run_files.__file__).parents[1]))
 
 flags.DEFINE_bool("help", False, "Print this help.", short_name="h")
+flags.DEFINE_bool(
+    "xla_cache", True, "Keep XLA's programs in the user's cache folder, so that the next start is faster."
+)
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
@@ -119,6 +123,8 @@ def import_tensorflow() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
+    if FLAGS.xla_cache:
+        xla_cache.use()
     with without_stderr():
         import keras
         import tensorflow as tf
