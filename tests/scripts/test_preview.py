@@ -103,11 +103,12 @@ def test_the_picture_holds_the_rates_the_momentum_and_the_notes():
     figure = plots.schedule(
         steps, schedule(steps), schedule.momentum_at(steps), 30, "one_cycle, batch 2000", ["a note"]
     )
-    rate_axes, momentum_axes = figure.axes
+    rate_axes, log_axes, momentum_axes = figure.axes
+    assert (rate_axes.get_yscale(), log_axes.get_yscale()) == ("linear", "log")
     np.testing.assert_array_equal(rate_axes.lines[0].get_ydata(), schedule(steps))
     np.testing.assert_array_equal(momentum_axes.lines[0].get_ydata(), schedule.momentum_at(steps))
     figure.canvas.draw()
     assert rate_axes.child_axes[0].get_xlim() == pytest.approx(np.array(rate_axes.get_xlim()) / 30)
     assert figure.get_suptitle() == "one_cycle, batch 2000"
     assert figure.get_supxlabel() == "a note"
-    assert len(plots.schedule(steps, schedule(steps), None, 30, "title").axes) == 1
+    assert len(plots.schedule(steps, np.linspace(0.01, 0.1, 450), None, 30, "title").axes) == 1
