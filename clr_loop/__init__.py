@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Constant,
         CosineRestarts,
         Cyclic,
+        ExponentialDecay,
         ExponentialRamp,
         ExpRange,
         LinearRamp,
@@ -50,8 +51,8 @@ _PLACES = {
     "clr_loop.loop.step": ("StepOptions",),
     "clr_loop.runs.fit": ("RunOptions", "fit"),
     "clr_loop.schedules": (
-        "Constant", "CosineRestarts", "Cyclic", "ExpRange", "ExponentialRamp", "LinearRamp", "OneCycle", "Triangular",
-        "Triangular2", "describe", "join",
+        "Constant", "CosineRestarts", "Cyclic", "ExpRange", "ExponentialDecay", "ExponentialRamp", "LinearRamp",
+        "OneCycle", "Triangular", "Triangular2", "describe", "join",
     ),
     "clr_loop.schedules.for_keras": ("CyclicLR", "as_keras"),
 }  # fmt: skip
@@ -66,6 +67,7 @@ __all__ = [
     "Dataset",
     "Examples",
     "ExpRange",
+    "ExponentialDecay",
     "ExponentialRamp",
     "LinearRamp",
     "OneCycle",

@@ -24,7 +24,7 @@ from clr_loop.loop import checks, engine
 from clr_loop.loop import inputs as model_inputs
 from clr_loop.loop.batches import Batch, batch_of, num_examples_of, with_class_weight
 from clr_loop.loop.feeds import Feed, Resident
-from clr_loop.loop.rates import checked_momentums, checked_rates, momentum_attribute
+from clr_loop.loop.rates import check_multipliers, checked_momentums, checked_rates, momentum_attribute
 from clr_loop.loop.step import StepOptions, TrainStep, reset_metrics
 from clr_loop.loop.stream import DatasetOf, Stream, dataset_of_arrays
 from clr_loop.schedules.checks import checked_integer
@@ -198,6 +198,7 @@ class TrainLoop:
             checks.check_classes(batch, self._classes)
             self.metric_names = checks.build(model, tried, self._scale)
             self.optimizer.build(_all_trainable(model))
+        check_multipliers(model.trainable_variables, options.rate_multipliers)
         if isinstance(feed, Stream):
             feed.know_classes(self._classes)
         self.device = engine.device()

@@ -7,7 +7,9 @@ is traced; assigning it later changes nothing. So a tensor takes its place while
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -92,6 +94,50 @@ def momentum_in_graph(optimizer: keras.optimizers.Optimizer, momentum: tf.Tensor
         yield
     finally:
         setattr(optimizer, name, own)
+
+
+def check_multipliers(variables: Sequence[keras.Variable], multipliers: Mapping[str, float]) -> None:
+    """Raise ValueError if a regex cannot be read, or matches no variable's path."""
+    paths = [variable.path for variable in variables]
+    for regex in multipliers:
+        try:
+            matches = any(re.search(regex, path) for path in paths)
+        except re.error as error:
+            raise ValueError(f"The rate multiplier's regex {regex!r} cannot be read: {error}.") from error
+        if not matches:
+            raise ValueError(f"The rate multiplier's regex {regex!r} matches no variable; they are {', '.join(paths)}.")
+
+
+def _factor(multipliers: Mapping[str, float], variable: keras.Variable) -> float:
+    return next((factor for regex, factor in multipliers.items() if re.search(regex, variable.path)), 1.0)
+
+
+@contextlib.contextmanager
+def rates_scaled(
+    optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable], multipliers: Mapping[str, float]
+) -> Iterator[None]:
+    """Trace what stands inside with a learning rate for each variable; see `StepOptions.rate_multipliers`."""
+    if not multipliers:
+        yield
+        return
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    by_key = dict(zip(map(optimizer._var_key, variables), map(partial(_factor, multipliers), variables), strict=True))
+    update_step, decay_weights, decay = optimizer.update_step, optimizer._apply_weight_decay, optimizer.weight_decay
+
+    def scaled_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
+        update_step(gradient, variable, learning_rate * by_key[optimizer._var_key(variable)])
+
+    def scaled_decay(given: Sequence[keras.Variable]) -> None:
+        for variable in given if decay is not None else ():
+            optimizer.weight_decay = decay * by_key[optimizer._var_key(variable)]
+            decay_weights([variable])
+        optimizer.weight_decay = decay
+
+    optimizer.update_step, optimizer._apply_weight_decay = scaled_step, scaled_decay
+    try:
+        yield
+    finally:
+        del optimizer.update_step, optimizer._apply_weight_decay
 
 
 class _HasMomentum:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import keras
@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from clr_loop.data.arguments import checked_types
 from clr_loop.loop.batches import Batch, num_examples_of, parts_of
-from clr_loop.loop.rates import momentum_in_graph
+from clr_loop.loop.rates import momentum_in_graph, rates_scaled
 from clr_loop.schedules.checks import checked_whole
 
 Values = dict[str, tf.Tensor]
@@ -44,6 +44,8 @@ class StepOptions:
             variable and counts no step, so the next batch gets its learning rate.
         halve_batches: Whether a batch of 256 or more may be computed in two halves side by side, where a CPU runs an
             XLA program and a trial shows that the halves add up to the whole batch. It is faster and rounds otherwise.
+        rate_multipliers: regex → factor, at least 0. A variable whose path has a match (`re.search`) learns at the rate
+            of the step times the factor of the first such regex; its weight decay goes with that rate. 0 freezes it.
         scale_inputs: Whether uint8 inputs are divided by 255. "auto" does so for arrays of rank 3 and above, unless the
             model scales them itself or feeds them to an `Embedding`; see `inputs.decide`.
 
@@ -58,6 +60,7 @@ class StepOptions:
     skip_non_finite: bool = False
     halve_batches: bool = True
     scale_inputs: bool | Literal["auto"] = "auto"
+    rate_multipliers: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("jit_compile", "scale_inputs"):
@@ -67,6 +70,9 @@ class StepOptions:
         if self.clip_norm is not None and not 0.0 < self.clip_norm < math.inf:
             raise ValueError(f"clip_norm is {self.clip_norm}; it must be a finite number above 0, and 1 is usual.")
         checked_whole("accumulate", self.accumulate)
+        for regex, factor in self.rate_multipliers.items():
+            if not 0.0 <= factor < math.inf:
+                raise ValueError(f"The rate multiplier of {regex!r} is {factor}; it must be finite and at least 0.")
 
 
 class TrainStep:
@@ -209,7 +215,8 @@ class TrainStep:
         """Assign the rate and apply the gradients; return 1, or 0 where a loss scale made the optimizer skip."""
         optimizer = self._model.optimizer
         before = tf.identity(optimizer.iterations)
-        with momentum_in_graph(optimizer, momentum), _summed_over_replicas(optimizer):
+        scaled = rates_scaled(optimizer, self._model.trainable_variables, self._options.rate_multipliers)
+        with momentum_in_graph(optimizer, momentum), scaled, _summed_over_replicas(optimizer):
             optimizer.learning_rate.assign(learning_rate)
             self.strategy.run(self._apply, args=(gradients,))
         return tf.cast(optimizer.iterations - before, tf.int32) if self._scales_loss else tf.constant(1)

@@ -3,11 +3,20 @@
 from clr_loop.schedules.base import Schedule
 from clr_loop.schedules.cycles import CosineRestarts, Cyclic, ExpRange, Triangular, Triangular2, register_scale_fn
 from clr_loop.schedules.describe import Description, describe
-from clr_loop.schedules.formulas import Constant, ExponentialRamp, Joined, LinearRamp, OneCycle, from_config, join
+from clr_loop.schedules.formulas import (
+    Constant,
+    ExponentialDecay,
+    ExponentialRamp,
+    Joined,
+    LinearRamp,
+    OneCycle,
+    from_config,
+    join,
+)
 from clr_loop.schedules.lengths import to_steps
 
 __all__ = [
-    "Constant", "CosineRestarts", "Cyclic", "Description", "ExpRange", "ExponentialRamp", "Joined", "LinearRamp",
-    "OneCycle", "Schedule", "Triangular", "Triangular2", "describe", "from_config", "join", "register_scale_fn",
-    "to_steps",
+    "Constant", "CosineRestarts", "Cyclic", "Description", "ExpRange", "ExponentialDecay", "ExponentialRamp", "Joined",
+    "LinearRamp", "OneCycle", "Schedule", "Triangular", "Triangular2", "describe", "from_config", "join",
+    "register_scale_fn", "to_steps",
 ]  # fmt: skip

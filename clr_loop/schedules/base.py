@@ -97,6 +97,14 @@ class Schedule:
         """The last step of a finite schedule, which holds its rate after it; None for any other schedule."""
         return self.total_steps - 1 if hasattr(self, "total_steps") else None
 
+    def cycle_ends(self, num_steps: int) -> Steps | None:
+        """Return after how many steps of a run each whole cycle is done, rising; None without cycles.
+
+        Args:
+            num_steps: int, the steps of the run.
+        """
+        return None
+
     def formula(self, ops: Ops, steps: Any) -> Any:
         """Return the rates for checked steps, int64 of any shape, as a float64 array of the library of `ops`."""
         raise NotImplementedError

@@ -87,6 +87,7 @@ _FACTOR = _ABOVE_0, 1.0, "it must be above 0 and at most 1. With 1 every cycle h
 _RANGES: dict[str, tuple[float, float, str]] = {
     **dict.fromkeys(("learning_rate", "base_lr", "max_lr", "start_lr", "end_lr"), _RATE),
     **dict.fromkeys(("gamma", "m_mul"), _FACTOR),
+    "decay_rate": (_ABOVE_0, 1.0, "the rate is multiplied by it, so it must be above 0 and at most 1"),
     "pct_start": (0.0, 1.0, "it is a share and must be from 0 to 1 (0.3 means 30%)"),
     "div_factor": (1.0, _HIGHEST, "it is max_lr over the first rate and must be finite and at least 1"),
     "final_div_factor": (_ABOVE_0, _HIGHEST, "it is the first rate over the last and must be finite and above 0"),
@@ -102,6 +103,8 @@ def checked_argument(name: str, value: Any) -> Any:
         return checked_number(name, value, *_RANGES[name])
     if name in _CHOICES:
         return checked_choice(name, value, *_CHOICES[name])
-    if name in ("step_size", "step_size_down", "first_cycle_steps", "total_steps", "t_mul"):
+    if name in ("step_size", "step_size_down", "first_cycle_steps", "total_steps", "decay_steps", "t_mul"):
         return checked_whole(name, value)
+    if name == "staircase" and not isinstance(value, bool):
+        raise TypeError(f"staircase is {value!r}; it must be True or False.")
     return checked_momentum(name, value) if name == "momentum" else value

@@ -93,6 +93,10 @@ class Triangular(Cycles):
         """Return the peak's share of its full height for each 0-based cycle and step."""
         return 1.0
 
+    def cycle_ends(self, num_steps: int) -> Steps:
+        """Return after how many steps each whole cycle is done; see `Schedule.cycle_ends`."""
+        return np.arange(self.period, num_steps + 1, self.period)
+
     @property
     def period(self) -> int:
         """Steps of a whole cycle."""
@@ -197,6 +201,12 @@ class CosineRestarts(Cycles):
         """Return the rates as shares of the way from base_lr to max_lr; see `Schedule.height`."""
         cycle, position, length = self.place(ops, steps)
         return self.m_mul ** ops.float64(cycle) * (1.0 + ops.cos(math.pi * (ops.float64(position) / length))) / 2.0
+
+    def cycle_ends(self, num_steps: int) -> Steps:
+        """Return after how many steps each whole cycle is done; see `Schedule.cycle_ends`."""
+        if self.t_mul == 1:
+            return np.arange(self.first_cycle_steps, num_steps + 1, self.first_cycle_steps)
+        return self._starts[1:][self._starts[1:] <= num_steps]
 
     def place(self, ops: Ops, steps: Any) -> tuple[Any, Any, Any]:
         """Return each step's cycle and its position in it, both counted from 0, and the length of that cycle."""

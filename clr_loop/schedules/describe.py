@@ -18,7 +18,7 @@ import numpy as np
 from clr_loop.schedules.base import NUMPY, Schedule, mix
 from clr_loop.schedules.checks import Steps, checked_whole
 from clr_loop.schedules.cycles import CosineRestarts, Cyclic, ExpRange, Triangular
-from clr_loop.schedules.formulas import Constant, Joined, LinearRamp, OneCycle
+from clr_loop.schedules.formulas import Constant, ExponentialDecay, Joined, LinearRamp, OneCycle
 
 # We say that a run ends at the low if it ends within this share of the way up.
 _NEAR_LOW = 0.1
@@ -96,6 +96,11 @@ def _look(schedule: Schedule, total_steps: int, steps_per_epoch: int) -> _Look:
 @_look.register
 def _(schedule: Constant, total_steps: int, steps_per_epoch: int) -> _Look:
     return _Look(np.array([0]), None, "at the rate it began with", [])
+
+
+@_look.register
+def _(schedule: ExponentialDecay, total_steps: int, steps_per_epoch: int) -> _Look:
+    return _Look(np.array([0]), None, f"after {(total_steps - 1) / schedule.decay_steps:,.3g} decays", [])
 
 
 @_look.register

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from clr_loop.schedules.base import NUMPY, Ops, Schedule, mix
-from clr_loop.schedules.checks import Momentum, Rates, checked_steps, checked_whole
+from clr_loop.schedules.checks import Momentum, Rates, Steps, checked_steps, checked_whole
 from clr_loop.schedules.cycles import CosineRestarts, Cyclic, ExpRange, Triangular, Triangular2
 
 
@@ -30,6 +30,33 @@ class Constant(Schedule):
     def formula(self, ops: Ops, steps: Any) -> Any:
         """Return the rates; see `Schedule.formula`."""
         return 0.0 * ops.float64(steps) + self.learning_rate
+
+
+@dataclass(frozen=True)
+class ExponentialDecay(Schedule):
+    """A rate that is multiplied by decay_rate over and over: smoothly, or in stairs.
+
+        rate = learning_rate * decay_rate ** (step / decay_steps)        rounded down to whole stairs with staircase
+
+    Args:
+        learning_rate: float, the first rate.
+        decay_steps: int, at least 1: after so many steps the rate is multiplied once.
+        decay_rate: float in (0, 1].
+        staircase: bool, whether the rate is held in between.
+
+    Source: Keras has the same formula under this name; it is what Smith compares cycles with ("exp" and "fixed" with
+    steps), arXiv 1506.01186, section 4.1.
+    """
+
+    learning_rate: float
+    decay_steps: int
+    decay_rate: float
+    staircase: bool = False
+
+    def formula(self, ops: Ops, steps: Any) -> Any:
+        """Return the rates; see `Schedule.formula`."""
+        times = steps // self.decay_steps if self.staircase else ops.float64(steps) / self.decay_steps
+        return self.learning_rate * self.decay_rate ** ops.float64(times)
 
 
 @dataclass(frozen=True)
@@ -87,6 +114,10 @@ class OneCycle(Schedule):
         fallen = (position - self.peak) / (last - self.peak or 1.0)
         share = ops.where(position < self.peak, climbed, 1.0 - fallen)
         return share if self.anneal == "linear" else (1.0 - ops.cos(math.pi * share)) / 2.0
+
+    def cycle_ends(self, num_steps: int) -> Steps:
+        """Return after how many steps the cycle is done; see `Schedule.cycle_ends`."""
+        return np.array([self.total_steps] if self.total_steps <= num_steps else [], np.int64)
 
     @property
     def peak(self) -> float:
@@ -196,6 +227,12 @@ class Joined(Schedule):
                 turn = end
         return None if momentums is None else momentums[()]
 
+    def cycle_ends(self, num_steps: int) -> Steps | None:
+        """Return after how many steps each whole cycle of each part is done; None if no part has cycles."""
+        parts = [(part, start, min(end, num_steps) - start) for part, start, end in self.parts() if start < num_steps]
+        found = [start + ends for part, start, steps in parts if (ends := part.cycle_ends(steps)) is not None]
+        return np.concatenate(found) if found else None
+
     def parts(self) -> Iterator[tuple[Schedule, int, int]]:
         """Yield each schedule with its first step, and the step after its last."""
         return zip(self.schedules, (0, *self.boundaries), (*self.boundaries, 2**62), strict=True)
@@ -218,7 +255,8 @@ join = Joined
 # --- By name ---
 
 _KINDS = (
-    Constant, Cyclic, Triangular, Triangular2, ExpRange, OneCycle, CosineRestarts, LinearRamp, ExponentialRamp, Joined,
+    Constant, Cyclic, Triangular, Triangular2, ExpRange, OneCycle, CosineRestarts, LinearRamp, ExponentialRamp,
+    ExponentialDecay, Joined,
 )  # fmt: skip
 SCHEDULES: dict[str, type[Schedule]] = {kind.__name__: kind for kind in _KINDS}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 FLAGS = flags.FLAGS
 
 _AUTO: dict[str, Any] = {"auto": "auto", "true": True, "false": False}
+# Flag → the optimizer's argument.
+_OF_OPTIMIZER = {
+    **{name: name for name in ("nesterov", "beta_1", "beta_2", "epsilon", "weight_decay")},
+    "optimizer_momentum": "momentum",
+}
 
 flags.DEFINE_string(
     "dataset",
@@ -34,8 +40,24 @@ flags.DEFINE_string(
 flags.DEFINE_enum(
     "optimizer",
     None,
-    ("adam", "rmsprop", "sgd"),
+    ("adam", "adamw", "lion", "nadam", "rmsprop", "sgd"),
     "With Keras' own defaults, and momentum 0.9 for sgd. If it is not given: adam, or that of a compiled model.",
+)
+flags.DEFINE_float("optimizer_momentum", None, "The optimizer's momentum (sgd, rmsprop).")
+flags.DEFINE_bool("nesterov", None, "Nesterov's momentum (sgd).")
+flags.DEFINE_float("beta_1", None, "Decay of the mean of gradients (adam, adamw, nadam, lion).")
+flags.DEFINE_float(
+    "beta_2", None, "Decay of the mean of squared gradients (adam, adamw, nadam), or of gradients (lion)."
+)
+flags.DEFINE_float("epsilon", None, "What is added to a divisor (adam, adamw, nadam, rmsprop).")
+flags.DEFINE_float("weight_decay", None, "Decoupled weight decay, times the learning rate at each step.")
+flags.DEFINE_list(
+    "exclude_from_weight_decay", [], "Variables without weight decay: those whose name holds one of these."
+)
+flags.DEFINE_list(
+    "rate_multipliers",
+    [],
+    "regex=factor: variables whose path matches learn at the schedule's rate times the factor; 0 freezes them.",
 )
 flags.DEFINE_enum(
     "jit_compile", "auto", list(_AUTO), "Compile with XLA; auto: not for convolutions and random numbers on a CPU."
@@ -59,16 +81,38 @@ def load_dataset() -> data.AnyDataset:
 
 def make_model(dataset: data.AnyDataset, seed: int) -> keras.Model:
     """Make the compiled model; its learning rate is overwritten at every step."""
-    import keras
-
     from clr_loop.data.models import build_model
 
-    optimizer = None
-    if FLAGS.optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(momentum=0.9)
-    elif FLAGS.optimizer is not None:
-        optimizer = keras.optimizers.get(FLAGS.optimizer)
-    return build_model(FLAGS.model, dataset, seed, optimizer)
+    return build_model(FLAGS.model, dataset, seed, _make_optimizer())
+
+
+def _make_optimizer() -> keras.optimizers.Optimizer | None:
+    """Make the optimizer, with those of its arguments that were given; None if no flag says anything of it."""
+    import keras
+
+    given = {argument: FLAGS[flag].value for flag, argument in _OF_OPTIMIZER.items() if FLAGS[flag].value is not None}
+    if FLAGS.optimizer is None and not given and not FLAGS.exclude_from_weight_decay:
+        return None
+    name = FLAGS.optimizer or "adam"
+    kind = type(keras.optimizers.get(name))
+    for argument in given:
+        if argument not in inspect.signature(kind).parameters:
+            flag = next(flag for flag, theirs in _OF_OPTIMIZER.items() if theirs == argument)
+            raise ValueError(f"--{flag} means nothing to {name}; remove it or choose another --optimizer.")
+    optimizer = kind(**({"momentum": 0.9} if name == "sgd" else {}) | given)
+    if FLAGS.exclude_from_weight_decay:
+        if optimizer.weight_decay is None:
+            raise ValueError("--exclude_from_weight_decay needs --weight_decay; add it or leave both out.")
+        optimizer.exclude_from_weight_decay(var_names=FLAGS.exclude_from_weight_decay)
+    return optimizer
+
+
+def _multipliers() -> dict[str, float]:
+    """Return what --rate_multipliers says: regex → factor."""
+    try:
+        return {regex: float(factor) for regex, _, factor in (text.rpartition("=") for text in FLAGS.rate_multipliers)}
+    except ValueError as error:
+        raise ValueError(f"--rate_multipliers is {','.join(FLAGS.rate_multipliers)}; write regex=factor.") from error
 
 
 def step_options(skip_non_finite: bool = False) -> StepOptions:
@@ -82,9 +126,13 @@ def step_options(skip_non_finite: bool = False) -> StepOptions:
         skip_non_finite=skip_non_finite,
         halve_batches=FLAGS.halve_batches,
         scale_inputs=_AUTO[FLAGS.scale_inputs],
+        rate_multipliers=_multipliers(),
     )
 
 
 def settings(dataset: data.AnyDataset) -> dict[str, Any]:
     """Return what the results depend on, for config.json, as far as the loop does not know it."""
-    return {"dataset": dataset.name, "dataset_sha256": dataset.sha256(), "model": FLAGS.model}
+    found = {"dataset": dataset.name, "dataset_sha256": dataset.sha256(), "model": FLAGS.model}
+    if FLAGS.exclude_from_weight_decay:
+        found["exclude_from_weight_decay"] = FLAGS.exclude_from_weight_decay
+    return found

@@ -21,12 +21,13 @@ SCHEDULES: dict[str, type[schedules.Schedule]] = {
     "cosine_restarts": schedules.CosineRestarts,
     "linear_ramp": schedules.LinearRamp,
     "exponential_ramp": schedules.ExponentialRamp,
+    "exponential_decay": schedules.ExponentialDecay,
 }
 
-_LENGTHS = ("step_size", "step_size_down", "first_cycle_steps", "total_steps")
+_LENGTHS = ("step_size", "step_size_down", "first_cycle_steps", "total_steps", "decay_steps")
 UNITS = "2000 or 2000st (steps), 2ep (epochs) or 30% (of the run)"
 
-flags.DEFINE_float("learning_rate", 0.1, "constant: the rate.")
+flags.DEFINE_float("learning_rate", 0.1, "constant: the rate; exponential_decay: the first rate.")
 flags.DEFINE_float("base_lr", 0.001, "Cycles: the lowest rate.")
 flags.DEFINE_float("max_lr", 0.006, "Cycles: the highest rate.")
 flags.DEFINE_string("step_size", "2000", f"Triangles: the climbing half of a cycle, usually 2 to 10 epochs; {UNITS}.")
@@ -42,6 +43,12 @@ flags.DEFINE_float("m_mul", 1.0, "cosine_restarts: how many times higher each cy
 flags.DEFINE_float("start_lr", 1e-7, "Ramps: the first rate.")
 flags.DEFINE_float("end_lr", 10.0, "Ramps: the last rate.")
 flags.DEFINE_string("total_steps", "100%", f"one_cycle and ramps: their whole length; {UNITS}.")
+flags.DEFINE_string("decay_steps", "1ep", f"exponential_decay: how often the rate is multiplied; {UNITS}.")
+flags.DEFINE_float("decay_rate", 0.9, "exponential_decay: what the rate is multiplied by, in (0, 1].")
+flags.DEFINE_bool("staircase", False, "exponential_decay: hold the rate in between.")
+flags.DEFINE_string(
+    "warmup", None, f"Climb to the schedule's first rate in so many steps first, which it does not count; {UNITS}."
+)
 flags.DEFINE_list(
     "momentum", None, "Cycles: low,high, such as 0.85,0.95: SGD's momentum or Adam's beta_1, cycled against the rate."
 )
@@ -58,7 +65,11 @@ def _are_two_numbers(values: list[str] | None) -> bool:
 def make(
     name: str, steps_per_epoch: int, total_steps: int, defaults: Mapping[str, str] | None = None
 ) -> schedules.Schedule:
-    """Make a schedule for a run of this length; `defaults` stand for flags that are not given."""
+    """Make a schedule for a run of this length, after its warm-up; `defaults` stand for flags that are not given."""
+    warmup = FLAGS.warmup and schedules.to_steps(FLAGS.warmup, steps_per_epoch, total_steps, "warmup")
+    if warmup and not 2 <= warmup < total_steps:
+        raise ValueError(f"warmup is {warmup} steps; give at least 2, and fewer than the {total_steps} of the run.")
+    total_steps -= warmup or 0
     instead, given = defaults or {}, {argument: FLAGS[argument] for argument in _arguments(name)}
     arguments: dict[str, Any] = {
         argument: instead[argument] if argument in instead and not flag.present else flag.value
@@ -69,7 +80,11 @@ def make(
             arguments[argument] = schedules.to_steps(value, steps_per_epoch, total_steps, argument)
         if argument == "momentum" and value is not None:
             arguments[argument] = tuple(float(number) for number in value)
-    return SCHEDULES[name](**arguments)
+    schedule = SCHEDULES[name](**arguments)
+    if not warmup:
+        return schedule
+    first = float(schedule(0))
+    return schedules.join([schedules.LinearRamp(first / warmup, first, warmup), schedule], [warmup])
 
 
 def check(names: Sequence[str]) -> None:

@@ -10,10 +10,12 @@ from helpers.replicas import MOMENTUMS, RATES
 
 TRAIN = "import sys; from helpers.replicas import train; train(sys.argv[1], eval(sys.argv[2]))"
 CLIPPED = {"clip_norm": 0.05, "skip_non_finite": True}
+SCALED = CLIPPED | {"rate_multipliers": {"bias": 0.1}}
 RUNS = {
-    "none": {"one": ("arrays", CLIPPED), "not_clipped": ("arrays", {}),
+    "none": {"one": ("arrays", CLIPPED), "not_clipped": ("arrays", {}), "scaled": ("arrays", SCALED),
              "parts": ("arrays", CLIPPED | {"accumulate": 3})},
     "mirrored": {"mirrored": ("arrays", CLIPPED), "mirrored_dataset": ("dataset", CLIPPED),
+                 "mirrored_scaled": ("arrays", SCALED),
                  "mirrored_parts": ("arrays", {"clip_norm": 0.05, "accumulate": 2})},
 }  # fmt: skip
 
@@ -46,8 +48,15 @@ def test_one_replica_two_replicas_two_workers_and_parts_end_with_the_same_weight
         np.testing.assert_allclose(ends[run][name], ends["one"][name], rtol=1e-4)
 
 
+def test_a_rate_for_each_layer_is_the_same_with_two_replicas(ends):
+    for ours, theirs in zip(weights(ends["mirrored_scaled"]), weights(ends["scaled"]), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    pairs = zip(weights(ends["scaled"]), weights(ends["one"]), strict=True)
+    assert max(np.abs(ours - theirs).max() for ours, theirs in pairs) > 0.1
+
+
 def test_rates_and_momentums_are_the_same_for_any_number_of_replicas(ends):
-    assert len(ends) == 8
+    assert len(ends) == 10
     for end in ends.values():
         np.testing.assert_array_equal(end["learning_rate"], RATES.astype(np.float32))
         np.testing.assert_array_equal(end["momentum"], MOMENTUMS.astype(np.float32))
@@ -55,7 +64,7 @@ def test_rates_and_momentums_are_the_same_for_any_number_of_replicas(ends):
 
 def test_one_trace_serves_a_stream_and_resident_data_has_one_more_for_its_short_last_batch(ends):
     traces = {name: int(end["traces"]) for name, end in ends.items()}
-    resident = {"one", "not_clipped", "parts"}
+    resident = {"one", "not_clipped", "parts", "scaled"}
     assert traces == {name: 1 + (name in resident) for name in ends}
 
 

@@ -7,6 +7,7 @@ import sys
 import warnings
 from fractions import Fraction
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from clr_loop.schedules import (
     Constant,
     CosineRestarts,
     Cyclic,
+    ExponentialDecay,
     ExponentialRamp,
     ExpRange,
     LinearRamp,
@@ -47,6 +49,8 @@ EVERY = [
     CosineRestarts(BASE, MAX, 5, 2, 0.9),
     LinearRamp(BASE, MAX, 300),
     ExponentialRamp(BASE, MAX, 300),
+    ExponentialDecay(MAX, 40, 0.7),
+    ExponentialDecay(MAX, 40, 0.7, staircase=True),
     join([LinearRamp(0.0, BASE, 300), Triangular(BASE, MAX, 7)], [10]),
 ]
 
@@ -490,3 +494,56 @@ describe(Triangular(0.001, 0.006, 10), 100, 10)
 sys.exit("tensorflow" in sys.modules or "keras" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("staircase", [False, True])
+def test_exponential_decay_is_that_of_keras(staircase):
+    ours = ExponentialDecay(0.1, decay_steps=7, decay_rate=0.6, staircase=staircase)
+    theirs = keras.optimizers.schedules.ExponentialDecay(0.1, 7, 0.6, staircase)
+    np.testing.assert_allclose(ours(np.arange(40)), [float(theirs(step)) for step in range(40)], rtol=1e-5)
+    assert ours(7) == pytest.approx(0.06)
+    assert from_config(ours.to_config()) == ours
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"decay_rate": 0.0}, "decay_rate is 0.0; the rate is multiplied by it"),
+        ({"decay_steps": 0}, "decay_steps is 0; it must be at least 1"),
+    ],
+)
+def test_a_decay_that_is_none_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        ExponentialDecay(**{"learning_rate": 0.1, "decay_steps": 5, "decay_rate": 0.5, **change})
+    with pytest.raises(TypeError, match="staircase is 1; it must be True or False"):
+        ExponentialDecay(0.1, 5, 0.5, staircase=1)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Triangular(0.0, 1.0, 3, step_size_down=4),
+        Triangular2(0.0, 1.0, 2),
+        CosineRestarts(0.0, 1.0, 4),
+        CosineRestarts(0.0, 1.0, 2, t_mul=2),
+    ],
+)
+def test_a_cycle_ends_where_the_next_begins(schedule):
+    # Worked out from the rates alone: a cycle begins where they turn upward, or jump up.
+    rates = schedule(np.arange(200))
+    turns = np.flatnonzero((rates[1:-1] < rates[2:]) & (rates[:-2] >= rates[1:-1])) + 1
+    begins = turns if isinstance(schedule, Triangular) else turns + 1
+    begins = begins[begins > 1]
+    np.testing.assert_array_equal(schedule.cycle_ends(150), begins[begins <= 150])
+    assert schedule.cycle_ends(1).size == 0
+
+
+def test_cycles_of_parts_count_where_the_parts_are():
+    one_cycle = OneCycle(1.0, total_steps=10)
+    assert one_cycle.cycle_ends(10).tolist() == [10]
+    assert one_cycle.cycle_ends(9).tolist() == []
+    assert Constant(0.1).cycle_ends(100) is None
+    warm = join([LinearRamp(0.0, 0.1, 5), Triangular(0.1, 1.0, 2)], [5])
+    assert warm.cycle_ends(14).tolist() == [9, 13]
+    assert join([Constant(0.1), Constant(0.2)], [3]).cycle_ends(10) is None
+    assert join([one_cycle, Constant(0.1)], [12]).cycle_ends(11).tolist() == [10]

@@ -7,12 +7,14 @@ from absl.testing import flagsaver
 from clr_loop.schedules import (
     Constant,
     CosineRestarts,
+    ExponentialDecay,
     ExponentialRamp,
     ExpRange,
     LinearRamp,
     OneCycle,
     Triangular,
     Triangular2,
+    join,
 )
 from shared import schedule_flags
 
@@ -49,6 +51,13 @@ def make(name):
         ("cosine_restarts", "--first_cycle_steps=1ep --t_mul=2 --m_mul=0.5", CosineRestarts(0.001, 0.006, 30, 2, 0.5)),
         ("linear_ramp", "--start_lr=0 --end_lr=1", LinearRamp(0.0, 1.0, 450)),
         ("exponential_ramp", "--total_steps=1ep", ExponentialRamp(1e-7, 10.0, 30)),
+        ("exponential_decay", "--decay_steps=2ep --staircase", ExponentialDecay(0.1, 60, 0.9, True)),
+        ("constant", "--warmup=1ep", join([LinearRamp(0.1 / 30, 0.1, 30), Constant(0.1)], [30])),
+        (
+            "triangular",
+            "--warmup=50st --step_size=25%",
+            join([LinearRamp(0.001 / 50, 0.001, 50), Triangular(0.001, 0.006, 100)], [50]),
+        ),
     ],
 )
 def test_the_flags_make_the_schedule(given, name, text, expected):
@@ -72,6 +81,8 @@ def test_a_length_in_epochs_is_another_number_of_steps_at_another_batch_size(giv
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        ("triangular", "--warmup=1", "warmup is 1 steps; give at least 2, and fewer than the 450 of the run"),
+        ("triangular", "--warmup=100%", "warmup is 450 steps"),
         ("triangular", "--step_size=2epp", "step_size is '2epp', which is not a length such as"),
         ("triangular", "--step_size_down=-3%", "step_size_down is '-3%', which is not a length such as"),
         ("triangular", "--step_size=0", "step_size is '0'; it must be at least 1 step"),
