@@ -6,11 +6,15 @@ Nothing here imports TensorFlow before `start_tensorflow`, so `--help` and a wro
 from __future__ import annotations
 
 import contextlib
+import difflib
+import itertools
 import os
 import re
 import shlex
 import shutil
+import signal
 import sys
+import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator
@@ -30,7 +34,29 @@ FLAGS = flags.FLAGS
 # Where errors are raised whose text needs no more: the scripts and the package.
 _OURS = (str(Path(__file__).parents[1]), str(Path(run_files.__file__).parents[1]))
 
-flags.DEFINE_bool("help", False, "Print this help.", short_name="h")
+# What --help lists, in the order of use. --helpfull adds the other flags of these modules and of the script itself.
+_SCRIPT = "the script's own"
+_HELP = {
+    "Data and model": ("dataset", "model", "optimizer", "shared.model_flags"),
+    "Schedule": (
+        "schedule", "schedules", "learning_rate", "base_lr", "max_lr", "step_size", "num_steps",
+        "shared.schedule_flags", "shared.arm_flags",
+    ),
+    "Run": ("batch_size", "batch_sizes", "epochs", "seed", "seeds", "tune", "resume", _SCRIPT, "shared.loop_flags"),
+    "Output": ("run_dir", "output_dir", "overwrite", "shared.output_flags"),
+    "Help": ("help", "helpfull", "shared.terminal"),
+}  # fmt: skip
+_PLACES = [name for names in _HELP.values() for name in names]
+_HEADINGS = {name: heading for heading, names in _HELP.items() for name in names}
+# A script with few flags has no second help.
+_FEW = 12
+
+_WRITTEN_OUT = {
+    "lr": "learning_rate", "bs": "batch_size", "wd": "weight_decay", "out": "output_dir", "output": "output_dir",
+}  # fmt: skip
+
+flags.DEFINE_bool("help", False, "Print the flags that matter most.", short_name="h")
+flags.DEFINE_bool("helpfull", False, "Print all flags.")
 flags.DEFINE_bool(
     "xla_cache", True, "Keep XLA's programs in the user's cache folder, so that the next start is faster."
 )
@@ -41,14 +67,44 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
     def parse_and_run() -> int | None:
         rest = FLAGS(sys.argv)[1:]
-        if FLAGS.help:
-            print(f"{sys.modules['__main__'].__doc__}\nFlags:\n{FLAGS.main_module_help()}")
+        if FLAGS.help or FLAGS.helpfull:
+            print(f"{sys.modules['__main__'].__doc__}{_help()}")
             return 0
         if rest:
             raise ValueError(f"{rest[0]!r} is not a flag; write flags as --name=value.")
         return main()
 
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # As it is for a job in the background.
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # In place of a handler for the time of the imports.
     sys.exit(_guard(parse_and_run))
+
+
+def _help() -> str:
+    """Return the flags under their headings."""
+
+    def place(flag: flags.Flag) -> str:
+        named = (flag.name, FLAGS.find_module_defining_flag(flag.name), _SCRIPT)
+        return next(name for name in named if name in _HEADINGS)
+
+    every = sorted(_own_flags(), key=lambda flag: _PLACES.index(place(flag)))
+    is_full = FLAGS.helpfull or len(every) <= _FEW
+    shown = every if is_full else [flag for flag in every if flag.name in _HEADINGS]
+    lines = []
+    for heading, of_heading in itertools.groupby(shown, lambda flag: _HEADINGS[place(flag)]):
+        lines += ["", f"{heading}:"]
+        for flag in of_heading:
+            default = (flag.default_as_str or "").strip("'")
+            usual = f" (default: {default})" if default not in ("", "false") else ""
+            text = f"--{'[no]' * flag.boolean}{flag.name}: {flag.help.replace('|', ' | ')}{usual}"
+            lines += textwrap.wrap(text, 100, initial_indent="  ", subsequent_indent="      ")
+    more = "" if is_full else f"--helpfull lists {len(every) - len(shown)} more flags. "
+    return "\n".join([*lines, "", f"{more}--flagfile=FILE reads flags from a file, one in each line."])
+
+
+def _likeliest(name: str) -> str:
+    """Return in words which flag was meant by a name that is none."""
+    near = difflib.get_close_matches(_WRITTEN_OUT.get(name, name), [flag.name for flag in _own_flags()], 1, 0.58)
+    return f"did you mean --{near[0]}? " if near else ""
 
 
 def run_child(work: Callable[[], None]) -> NoReturn:
@@ -77,6 +133,9 @@ def _guard(main: Callable[[], int | None]) -> int:
         return _fail(f"Interrupted; what was written until then is kept.{goes_on}", code=130)
     except SystemExit as error:
         return _fail(f"The script did not come to its end: {in_one_line(error, _OURS)}.")
+    except flags.UnrecognizedFlagError as error:
+        name = error.flagname
+        return _fail(f"Unknown command line flag {name!r}; {_likeliest(name)}--help and --helpfull list the flags.")
     except flags.Error as error:
         return _fail(f"{' '.join(str(error).split())}; --help lists the flags.")
     except Exception as error:
@@ -106,7 +165,7 @@ def start_tensorflow(prepare: Callable[[], None] = lambda: None) -> None:
     `prepare` is called before anything is computed, for what must be set by then.
     """
     import_tensorflow()
-    with without_stderr():
+    with status("starting TensorFlow"), without_stderr():
         import tensorflow as tf
 
         gpus = tf.config.list_physical_devices("GPU")
@@ -125,13 +184,26 @@ def import_tensorflow() -> None:
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
     if FLAGS.xla_cache:
         xla_cache.use()
-    with without_stderr():
+    with status("importing TensorFlow"), without_stderr():
         import keras
         import tensorflow as tf
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
     keras.config.set_image_data_format("channels_last")
     tf.get_logger().setLevel("ERROR")
+
+
+@contextlib.contextmanager
+def status(text: str) -> Iterator[None]:
+    """Say on a terminal what is being done for some seconds, and erase it afterwards."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    print(f"{text} …", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
