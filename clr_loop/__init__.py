@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from clr_loop.loop.loop import TrainLoop
     from clr_loop.loop.step import StepOptions
     from clr_loop.runs.fit import RunOptions, fit
+    from clr_loop.runs.models import load_run
     from clr_loop.schedules import (
         Constant,
         CosineRestarts,
@@ -50,6 +51,7 @@ _PLACES = {
     "clr_loop.loop.loop": ("TrainLoop",),
     "clr_loop.loop.step": ("StepOptions",),
     "clr_loop.runs.fit": ("RunOptions", "fit"),
+    "clr_loop.runs.models": ("load_run",),
     "clr_loop.schedules": (
         "Constant", "CosineRestarts", "Cyclic", "ExpRange", "ExponentialDecay", "ExponentialRamp", "LinearRamp",
         "OneCycle", "Triangular", "Triangular2", "describe", "join",
@@ -83,6 +85,7 @@ __all__ = [
     "fit",
     "join",
     "load",
+    "load_run",
 ]  # fmt: skip
 
 

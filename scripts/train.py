@@ -6,25 +6,27 @@ Examples:
     python scripts/train.py --model=clr_loop.data.examples:regression_model --dataset=clr_loop.data.examples:regression
     python scripts/train.py --model=clr_loop.data.examples:text_model --dataset=clr_loop.data.examples:text
 
-It writes into --run_dir: config.json, history.csv (every step), epochs.csv, result.json, curves.png, TensorBoard's
-events and checkpoints. After Ctrl-C, SIGTERM or worse, the same command with --resume goes on, to the same last bit.
+It writes into --run_dir: config.json, history.csv (every step), epochs.csv, result.json, curves.png, final.keras and
+best.keras, TensorBoard's events and checkpoints. After Ctrl-C, SIGTERM or worse, the same command with --resume goes
+on, to the same last bit.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
 
-from clr_loop.data import AnyDataset
-from clr_loop.schedules import Schedule, to_steps
+from clr_loop.data import Dataset, hold_out
+from clr_loop.schedules import to_steps
 from shared import loop_flags, model_flags, output_flags, schedule_flags, terminal
 
 if TYPE_CHECKING:
-    from clr_loop.loop.loop import TrainLoop
-    from clr_loop.runs.fit import RunOptions
+    from clr_loop.runs.result import TrainingResult
 
 FLAGS = flags.FLAGS
 
@@ -37,6 +39,18 @@ flags.DEFINE_integer("keep_checkpoints", 3, "How many of the newest checkpoints 
 flags.DEFINE_string(
     "validate_every", None, f"From one validation to the next, beside that of each epoch; {schedule_flags.UNITS}."
 )
+flags.DEFINE_float(
+    "holdout",
+    None,
+    "Share of the training examples that validate instead of the test examples; those are looked at once, at the end.",
+)
+flags.DEFINE_string("monitor", None, "The metric that rates an epoch; not given: val_accuracy, or else val_loss.")
+flags.DEFINE_integer(
+    "patience",
+    None,
+    "Stop after so many epochs without a better one; with a cyclical schedule only cycles' ends count.",
+)
+flags.DEFINE_bool("restore_best", False, "End with the weights of the best epoch.")
 flags.DEFINE_bool("resume", False, "Go on with the run in --run_dir, from its newest good checkpoint.")
 flags.DEFINE_integer("resume_from", None, "With --resume: go back to the checkpoint of this step.")
 flags.DEFINE_enum(
@@ -57,8 +71,8 @@ flags.DEFINE_string("profile", None, "FROM:TO, in steps: profile these for Tenso
 # These say what this command does with the run; the others say what the run is, and are saved with it.
 OF_COMMAND = ("help", "run_dir", "resume", "resume_from", "overwrite", "on_change", "profile")
 MAY_DIFFER = (
-    "data_dir", "epochs", "checkpoint_every", "keep_checkpoints", "validate_every", "feed", "strategy",
-    "logical_devices",
+    "data_dir", "epochs", "checkpoint_every", "keep_checkpoints", "validate_every", "monitor", "patience",
+    "restore_best", "feed", "strategy", "logical_devices",
 )  # fmt: skip
 for module in (terminal, output_flags, model_flags, loop_flags, schedule_flags):
     flags.adopt_module_key_flags(module)
@@ -84,7 +98,13 @@ def main() -> int | None:
         terminal.use_saved_flags(FLAGS.run_dir, OF_COMMAND, MAY_DIFFER)
     schedule_flags.check([FLAGS.schedule])
     loop_flags.check()
-    dataset = model_flags.load_dataset()
+    dataset, test = model_flags.load_dataset(), None
+    if FLAGS.holdout is not None:
+        if not isinstance(dataset, Dataset):
+            raise ValueError(
+                "--holdout takes a part of the training arrays, and these data are streamed; leave it out."
+            )
+        dataset, test = hold_out(dataset, FLAGS.holdout), dataset.validation
     steps_per_epoch, total_steps = output_flags.run_length(dataset.num_examples, FLAGS.batch_size)
     schedule = schedule_flags.make(FLAGS.schedule, steps_per_epoch, total_steps)
     every = FLAGS.checkpoint_every
@@ -94,7 +114,7 @@ def main() -> int | None:
     )
     with loop_flags.claim(FLAGS.run_dir, FLAGS.resume) as run_dir:
         strategy = loop_flags.start()
-        from clr_loop.runs.fit import RunOptions
+        from clr_loop.runs.fit import RunOptions, fit
 
         loop = loop_flags.make_loop(dataset, strategy, FLAGS.seed, skip_non_finite=FLAGS.on_non_finite == "skip")
         options = RunOptions(
@@ -102,29 +122,29 @@ def main() -> int | None:
             checkpoint_every=every,
             keep_checkpoints=FLAGS.keep_checkpoints,
             validate_every=validate_every or 0,
+            monitor=FLAGS.monitor,
+            patience=FLAGS.patience,
+            restore_best=FLAGS.restore_best,
             on_change=FLAGS.on_change,
             resume_from=FLAGS.resume_from,
             profile=_window(FLAGS.profile) if FLAGS.profile else None,
         )
-        return _train(loop, schedule, dataset, options, run_dir)
+        return _train(partial(fit, loop, schedule, dataset.validation, test=test, options=options), run_dir)
 
 
-def _train(loop: TrainLoop, schedule: Schedule, dataset: AnyDataset, options: RunOptions, run_dir: Path) -> int | None:
-    from clr_loop.runs.fit import TrainingInterruptedError, fit
+def _train(start: Callable[..., TrainingResult], run_dir: Path) -> int | None:
+    """Train, write the curves, and say how it ended."""
+    from clr_loop.runs.fit import TrainingInterruptedError
     from clr_loop.studies import plots
     from shared.callbacks import ProgressBar, RunLines, SignalWatch
 
     signals = SignalWatch()
     try:
-        result = fit(
-            loop,
-            schedule,
-            dataset.validation,
+        result = start(
             epochs=FLAGS.epochs,
             callbacks=[RunLines(), ProgressBar(), signals],
             run_dir=run_dir,
             resume=FLAGS.resume,
-            options=options,
         )
     except TrainingInterruptedError as stopped:
         goes_on = f"resume:  {terminal.resume_command()}" if stopped.checkpoint else "no checkpoint was asked for"
@@ -137,8 +157,15 @@ def _train(loop: TrainLoop, schedule: Schedule, dataset: AnyDataset, options: Ru
     skipped = f"; {result.num_skipped} updates skipped" if result.num_skipped else ""
     terminal.say(
         f"{metrics}; trained {result.train_seconds:.2f} s ({result.examples_per_second:,.0f} examples/s) after "
-        f"compiling {result.compile_seconds:.2f} s{skipped}\n{terminal.where(run_dir)}"
+        f"compiling {result.compile_seconds:.2f} s{skipped}"
     )
+    for name, values in result.test.items():
+        terminal.say(f"test, {name} model: {', '.join(f'{metric} {value:#.4g}' for metric, value in values.items())}")
+    if (FLAGS.patience or FLAGS.restore_best) and not result.test:
+        terminal.say(
+            "note: the epoch was chosen on the examples that it is reported on; --holdout=0.1 chooses on others"
+        )
+    terminal.say(terminal.where(run_dir))
     return None
 
 

@@ -16,11 +16,11 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -72,10 +72,10 @@ class RunCheckpoints:
     Only checkpoints that this package has written are ever removed. Whatever else is there is stepped over.
     """
 
-    def __init__(self, directory: Path, loop: TrainLoop, keep: int) -> None:
+    def __init__(self, directory: Path, loop: TrainLoop, keep: int, monitor: str | None = None) -> None:
         for draft in directory.glob(f"{_DRAFT}*"):
             _remove(draft)
-        self._directory, self._loop, self._keep = directory, loop, keep
+        self._directory, self._loop, self._keep, self._monitor = directory, loop, keep, monitor
         self._description = _description(loop)
         self._kept: list[Checkpoint] = []
         self._thread = ThreadPoolExecutor(max_workers=1)
@@ -180,7 +180,7 @@ class RunCheckpoints:
     def _remove_old(self) -> None:
         keep = self._kept[-self._keep :]
         with contextlib.suppress(ValueError):  # None was saved at the end of an epoch with validation.
-            keep.append(best_of(self._kept))
+            keep.append(best_of(self._kept, self._monitor))
         for checkpoint in self._kept:
             if checkpoint not in keep:
                 _remove(checkpoint.directory)
@@ -202,13 +202,13 @@ def find(directory: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: (checkpoint.position, checkpoint.directory.name))
 
 
-def best_of(checkpoints: list[Checkpoint]) -> Checkpoint:
-    """Return the best: of the highest `val_accuracy`, or else of the lowest `val_loss`; the earliest of several.
+def best_of(checkpoints: list[Checkpoint], monitor: str | None = None) -> Checkpoint:
+    """Return the one whose epoch has the best `rating` by the monitored metric; the earliest of several.
 
     Raises:
         ValueError: if none was saved at the end of an epoch with validation.
     """
-    rated = [(found, c) for c in checkpoints if (found := rating(c.manifest["metrics"])) is not None]
+    rated = [(found, c) for c in checkpoints if (found := rating(c.manifest["metrics"], monitor)) is not None]
     if not rated:
         raise ValueError("No checkpoint was saved at the end of an epoch with validation; save one each epoch.")
     return max(rated, key=lambda pair: pair[0])[1]
@@ -222,27 +222,43 @@ def restore(loop: TrainLoop, checkpoint: Checkpoint) -> None:
         CheckpointError: if the loop differs from the one that was saved in model, optimizer, data or options. The loop
             is unchanged.
     """
-    content = _check_files(checkpoint)
+    _check_files(checkpoint)
     if words := in_words(checkpoint.manifest["loop"], _description(loop)):
         raise CheckpointError(
             f"The checkpoint {checkpoint.directory} belongs to another run: {'; '.join(words.values())}. Use what it "
             "was saved with, or another directory."
         )
-    now = loop.snapshot()
+    model = read_variables(checkpoint, "model", loop.model.variables)
+    optimizer = read_variables(checkpoint, "optimizer", loop.optimizer.variables)
+    loop.restore(Snapshot(model, optimizer, loop.seed, checkpoint.manifest["num_skipped"]))
+
+
+def read_variables(
+    checkpoint: Checkpoint, of: Literal["model", "optimizer"], variables: Sequence[keras.Variable]
+) -> list[np.ndarray]:
+    """Return what a checkpoint holds for these variables.
+
+    Raises:
+        DamagedCheckpointError: if a file is missing or not the one that was saved.
+        CheckpointError: if their number, a shape or a dtype is another one.
+    """
+    content = _check_files(checkpoint)
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            model = [_like(arrays[f"model.{i}"], old) for i, old in enumerate(now.model)]
-            optimizer = [_like(arrays[f"optimizer.{i}"], old) for i, old in enumerate(now.optimizer)]
+            names = [name for name in arrays.files if name.startswith(f"{of}.")]
+            if len(names) != len(variables):
+                raise ValueError(f"it has {len(names)} variables of the {of} in place of {len(variables)}")
+            return [_like(arrays[f"{of}.{i}"], variable) for i, variable in enumerate(variables)]
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"The checkpoint {checkpoint.directory} cannot be read: {error}.") from error
-    loop.restore(Snapshot(model, optimizer, now.seed, checkpoint.manifest["num_skipped"]))
 
 
-def _like(array: np.ndarray, old: np.ndarray) -> np.ndarray:
-    """Return an array with the dtype of another: NumPy's files do not know bfloat16 and its like."""
+def _like(array: np.ndarray, variable: keras.Variable) -> np.ndarray:
+    """Return an array with a variable's dtype: NumPy's files do not know bfloat16 and its like."""
+    old = np.array(keras.ops.convert_to_numpy(variable))
     array = array.view(old.dtype) if array.dtype.kind == "V" else array
     if array.shape != old.shape or array.dtype != old.dtype:
-        raise ValueError(f"a variable has {array.dtype}{array.shape} in place of {old.dtype}{old.shape}")
+        raise ValueError(f"{variable.path} has {array.dtype}{array.shape} in place of {old.dtype}{old.shape}")
     return array
 
 

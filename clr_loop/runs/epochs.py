@@ -18,8 +18,9 @@ from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.rates import momentums_of
 from clr_loop.runs.checkpoints import Checkpoint
 from clr_loop.runs.records import Progress, RunRecords
-from clr_loop.runs.result import EpochRecord
+from clr_loop.runs.result import EpochRecord, rating
 from clr_loop.runs.settings import ScheduleFn
+from clr_loop.schedules import Schedule
 
 # A block of steps should take about this long: the time in which a run answers a signal or moves its progress bar.
 _BLOCK_SECONDS = 1.0
@@ -87,6 +88,7 @@ class Run:
         validation: the arguments of `TrainLoop.evaluate`; () for none.
         checkpoint_every, validate_every: batches from one checkpoint, or validation, to the next; 0 for none.
         profile: the batches to profile; empty for none.
+        monitor, patience: see `RunOptions`.
         records, progress: where to keep what is done, if anywhere, and what has been done.
     """
 
@@ -98,6 +100,8 @@ class Run:
     checkpoint_every: int
     validate_every: int
     profile: range
+    monitor: str | None = None
+    patience: int | None = None
     records: RunRecords | None = None
     progress: Progress = field(default_factory=Progress)
     _block_steps: int = _FIRST_BLOCK_STEPS
@@ -147,6 +151,8 @@ class Run:
             if every and loop.position % every == 0 and loop.position < end:
                 self._save()
         self._end_epoch(epoch)
+        if self.patience is not None and self._epochs_in_vain() >= self.patience:
+            loop.model.stop_training = True
         is_last = loop.position >= self.num_batches or loop.model.stop_training
         if every and (loop.position % every == 0 or is_last or self.progress.is_best):
             self._save()
@@ -237,6 +243,21 @@ class Run:
         metrics = self.loop.evaluate(*self.validation)
         self._call(self._hooks.on_test_end, dict(metrics))
         return metrics
+
+    def _epochs_in_vain(self) -> int:
+        """Return how many epochs came after the best; of a schedule with cycles only those in which a cycle ended.
+
+        A climb of the rate makes a model worse for a while, so it is no reason to stop.
+        """
+        records = self.progress.epochs
+        num_steps = np.array([record.step + 1 for record in records])
+        ends = self.schedule.cycle_ends(int(num_steps[-1])) if isinstance(self.schedule, Schedule) else None
+        if ends is not None:
+            num_cycles = np.searchsorted(ends, num_steps, side="right")
+            records = [record for record, new in zip(records, np.diff(num_cycles, prepend=0), strict=True) if new]
+        ratings = [rating(record.metrics, self.monitor) for record in records]
+        values = [-math.inf if found is None else found for found in ratings]
+        return len(values) - 1 - int(np.argmax(values)) if values else 0
 
     @property
     def sound_checkpoint(self) -> Checkpoint | None:

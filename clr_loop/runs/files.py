@@ -30,8 +30,21 @@ _CHECKPOINT_FILES = tuple(
     for directory in ("step_*", ".draft_*")
     for name in (VARIABLES, MANIFEST, f".{MANIFEST}.draft")
 )
+MODELS = ("final", "best")
+_MODEL_FILES = tuple(f"{name}{end}" for name in MODELS for end in (".keras", ".weights.h5"))
+_MODEL_DRAFTS = tuple(f".{name}.draft{end}" for name in MODELS for end in (".keras", ".weights.h5"))
 # Whatever else is in a directory was put there by somebody else and stays.
-_MADE = (CONFIG, RESULT, *_CSV, "curves.png", ".*.json.draft", *_EVENT_FILES, *_CHECKPOINT_FILES)
+_MADE = (
+    CONFIG,
+    RESULT,
+    *_CSV,
+    "curves.png",
+    ".*.json.draft",
+    *_EVENT_FILES,
+    *_CHECKPOINT_FILES,
+    *_MODEL_FILES,
+    *_MODEL_DRAFTS,
+)
 
 _in_use: dict[Path, object] = {}
 
@@ -138,6 +151,12 @@ def _remove_empty(directory: Path, root: Path) -> None:
         while directory != root:
             directory.rmdir()
             directory = directory.parent
+
+
+def unfinish(directory: Path) -> None:
+    """Remove what only a finished run has: its result and its models."""
+    for name in (RESULT, *_MODEL_FILES, *_MODEL_DRAFTS):
+        (directory / name).unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

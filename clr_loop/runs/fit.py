@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from clr_loop.data.order import sha256_of
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.rates import checked_rates, momentum_attribute, momentums_of
 from clr_loop.runs import files as run_files
-from clr_loop.runs.checkpoints import Checkpoint, restore
+from clr_loop.runs.checkpoints import Checkpoint, read_variables, restore
 from clr_loop.runs.epochs import NonFiniteError, NonFiniteLossError, Run, StopRun, TrainingInterruptedError, rates_of
+from clr_loop.runs.models import save_model
 from clr_loop.runs.records import Progress, RunRecords, read_result
 from clr_loop.runs.result import TrainingResult
 from clr_loop.runs.settings import (
@@ -61,8 +63,13 @@ class RunOptions:
             equal, except for the key `command`.
         checkpoint_every: batches from one checkpoint to the next; the beginning, the end and each epoch that is the
             best so far have one, too. None saves one each epoch, 0 saves none.
-        keep_checkpoints: int, at least 1: how many of the newest to keep, beside the best by `val_accuracy` or, where
-            there is none, by `val_loss`.
+        keep_checkpoints: int, at least 1: how many of the newest to keep, beside the best.
+        monitor: the metric of an epoch that says which is the best, such as "val_loss"; whether more is better follows
+            from the name. None takes `val_accuracy` or, where there is none, `val_loss`.
+        patience: int, at least 1: stop after so many epochs without a better one. Of a schedule with cycles, only
+            epochs in which a cycle ends count and are compared. None does not stop.
+        restore_best: whether the run ends with the weights of the best epoch, which needs checkpoints.
+        save_models: whether to write final.keras and, where an epoch can be rated, best.keras at the end.
         validate_every: batches from one validation to the next, beside that at each epoch's end. These are recorded in
             validations.csv and `TrainingResult.validations`. 0 adds none.
         on_change: what to do on resuming if the schedule, or a version of what the result depends on, has changed.
@@ -82,6 +89,10 @@ class RunOptions:
     settings: Mapping[str, Any] = field(default_factory=dict)
     checkpoint_every: int | None = None
     keep_checkpoints: int = 3
+    monitor: str | None = None
+    patience: int | None = None
+    restore_best: bool = False
+    save_models: bool = True
     validate_every: int = 0
     on_change: OnChange | None = None
     resume_from: int | None = None
@@ -92,6 +103,8 @@ class RunOptions:
         if self.checkpoint_every is not None and checked_integer("checkpoint_every", self.checkpoint_every) < 0:
             raise ValueError(f"checkpoint_every is {self.checkpoint_every}; give a number of batches, or 0 for never.")
         checked_whole("keep_checkpoints", self.keep_checkpoints)
+        if self.patience is not None:
+            checked_whole("patience", self.patience)
         checked_whole("validate_every", self.validate_every, low=0)
         if self.on_change is not None:
             checked_choice("on_change", self.on_change, "keep", "replace", "rebase")
@@ -108,6 +121,7 @@ def fit(
     validation: Examples | tuple[Any, ...] | tf.data.Dataset | None = None,
     *,
     epochs: int,
+    test: Examples | tuple[Any, ...] | tf.data.Dataset | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     run_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -128,9 +142,10 @@ def fit(
         schedule: 0-based steps, int64 [n] → learning rates, float [n]: one of `clr_loop.schedules` or any function. If
             it has a method `momentum_at` that returns floats [n], they are the momentums of these steps.
         validation: (inputs, targets[, sample_weight]), a dataset of batches, or None.
+        test: like validation; it is looked at once, at the end, and chooses nothing.
         epochs: int, at least 1. `model.stop_training = True` ends the run earlier, at the end of an epoch.
-        run_dir: where to write config.json, history.csv, epochs.csv, result.json, TensorBoard's events and the folder
-            `checkpoints`; a directory that does not exist or is empty, unless `resume`. None writes nothing.
+        run_dir: where to write config.json, history.csv, epochs.csv, result.json, the models, TensorBoard's events and
+            the folder `checkpoints`; a directory that does not exist or is empty, unless `resume`. None writes nothing.
         resume: go on from the newest whole checkpoint in run_dir, or the one that the options name. What was recorded
             after it is undone and done again, to the same bit. Without a checkpoint the run starts afresh, with a
             warning. A finished run stays as it is: its result is returned, with a warning, unless more epochs are asked
@@ -152,15 +167,21 @@ def fit(
     if options.resume_from is not None and not resume:
         raise ValueError(f"resume_from is {options.resume_from}, but the run is not resumed; give resume=True, too.")
     every = loop.steps_per_epoch if options.checkpoint_every is None else options.checkpoint_every
-    validated = (validation,) if isinstance(validation, tf.data.Dataset) else tuple(validation or ())
+    validated, tested = (
+        (data,) if isinstance(data, tf.data.Dataset) else tuple(data or ()) for data in (validation, test)
+    )
     profile = range(*(options.profile or (0, 0)))
-    run = Run(loop, schedule, validated, epochs, callbacks, every, options.validate_every, profile)
-    _check(run, has_directory=run_dir is not None)
+    run = Run(
+        loop, schedule, validated, epochs, callbacks, every, options.validate_every, profile, options.monitor,
+        options.patience,
+    )  # fmt: skip
+    _check(run, options, has_directory=run_dir is not None)
+    finish = partial(_finish, run, options, tested)
     settings = run_settings(loop, schedule, epochs, {**options.settings, "validation": _digest(validated)})
     if run_dir is None:
-        return _train(run, settings, None, options.is_timed)
+        return _train(run, settings, None, finish)
     with run_files.claim(run_dir, resume=resume) as directory, run_files.sole_use(directory):
-        run.records = RunRecords(directory, loop, options.keep_checkpoints if every else 0)
+        run.records = RunRecords(directory, loop, options.keep_checkpoints if every else 0, options.monitor)
         checkpoint, saved = run.records.find(options.resume_from) if resume else (None, None)
         if resume:
             check_changes(saved or settings, settings, options.on_change)
@@ -171,16 +192,23 @@ def fit(
         if checkpoint is not None:
             _go_back(run, checkpoint, options.on_change)
             settings["schedule"] = schedule_config(run.schedule)
-        return _train(run, settings, checkpoint, options.is_timed)
+        return _train(run, settings, checkpoint, finish)
 
 
-def _train(run: Run, settings: dict[str, Any], checkpoint: Checkpoint | None, is_timed: bool) -> TrainingResult:
+def _train(
+    run: Run, settings: dict[str, Any], checkpoint: Checkpoint | None, finish: Callable[[], dict[str, Any]]
+) -> TrainingResult:
     loop, records = run.loop, run.records
     started = time.perf_counter()
     loop.compile(with_momentums=_has_momentums(run.schedule))
     compile_seconds = time.perf_counter() - started
-    with contextlib.nullcontext(Progress()) if records is None else records.open(checkpoint, settings) as run.progress:
+    with (
+        contextlib.nullcontext(Progress(monitor=run.monitor))
+        if records is None
+        else records.open(checkpoint, settings) as run.progress
+    ):
         run.train()
+        last = finish()
         result = TrainingResult(
             settings=settings,
             history=run.progress.history(),
@@ -191,18 +219,43 @@ def _train(run: Run, settings: dict[str, Any], checkpoint: Checkpoint | None, is
             num_skipped=loop.num_skipped,
             weights_sha256=loop.weights_sha256(),
             device=loop.device,
-            is_timed=is_timed,
+            **last,
         )
         if records is not None:
             records.add_result(result)
     return result
 
 
+def _finish(run: Run, options: RunOptions, tested: tuple[Any, ...]) -> dict[str, Any]:
+    """Save the final model and the best, and return what `TrainingResult` has of the end beside the training."""
+    loop, records = run.loop, run.records
+    best = None if records is None else records.best
+    if options.restore_best and best is not None:
+        _take_weights(loop, best)
+    models = {"final": None, **({} if best is None else {"best": best})}
+    end, test = loop.snapshot(), dict[str, dict[str, float]]()
+    for name, checkpoint in models.items():
+        if checkpoint is not None:
+            _take_weights(loop, checkpoint)
+        if records is not None and options.save_models:
+            save_model(loop.model, records.directory / name)
+        if tested:
+            test[name] = loop.evaluate(*tested)
+    loop.restore(end)
+    return {"test": test, "is_timed": options.is_timed}
+
+
+def _take_weights(loop: TrainLoop, checkpoint: Checkpoint) -> None:
+    arrays = read_variables(checkpoint, "model", loop.model.variables)
+    for variable, array in zip(loop.model.variables, arrays, strict=True):
+        variable.assign(array)
+
+
 def _has_momentums(schedule: ScheduleFn) -> bool:
     return momentums_of(schedule, np.arange(1)) is not None
 
 
-def _check(run: Run, has_directory: bool) -> None:
+def _check(run: Run, options: RunOptions, has_directory: bool) -> None:
     """Raise for whatever can be known to be wrong before anything is written."""
     loop, schedule, profile = run.loop, run.schedule, run.profile
     checked_whole("epochs", run.epochs)
@@ -210,6 +263,11 @@ def _check(run: Run, has_directory: bool) -> None:
         raise ValueError(f"The loop has taken {loop.step} steps already; make a new one, and resume=True to go on.")
     if run.validate_every and not run.validation:
         raise ValueError(f"validate_every is {run.validate_every}, but there is no validation data; give validation.")
+    _check_monitor(run, options)
+    if options.restore_best and not (has_directory and run.checkpoint_every):
+        raise ValueError(
+            "restore_best takes the weights from a checkpoint; give run_dir, and let checkpoints be saved."
+        )
     if profile and not has_directory:
         raise ValueError("A profile needs a directory to be written to; give run_dir.")
     if profile and profile.start >= run.num_batches:
@@ -229,6 +287,17 @@ def _check(run: Run, has_directory: bool) -> None:
         loop.evaluate(run.validation[0].take(1))
     elif run.validation:
         loop.evaluate(*keras.tree.map_structure(lambda x: None if x is None else x[:_TRIED], run.validation))
+
+
+def _check_monitor(run: Run, options: RunOptions) -> None:
+    """Raise ValueError if epochs cannot be rated as asked."""
+    names = [*run.loop.metric_names, *(f"val_{name}" for name in run.loop.metric_names if run.validation)]
+    if run.monitor is not None and run.monitor not in names:
+        raise ValueError(f"monitor is {run.monitor}, which no epoch has; choose one of {', '.join(names)}.")
+    if run.monitor is None and not run.validation:
+        for name in ("patience", "restore_best"):
+            if getattr(options, name):
+                raise ValueError(f"{name} needs a measure of each epoch; give validation data, or a monitor.")
 
 
 def _digest(validation: tuple[Any, ...]) -> str | None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from clr_loop.loop.loop import Metrics, TrainLoop
 from clr_loop.runs import files as run_files
-from clr_loop.runs.checkpoints import Checkpoint, RunCheckpoints
+from clr_loop.runs.checkpoints import Checkpoint, RunCheckpoints, best_of
 from clr_loop.runs.events import SummaryWriter
 from clr_loop.runs.result import EpochRecord, TrainingResult, rating
 from clr_loop.runs.settings import in_words
@@ -30,7 +30,8 @@ class Progress:
         epochs: a record for each whole epoch.
         validations: a record for each validation within an epoch.
         epoch_seconds, input_wait_seconds: of training in the epoch that is not whole yet; see `EpochRecord`.
-        is_best: whether the last whole epoch is better than all before it; see `result.rating`.
+        monitor: the metric that epochs are rated by; see `result.rating`.
+        is_best: whether the last whole epoch is better than all before it.
     """
 
     blocks: list[Metrics] = field(default_factory=list)
@@ -38,6 +39,7 @@ class Progress:
     validations: list[EpochRecord] = field(default_factory=list)
     epoch_seconds: float = 0.0
     input_wait_seconds: float = 0.0
+    monitor: str | None = None
     is_best: bool = False
     _best: float = -math.inf
     _sums: dict[str, float] = field(default_factory=dict)
@@ -76,7 +78,7 @@ class Progress:
         self.epoch_seconds, self.input_wait_seconds, self._sums, self._num_examples = 0.0, 0.0, {}, 0
 
     def _rate(self, record: EpochRecord) -> None:
-        found = rating(record.metrics)
+        found = rating(record.metrics, self.monitor)
         self.is_best = found is not None and found > self._best
         self._best = max(self._best, -math.inf if found is None else found)
 
@@ -93,12 +95,13 @@ class RunRecords:
     `keep_checkpoints` of the newest checkpoints are kept, beside the best; 0 saves none.
     """
 
-    def __init__(self, directory: Path, loop: TrainLoop, keep_checkpoints: int) -> None:
+    def __init__(self, directory: Path, loop: TrainLoop, keep_checkpoints: int, monitor: str | None = None) -> None:
         self.directory = directory
         self._loop = loop
         self._is_saving = keep_checkpoints > 0
         # A run that saves none may still go on from those that are there.
-        self.checkpoints = RunCheckpoints(directory / run_files.CHECKPOINTS, loop, max(keep_checkpoints, 1))
+        self.checkpoints = RunCheckpoints(directory / run_files.CHECKPOINTS, loop, max(keep_checkpoints, 1), monitor)
+        self._monitor = monitor
         self._growing = run_files.GrowingFiles(directory)
 
     def find(self, step: int | None) -> tuple[Checkpoint | None, dict[str, Any] | None]:
@@ -134,7 +137,7 @@ class RunRecords:
         Raises:
             ValueError: if the CSV files have lost what they held at the checkpoint.
         """
-        progress = Progress()
+        progress = Progress(monitor=self._monitor)
         self._settings, self._columns = settings, None
         if checkpoint is None:
             run_files.clear(self.directory)
@@ -143,7 +146,7 @@ class RunRecords:
             self._growing.take_back(manifest["records"])
             progress, self._columns = self._read_progress(manifest), manifest["columns"]
             self.checkpoints.forget_later(checkpoint)
-        (self.directory / run_files.RESULT).unlink(missing_ok=True)  # Where it is, the run is finished.
+        run_files.unfinish(self.directory)
         run_files.write_json(self.directory / run_files.CONFIG, settings)
         shown = _flat(settings) if checkpoint is None else None
         with (
@@ -159,8 +162,9 @@ class RunRecords:
 
     def _read_progress(self, manifest: Mapping[str, Any]) -> Progress:
         history = run_files.read_history(self.directory)
-        epochs, validations = _read_epochs(self.directory)
-        progress = Progress([], epochs, validations, manifest["epoch_seconds"], manifest["input_wait_seconds"])
+        epochs, validations = read_epochs(self.directory)
+        seconds = manifest["epoch_seconds"], manifest["input_wait_seconds"]
+        progress = Progress([], epochs, validations, *seconds, self._monitor)
         if history:
             begin = epochs[-1].step + 1 if epochs else 0
             del history["step"]
@@ -207,6 +211,14 @@ class RunRecords:
         is_whole_epoch = progress.epochs and not progress.epoch_seconds
         return self.checkpoints.save(progress.epochs[-1].metrics if is_whole_epoch else {}, notes)
 
+    @property
+    def best(self) -> Checkpoint | None:
+        """The checkpoint of the best epoch; None if there is none of an epoch that can be rated."""
+        try:
+            return best_of(self.checkpoints.kept, self._monitor)
+        except ValueError:
+            return None
+
     def add_result(self, result: TrainingResult) -> None:
         """Record the end."""
         self._growing.check()
@@ -232,7 +244,8 @@ def read_result(directory: Path) -> TrainingResult | None:
         found = run_files.digests(directory)
         for name in [name for name in {**known, **found} if found.get(name) != known.get(name)]:
             raise ValueError(f"{directory / name} is gone or was changed after the run; restore it or run it again.")
-        epochs, validations = _read_epochs(directory)
+        epochs, validations = read_epochs(directory)
+        content.setdefault("test", {})  # Version 0.2.0 had none.
         kept = {name: content[name] for name in own}
         return TrainingResult(settings, run_files.read_history(directory), epochs, validations=validations, **kept)
     except (KeyError, TypeError) as error:
@@ -240,7 +253,7 @@ def read_result(directory: Path) -> TrainingResult | None:
         raise ValueError(f"{what}; restore them or run it again.") from error
 
 
-def _read_epochs(directory: Path) -> list[list[EpochRecord]]:
+def read_epochs(directory: Path) -> list[list[EpochRecord]]:
     """Read the records of the epochs, and those of the validations within them."""
     names = run_files.EPOCHS, run_files.VALIDATIONS
     return [[EpochRecord.from_row(row) for row in run_files.read_epochs(directory, name)] for name in names]

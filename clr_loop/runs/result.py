@@ -27,14 +27,18 @@ def higher_is_better(measure: str) -> bool:
     return _LOWER_IS_BETTER.search(measure) is None
 
 
-def rating(metrics: Mapping[str, float]) -> float | None:
-    """Return a number that is higher for better epochs: from `val_accuracy`, or else from `val_loss`, if it is there.
+def rating(metrics: Mapping[str, float], monitor: str | None = None) -> float | None:
+    """Return a number that is higher for better epochs, from the monitored metric; None if it is missing or NaN.
+
+    Without a monitor it is `val_accuracy` or, where there is none, `val_loss`.
 
     >>> rating({"loss": 0.5, "val_loss": 0.25}), rating({"loss": 0.5})
     (-0.25, None)
     """
-    name = next((name for name in ("val_accuracy", "val_loss") if name in metrics), None)
-    if name is None or math.isnan(metrics[name]):
+    name = (
+        next((name for name in ("val_accuracy", "val_loss") if name in metrics), None) if monitor is None else monitor
+    )
+    if name is None or math.isnan(metrics.get(name, math.nan)):
         return None
     return metrics[name] if higher_is_better(name) else -metrics[name]
 
@@ -96,6 +100,8 @@ class TrainingResult:
         history: `step` int64 [n]; `learning_rate`, `loss` and each compiled metric float32 [n]; `momentum`, too, where
             it was cycled.
         epochs: a record for each epoch.
+        test: `loss` and the metrics of the final model on the test examples, if there are any, by name: "final", and
+            "best" for the model of the best epoch.
         validations: a record for each validation within an epoch; see `RunOptions.validate_every`.
         compile_seconds: float, tracing and compiling, before the first step.
         num_examples: int, examples in an epoch.
@@ -115,6 +121,7 @@ class TrainingResult:
     device: str
     is_timed: bool = True
     validations: list[EpochRecord] = dataclasses.field(default_factory=list)
+    test: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
     @property
     def final(self) -> dict[str, float]:
@@ -169,7 +176,7 @@ class TrainingResult:
     def to_json(self) -> dict[str, Any]:
         """Return the content of `result.json` as JSON types; the other files of the run hold the rest."""
         own = ("final", "num_skipped", "num_examples", "epoch_seconds", "compile_seconds", "train_seconds",
-               "examples_per_second", "device", "is_timed", "weights_sha256")  # fmt: skip
+               "examples_per_second", "device", "is_timed", "weights_sha256", "test")  # fmt: skip
         return {
             **{name: getattr(self, name) for name in own},
             "steps": len(self.history["step"]),

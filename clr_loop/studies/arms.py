@@ -96,7 +96,8 @@ def run_arms(
             was broken off starts anew.
         skip_diverged: whether a run whose loss is no longer finite is left out of what is returned, in place of an
             error.
-        step_options, run_options: for every loop and every run; run_options without checkpoint_every saves none.
+        step_options, run_options: for every loop and every run; run_options without checkpoint_every saves none,
+            and no models.
         make_callbacks: (arm, seed) → the Keras callbacks of that run.
         on_run: called with each run when it is finished.
 
@@ -107,7 +108,8 @@ def run_arms(
     options = run_options or RunOptions()
     digest = options.settings.get("dataset_sha256") or dataset.sha256()
     settings = {"dataset": dataset.name, **options.settings, "dataset_sha256": digest}
-    options = dataclasses.replace(options, settings=settings, checkpoint_every=options.checkpoint_every or 0)
+    every = options.checkpoint_every or 0
+    options = dataclasses.replace(options, settings=settings, checkpoint_every=every, save_models=False)
     train = partial(fit, validation=dataset.validation, options=options)
     loops = _make_loops(dataset, make_model, plan, step_options)
     fresh = {size: loop.snapshot() for size, loop in loops.items()}

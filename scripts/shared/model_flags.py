@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -37,6 +39,7 @@ flags.DEFINE_string(
     "article_mlp (softmax on every layer), relu_mlp (ReLU in the hidden ones), small_cnn, or package.module:function, "
     "a function that returns a Keras model: compiled, or a classifier that ends in logits.",
 )
+flags.DEFINE_string("init_from", None, "Begin with the weights of this file: .keras or .weights.h5.")
 flags.DEFINE_enum(
     "optimizer",
     None,
@@ -82,8 +85,12 @@ def load_dataset() -> data.AnyDataset:
 def make_model(dataset: data.AnyDataset, seed: int) -> keras.Model:
     """Make the compiled model; its learning rate is overwritten at every step."""
     from clr_loop.data.models import build_model
+    from clr_loop.runs.models import load_weights
 
-    return build_model(FLAGS.model, dataset, seed, _make_optimizer())
+    model = build_model(FLAGS.model, dataset, seed, _make_optimizer())
+    if FLAGS.init_from is not None:
+        load_weights(model, FLAGS.init_from)
+    return model
 
 
 def _make_optimizer() -> keras.optimizers.Optimizer | None:
@@ -133,6 +140,8 @@ def step_options(skip_non_finite: bool = False) -> StepOptions:
 def settings(dataset: data.AnyDataset) -> dict[str, Any]:
     """Return what the results depend on, for config.json, as far as the loop does not know it."""
     found = {"dataset": dataset.name, "dataset_sha256": dataset.sha256(), "model": FLAGS.model}
+    if FLAGS.init_from is not None:
+        found["init_from_sha256"] = hashlib.sha256(Path(FLAGS.init_from).read_bytes()).hexdigest()
     if FLAGS.exclude_from_weight_decay:
         found["exclude_from_weight_decay"] = FLAGS.exclude_from_weight_decay
     return found

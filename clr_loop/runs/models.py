@@ -1,0 +1,142 @@
+"""Models on disk, as Keras opens them, and finished or broken-off runs, read back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+from numpy.typing import NDArray
+
+from clr_loop.data.arguments import checked_types
+from clr_loop.data.functions import in_one_line
+from clr_loop.runs import files as run_files
+from clr_loop.runs.checkpoints import Checkpoint, CheckpointError, find, read_variables
+from clr_loop.runs.records import read_epochs, read_result
+from clr_loop.runs.result import EpochRecord, TrainingResult
+
+
+def save_model(model: keras.Model, path: Path) -> Path:
+    """Save a model as `<path>.keras`; if Keras cannot, its weights as `<path>.weights.h5`, with a warning.
+
+    The file is written under another name first and renamed, so that no reader sees half of it. Keras is asked to keep
+    the model's compiled loss, metrics and optimizer.
+    """
+    problem: Exception | None = None
+    for suffix in (".keras", ".weights.h5"):
+        target = path.with_name(path.name + suffix)
+        draft = path.with_name(f".{path.name}.draft{suffix}")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Keras warns of lambdas, and what cannot be saved is told below.
+                model.save(draft) if suffix == ".keras" else model.save_weights(draft)
+            if problem is not None:
+                words = f"the model cannot be saved whole ({in_one_line(problem)}), so {target.name} has its weights"
+                warnings.warn(f"{words}; give its classes a get_config.", stacklevel=2)
+            draft.replace(target)
+            path.with_name(path.name + {".keras": ".weights.h5", ".weights.h5": ".keras"}[suffix]).unlink(True)
+            return target
+        except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
+            with contextlib.suppress(FileNotFoundError):
+                draft.unlink()
+            if problem is not None:
+                raise
+            problem = error
+    raise AssertionError
+
+
+@checked_types
+def load_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
+    """Give a model the weights of a file that Keras has written.
+
+    Args:
+        model: built, with the layers of the model that was saved.
+        path: ends in `.keras` or `.weights.h5`.
+
+    Raises:
+        ValueError: if the file is missing, is no such file, or is of another model.
+    """
+    path = Path(path)
+    if not path.name.endswith((".keras", ".weights.h5")):
+        raise ValueError(f"{path} is no file of weights; give one that ends in .keras or .weights.h5.")
+    if not path.is_file():
+        raise ValueError(f"There is no file {path} to begin from.")
+    try:
+        model.load_weights(path)
+    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"The weights in {path} are not those of {model.name}: {in_one_line(error)}.") from error
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A run as its directory holds it, finished or not.
+
+    Attributes:
+        directory: the run's.
+        settings: what the run depends on, JSON types.
+        history: of every step, as in `TrainingResult`.
+        epochs, validations: as in `TrainingResult`.
+        result: None if the run is not finished.
+        checkpoints: those that are kept, by step.
+    """
+
+    directory: Path
+    settings: dict[str, Any]
+    history: dict[str, NDArray[Any]]
+    epochs: list[EpochRecord]
+    validations: list[EpochRecord]
+    result: TrainingResult | None
+    checkpoints: list[Checkpoint]
+
+    def model(self, name: str = "final") -> keras.Model:
+        """Return a finished run's model, compiled: "final", or "best" of all epochs.
+
+        Raises:
+            ValueError: if there is no such file.
+        """
+        path = self.directory / f"{name}.keras"
+        if not path.is_file():
+            there = ", ".join(sorted(path.name for path in self.directory.glob("*.keras"))) or "none"
+            raise ValueError(f"There is no {path}; the models there are: {there}.")
+        return keras.models.load_model(path)
+
+    def load_weights(self, model: keras.Model, step: int | None = None) -> None:
+        """Give a model the weights of a checkpoint, without the data; the newest, or that of a step.
+
+        Raises:
+            CheckpointError: if there is no such checkpoint, it is damaged, or the model has other variables.
+        """
+        found = [checkpoint for checkpoint in self.checkpoints if step in (None, checkpoint.step)]
+        if not found:
+            steps = ", ".join(str(checkpoint.step) for checkpoint in self.checkpoints) or "none"
+            raise CheckpointError(f"{self.directory} holds no checkpoint of step {step}; choose one of: {steps}.")
+        arrays = read_variables(found[-1], "model", model.variables)
+        for variable, array in zip(model.variables, arrays, strict=True):
+            variable.assign(array)
+
+
+@checked_types
+def load_run(run_dir: str | os.PathLike[str]) -> SavedRun:
+    """Read a run's directory.
+
+    Raises:
+        ValueError: if there is no run, or a file is damaged.
+    """
+    directory = Path(run_dir)
+    if not (directory / run_files.CONFIG).is_file():
+        raise ValueError(f"{directory} holds no run; it has no {run_files.CONFIG}.")
+    epochs, validations = read_epochs(directory)
+    return SavedRun(
+        directory,
+        run_files.read_json(directory / run_files.CONFIG),
+        run_files.read_history(directory),
+        epochs,
+        validations,
+        read_result(directory),
+        find(directory / run_files.CHECKPOINTS),
+    )
