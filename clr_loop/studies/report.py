@@ -230,7 +230,7 @@ def _sentence(effect: Effect, comparison: Comparison) -> str:
     amount = f"{_plus_minus(effect.sample, form, factor)}{unit}"
     subject = f"{effect.change[0].upper()}{effect.change[1:]}, {words}"
     verdict = _verdict(effect, comparison.measure)
-    if effect.factor == "interaction":
+    if effect.factor == "interaction" and len(comparison.arms) == 4:
         subject = f"Whether the schedule's effect on {words} depends on the batch size"
         verdict = "it does" if effect.verdict == "shown" else verdict
     if effect.p_corrected is None:

@@ -132,14 +132,28 @@ def noise(comparison: Comparison, found: NoiseScale | None) -> str:
     """Return the section of the report on the gradient noise scale; "" if it was not measured."""
     if found is None:
         return ""
-    reached = {arm.arm.label: arm.median_to_target("steps") for arm in comparison.arms if arm.num_reached}
-    beside = ""
-    finite = {label: steps for label, steps in reached.items() if math.isfinite(steps)}
-    if finite:
-        fewest = min(finite, key=lambda label: finite[label])
-        beside = f"Measured, {fewest} took the fewest steps to the target: {finite[fewest]:,.0f}."
     words = (
-        f"Along a run of {comparison.arms[0].arm.label}: {found}. Up to about this batch "
-        "size, larger batches should save nearly as many steps as they cost examples; far above it, hardly any."
+        f"Along a run of {comparison.arms[0].arm.label}: {found}. Up to about this batch size, a batch twice as large "
+        "should take little more than half the steps; far above it, hardly fewer."
     )
-    return f"## Gradient noise scale\n\n{textwrap.fill(f'{words} {beside}', 120)}"
+    largest = _scaling_limits(comparison)
+    if largest:
+        told = ", ".join(f"{size} ({name})" for name, size in largest.items())
+        words += f" Measured, steps to the target stay below twice those of perfect scaling up to batch {told}."
+    return f"## Gradient noise scale\n\n{textwrap.fill(words, 120)}"
+
+
+def _scaling_limits(comparison: Comparison) -> dict[str, int]:
+    """Return for each schedule the largest batch size whose steps to the target are below twice the perfect ones.
+
+    Perfect scaling takes the examples that the smallest batch size takes.
+    """
+    found = {}
+    for name in dict.fromkeys(arm.arm.schedule_name for arm in comparison.arms):
+        arms = sorted(
+            (arm for arm in comparison.arms if arm.arm.schedule_name == name), key=lambda arm: arm.arm.batch_size
+        )
+        examples = [arm.median_to_target("steps") * arm.arm.batch_size for arm in arms]
+        if math.isfinite(examples[0]):
+            found[name] = max(a.arm.batch_size for a, e in zip(arms, examples, strict=True) if e <= 2 * examples[0])
+    return found
