@@ -51,6 +51,7 @@ flags.DEFINE_integer(
     "Stop after so many epochs without a better one; with a cyclical schedule only cycles' ends count.",
 )
 flags.DEFINE_bool("restore_best", False, "End with the weights of the best epoch.")
+flags.DEFINE_float("average_from", 0.5, "With --average=swa: the share of the run from which on cycles' lows count.")
 flags.DEFINE_bool("resume", False, "Go on with the run in --run_dir, from its newest good checkpoint.")
 flags.DEFINE_integer("resume_from", None, "With --resume: go back to the checkpoint of this step.")
 flags.DEFINE_enum(
@@ -125,6 +126,7 @@ def main() -> int | None:
             monitor=FLAGS.monitor,
             patience=FLAGS.patience,
             restore_best=FLAGS.restore_best,
+            average_from=FLAGS.average_from,
             on_change=FLAGS.on_change,
             resume_from=FLAGS.resume_from,
             profile=_window(FLAGS.profile) if FLAGS.profile else None,

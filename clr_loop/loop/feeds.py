@@ -6,7 +6,7 @@ the data on, one for each rate. A block of steps is one call into TensorFlow; it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import keras
@@ -57,9 +57,23 @@ class Feed(Protocol):
         """Visit a batch for each rate; return the columns of each block, without the steps that were skipped."""
         ...
 
+    def evaluate(self, step: Callable[..., Any]) -> Iterator[tuple[int, Any]]:
+        """Call step(batch, size) with each batch of an epoch; yield each size and what it returned."""
+        ...
+
     def sha256(self) -> str:
         """Return the hex digest of what is known of the data."""
         ...
+
+
+def in_order(step: Callable[..., Any], batch: Batch, batch_size: int) -> Iterator[tuple[int, Any]]:
+    """Call step(batch, size) with arrays cut into batches; yield each size and what it returned."""
+    for start in range(0, int(num_examples_of(batch)), batch_size):
+        part = keras.tree.map_structure(
+            lambda x, start=start: tf.convert_to_tensor(x[start : start + batch_size]), batch
+        )
+        size = int(num_examples_of(part))
+        yield size, step(part, tf.constant(size))
 
 
 def take_steps(
@@ -154,6 +168,10 @@ class Resident:
             taken += len(part["loss"])
             position += n
         return parts
+
+    def evaluate(self, step: Callable[..., Any]) -> Iterator[tuple[int, Any]]:
+        """See `Feed`."""
+        return in_order(step, self._data, self.batch_size)
 
     def sha256(self) -> str:
         """Return the hex digest of all arrays."""

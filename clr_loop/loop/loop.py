@@ -6,10 +6,11 @@ never enters the graph, so any vector of rates runs through the same program, an
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -22,8 +23,9 @@ from clr_loop.data.functions import in_one_line
 from clr_loop.data.order import sha256_of
 from clr_loop.loop import checks, engine
 from clr_loop.loop import inputs as model_inputs
+from clr_loop.loop.averages import Averages, measure_statistics, to_numpy
 from clr_loop.loop.batches import Batch, batch_of, num_examples_of, with_class_weight
-from clr_loop.loop.feeds import Feed, Resident
+from clr_loop.loop.feeds import Feed, Resident, in_order
 from clr_loop.loop.rates import check_multipliers, checked_momentums, checked_rates, momentum_attribute
 from clr_loop.loop.step import StepOptions, TrainStep, reset_metrics
 from clr_loop.loop.stream import DatasetOf, Stream, dataset_of_arrays
@@ -40,12 +42,14 @@ _TRIED = 32
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that training changes: every variable of model and optimizer, the data order's seed, the skipped updates."""
+    """All that training changes: variables of model and optimizer, the data order's seed, skipped updates, averages."""
 
     model: list[np.ndarray]
     optimizer: list[np.ndarray]
     seed: int
     num_skipped: int = 0
+    averages: list[np.ndarray] = field(default_factory=list)
+    num_averaged: int = 0
 
 
 class TrainLoop:
@@ -78,6 +82,7 @@ class TrainLoop:
         num_skipped: int, updates skipped because their loss or a gradient was not finite.
         jit_compile: bool, whether the step is an XLA program.
         halves: bool, whether each batch is computed in two halves; see `StepOptions.halve_batches`.
+        averages: the average of the weights, or None; see `StepOptions.average`.
         device: The device the loop runs on, for example `CPU:0`.
         chosen: What was decided and why, in words: device, replicas, feed, precision, xla, inputs.
     """
@@ -198,6 +203,11 @@ class TrainLoop:
             checks.check_classes(batch, self._classes)
             self.metric_names = checks.build(model, tried, self._scale)
             self.optimizer.build(_all_trainable(model))
+        self.averages = None
+        if options.average is not None:
+            if options.average != "swa" and strategy.num_replicas_in_sync > 1:
+                raise ValueError("An exponential average follows one replica; use average='swa', or no strategy.")
+            self.averages = Averages(_all_trainable(model), options.average)
         check_multipliers(model.trainable_variables, options.rate_multipliers)
         if isinstance(feed, Stream):
             feed.know_classes(self._classes)
@@ -279,7 +289,8 @@ class TrainLoop:
         self._compiled.add(with_momentums)
 
     def _begin(self, trained: Any) -> None:
-        step = TrainStep(self.model, self.options, self._scale, self.metric_names, self.halves)
+        step = TrainStep(self.model, self.options, self._scale, self.metric_names, self.halves, self.averages)
+        self._forward = step.forward
         self._feed.begin(step, self.jit_compile)
         self._evaluate_batch = tf.function(step.evaluate, autograph=False)
         self._gradients_of = tf.function(step.gradients, autograph=False)
@@ -372,12 +383,7 @@ class TrainLoop:
             dataset_of = dataset_of_arrays(batch, min(batch_size, num_examples), shuffle=False)
             yield from Stream(dataset_of, num_examples, 0, strategy).evaluate(self._evaluate_batch)
             return
-        for start in range(0, num_examples, batch_size):
-            part = keras.tree.map_structure(
-                lambda x, start=start: tf.convert_to_tensor(x[start : start + batch_size]), batch
-            )
-            size = int(num_examples_of(part))
-            yield size, self._evaluate_batch(part, tf.constant(size))
+        yield from in_order(self._evaluate_batch, batch, batch_size)
 
     def gradients(self, inputs: Any, targets: Any = None, sample_weight: Any = None) -> NDArray[np.float32]:
         """Return the gradient of the mean loss of these examples, in training mode, as one vector [parameters].
@@ -398,6 +404,36 @@ class TrainLoop:
         reset_metrics(self.model)
         return np.concatenate([gradient.numpy().ravel() for gradient in found])
 
+    def add_to_average(self) -> None:
+        """Add the weights as they are to the average; for `StepOptions(average="swa")`."""
+        if self.options.average != "swa" or self.averages is None:
+            raise ValueError(f"average is {self.options.average!r}; only that of 'swa' is added to from outside.")
+        self.averages.add()
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the average in the place of the weights inside this context, and afterwards everything back.
+
+        What batch-norm layers average over batches is measured anew, in one pass over the training data.
+
+        Raises:
+            ValueError: if there is no average, or nothing in it yet.
+        """
+        if self.averages is None or not self.averages.is_there:
+            raise ValueError("There is no average of the weights yet; see StepOptions.average.")
+        if _trained(self.model) != self._trained:
+            self._begin(_trained(self.model))
+        before = [_to_numpy(variable) for variable in self.model.variables]
+        try:
+            for variable, average in zip(_all_trainable(self.model), self.averages.values, strict=True):
+                variable.assign(average)
+            measure_statistics(self.model, self._feed.evaluate, self._forward)
+            yield
+        finally:
+            reset_metrics(self.model)
+            for variable, value in zip(self.model.variables, before, strict=True):
+                variable.assign(value)
+
     def finalize(self) -> None:
         """Give the variables the values that Keras' `fit` ends with: averages, for an optimizer with use_ema=True."""
         optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
@@ -410,6 +446,8 @@ class TrainLoop:
             optimizer=[_to_numpy(variable) for variable in self.optimizer.variables],
             seed=self.seed,
             num_skipped=self.num_skipped,
+            averages=to_numpy(self.averages),
+            num_averaged=0 if self.averages is None else self.averages.count,
         )
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -419,6 +457,10 @@ class TrainLoop:
             variable.assign(value)
         self.seed = snapshot.seed
         self.num_skipped = snapshot.num_skipped
+        if self.averages is not None and snapshot.averages:
+            self.averages.count = snapshot.num_averaged
+            for average, value in zip(self.averages.values, snapshot.averages, strict=True):
+                average.assign(value)
 
     def weights_sha256(self) -> str:
         """Return the hex digest of all variables of model and optimizer: their dtypes, shapes and bytes, in order."""

@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 
 from clr_loop.data.arguments import checked_types
+from clr_loop.loop.averages import Average, Averages
 from clr_loop.loop.batches import Batch, num_examples_of, parts_of
 from clr_loop.loop.rates import momentum_in_graph, rates_scaled
 from clr_loop.schedules.checks import checked_whole
@@ -44,6 +45,9 @@ class StepOptions:
             variable and counts no step, so the next batch gets its learning rate.
         halve_batches: Whether a batch of 256 or more may be computed in two halves side by side, where a CPU runs an
             XLA program and a trial shows that the halves add up to the whole batch. It is faster and rounds otherwise.
+        average: An average of the weights beside the training, or None; see `TrainLoop.averaged`. A float above 0 and
+            below 1 is the momentum of an exponential average over all steps, as Keras' `ema_momentum`. "swa" is the
+            mean of the weights at the moments at which `TrainLoop.add_to_average` is called.
         rate_multipliers: regex → factor, at least 0. A variable whose path has a match (`re.search`) learns at the rate
             of the step times the factor of the first such regex; its weight decay goes with that rate. 0 freezes it.
         scale_inputs: Whether uint8 inputs are divided by 255. "auto" does so for arrays of rank 3 and above, unless the
@@ -60,6 +64,7 @@ class StepOptions:
     skip_non_finite: bool = False
     halve_batches: bool = True
     scale_inputs: bool | Literal["auto"] = "auto"
+    average: Average | None = None
     rate_multipliers: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -70,6 +75,8 @@ class StepOptions:
         if self.clip_norm is not None and not 0.0 < self.clip_norm < math.inf:
             raise ValueError(f"clip_norm is {self.clip_norm}; it must be a finite number above 0, and 1 is usual.")
         checked_whole("accumulate", self.accumulate)
+        if isinstance(self.average, float) and not 0.0 < self.average < 1.0:
+            raise ValueError(f"average is {self.average}; the momentum of an average is above 0 and below 1, as 0.999.")
         for regex, factor in self.rate_multipliers.items():
             if not 0.0 <= factor < math.inf:
                 raise ValueError(f"The rate multiplier of {regex!r} is {factor}; it must be finite and at least 0.")
@@ -88,6 +95,7 @@ class TrainStep:
         options: see `StepOptions`.
         scale: turns stored inputs into the model's inputs.
         metric_names: "loss", then the names of the compiled metrics.
+        averages: what follows the weights, if anything.
         halves: whether each batch, of at least two examples, is computed in two halves; not with accumulate.
 
     Attributes:
@@ -102,12 +110,14 @@ class TrainStep:
         scale: Scale,
         metric_names: tuple[str, ...],
         halves: bool = False,
+        averages: Averages | None = None,
     ) -> None:
         self.names = ("learning_rate", *metric_names, "examples")
         self.strategy = model.distribute_strategy
         self._model = model
         self._options = options
         self._scale = scale
+        self._averages = averages
         self._metric_names = metric_names
         self._num_parts = 2 if halves else options.accumulate
         self._scales_loss = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
@@ -178,6 +188,11 @@ class TrainStep:
         found = tape.gradient(losses["loss"], self._model.trainable_variables)
         return [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found if g is not None]
 
+    def forward(self, batch: Batch, size: tf.Tensor | int) -> tf.Tensor:
+        """Call the model in training mode, and return the batch's loss."""
+        losses, _ = self.strategy.run(self._forward, args=(batch, size, True))
+        return self._summed(losses)["loss"]
+
     @contextlib.contextmanager
     def _kept_statistics(self) -> Iterator[None]:
         """Put back what a forward pass changes: averages of batch-norm, states of random numbers."""
@@ -219,7 +234,10 @@ class TrainStep:
         with momentum_in_graph(optimizer, momentum), scaled, _summed_over_replicas(optimizer):
             optimizer.learning_rate.assign(learning_rate)
             self.strategy.run(self._apply, args=(gradients,))
-        return tf.cast(optimizer.iterations - before, tf.int32) if self._scales_loss else tf.constant(1)
+        taken = tf.cast(optimizer.iterations - before, tf.int32) if self._scales_loss else tf.constant(1)
+        if self._averages is not None:
+            self._averages.follow(before, taken)
+        return taken
 
     def _apply(self, gradients: list[tf.Tensor | None]) -> None:
         self._model.optimizer.apply_gradients(zip(gradients, self._model.trainable_variables, strict=True))

@@ -111,6 +111,7 @@ class RunCheckpoints:
                 return variable.path
         epoch, batch = divmod(loop.position, loop.steps_per_epoch)
         place = {"step": loop.step, "num_skipped": loop.num_skipped, "epoch": epoch, "batch": batch}
+        place["num_averaged"] = state.num_averaged
         manifest = {"format": _FORMAT, **place, "metrics": dict(metrics), "loop": self._description, **notes}
         self._finishing = self._thread.submit(self._write, state, manifest)
         return None
@@ -129,6 +130,7 @@ class RunCheckpoints:
             draft.mkdir(parents=True)
             arrays = {f"model.{i}": array for i, array in enumerate(state.model)}
             arrays |= {f"optimizer.{i}": array for i, array in enumerate(state.optimizer)}
+            arrays |= {f"average.{i}": array for i, array in enumerate(state.averages)}
             np.savez(draft / VARIABLES, allow_pickle=False, **arrays)
             manifest["files"] = {VARIABLES: hashlib.sha256((draft / VARIABLES).read_bytes()).hexdigest()}
             manifest["manifest_sha256"] = _manifest_sha256(manifest)
@@ -230,11 +232,15 @@ def restore(loop: TrainLoop, checkpoint: Checkpoint) -> None:
         )
     model = read_variables(checkpoint, "model", loop.model.variables)
     optimizer = read_variables(checkpoint, "optimizer", loop.optimizer.variables)
-    loop.restore(Snapshot(model, optimizer, loop.seed, checkpoint.manifest["num_skipped"]))
+    manifest, averages = checkpoint.manifest, list[np.ndarray]()
+    if loop.averages is not None:
+        averages = read_variables(checkpoint, "average", loop.averages.values)
+    num_skipped, num_averaged = manifest["num_skipped"], manifest.get("num_averaged", 0)
+    loop.restore(Snapshot(model, optimizer, loop.seed, num_skipped, averages, num_averaged))
 
 
 def read_variables(
-    checkpoint: Checkpoint, of: Literal["model", "optimizer"], variables: Sequence[keras.Variable]
+    checkpoint: Checkpoint, of: Literal["model", "optimizer", "average"], variables: Sequence[Any]
 ) -> list[np.ndarray]:
     """Return what a checkpoint holds for these variables.
 
@@ -253,12 +259,12 @@ def read_variables(
         raise CheckpointError(f"The checkpoint {checkpoint.directory} cannot be read: {error}.") from error
 
 
-def _like(array: np.ndarray, variable: keras.Variable) -> np.ndarray:
+def _like(array: np.ndarray, variable: Any) -> np.ndarray:
     """Return an array with a variable's dtype: NumPy's files do not know bfloat16 and its like."""
     old = np.array(keras.ops.convert_to_numpy(variable))
     array = array.view(old.dtype) if array.dtype.kind == "V" else array
     if array.shape != old.shape or array.dtype != old.dtype:
-        raise ValueError(f"{variable.path} has {array.dtype}{array.shape} in place of {old.dtype}{old.shape}")
+        raise ValueError(f"a variable has {array.dtype}{array.shape} in place of {old.dtype}{old.shape}")
     return array
 
 

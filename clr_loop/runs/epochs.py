@@ -89,6 +89,7 @@ class Run:
         checkpoint_every, validate_every: batches from one checkpoint, or validation, to the next; 0 for none.
         profile: the batches to profile; empty for none.
         monitor, patience: see `RunOptions`.
+        lows: the steps after which the weights are added to the average; empty for no such average.
         records, progress: where to keep what is done, if anywhere, and what has been done.
     """
 
@@ -102,6 +103,7 @@ class Run:
     profile: range
     monitor: str | None = None
     patience: int | None = None
+    lows: Sequence[int] = ()
     records: RunRecords | None = None
     progress: Progress = field(default_factory=Progress)
     _block_steps: int = _FIRST_BLOCK_STEPS
@@ -146,6 +148,8 @@ class Run:
         while loop.position < end:
             self._stop_if_asked()
             self._block(end)
+            if loop.step in self.lows:
+                loop.add_to_average()
             if self.validate_every and loop.position % self.validate_every == 0 and loop.position < end:
                 self._validate_within(epoch)
             if every and loop.position % every == 0 and loop.position < end:
@@ -191,6 +195,7 @@ class Run:
         position, window = self.loop.position, self.profile
         self._profile(position in window)
         stops = [position + n - position % n for n in (self.checkpoint_every, self.validate_every) if n]
+        stops += [position + low - self.loop.step for low in self.lows]
         to_borders = [border - position for border in (end, *stops, window.start, window.stop) if border > position]
         return min(self._block_steps, self.loop.block_steps, *to_borders)
 
@@ -233,8 +238,16 @@ class Run:
         metrics = progress.logs()
         rate = metrics.pop("learning_rate")
         metrics |= {f"val_{name}": value for name, value in self._evaluate().items()}
+        if self.loop.averages is not None and self.validation:
+            metrics |= {f"averaged_val_{name}": value for name, value in self._evaluate_average().items()}
         seconds = progress.epoch_seconds, progress.input_wait_seconds
         return EpochRecord(epoch + 1, self.loop.step - 1, rate, metrics, *seconds)
+
+    def _evaluate_average(self) -> dict[str, float]:
+        if self.loop.averages is None or not self.loop.averages.is_there:
+            return dict.fromkeys(self.loop.metric_names, math.nan)
+        with self.loop.averaged():
+            return self.loop.evaluate(*self.validation)
 
     def _evaluate(self) -> dict[str, float]:
         if not self.validation:

@@ -30,7 +30,7 @@ _CHECKPOINT_FILES = tuple(
     for directory in ("step_*", ".draft_*")
     for name in (VARIABLES, MANIFEST, f".{MANIFEST}.draft")
 )
-MODELS = ("final", "best")
+MODELS = ("final", "best", "averaged")
 _MODEL_FILES = tuple(f"{name}{end}" for name in MODELS for end in (".keras", ".weights.h5"))
 _MODEL_DRAFTS = tuple(f".{name}.draft{end}" for name in MODELS for end in (".keras", ".weights.h5"))
 # Whatever else is in a directory was put there by somebody else and stays.

@@ -35,7 +35,8 @@ from clr_loop.runs.settings import (
     schedule_config,
     schedule_from_here,
 )
-from clr_loop.schedules.checks import checked_choice, checked_integer, checked_whole
+from clr_loop.schedules import Schedule
+from clr_loop.schedules.checks import checked_choice, checked_integer, checked_number, checked_whole
 from clr_loop.schedules.for_keras import CyclicLR
 
 __all__ = ["NonFiniteError", "NonFiniteLossError", "RunOptions", "StopRun", "TrainingInterruptedError", "fit"]
@@ -69,7 +70,9 @@ class RunOptions:
         patience: int, at least 1: stop after so many epochs without a better one. Of a schedule with cycles, only
             epochs in which a cycle ends count and are compared. None does not stop.
         restore_best: whether the run ends with the weights of the best epoch, which needs checkpoints.
-        save_models: whether to write final.keras and, where an epoch can be rated, best.keras at the end.
+        average_from: float from 0 to 1, for `StepOptions(average="swa")`: the share of the run's steps from which on
+            the lows of the cycles count.
+        save_models: whether to write final.keras and, where there is one, best.keras and averaged.keras at the end.
         validate_every: batches from one validation to the next, beside that at each epoch's end. These are recorded in
             validations.csv and `TrainingResult.validations`. 0 adds none.
         on_change: what to do on resuming if the schedule, or a version of what the result depends on, has changed.
@@ -92,6 +95,7 @@ class RunOptions:
     monitor: str | None = None
     patience: int | None = None
     restore_best: bool = False
+    average_from: float = 0.5
     save_models: bool = True
     validate_every: int = 0
     on_change: OnChange | None = None
@@ -103,6 +107,7 @@ class RunOptions:
         if self.checkpoint_every is not None and checked_integer("checkpoint_every", self.checkpoint_every) < 0:
             raise ValueError(f"checkpoint_every is {self.checkpoint_every}; give a number of batches, or 0 for never.")
         checked_whole("keep_checkpoints", self.keep_checkpoints)
+        checked_number("average_from", self.average_from, 0.0, 1.0, "it is a share of the run, from 0 to 1")
         if self.patience is not None:
             checked_whole("patience", self.patience)
         checked_whole("validate_every", self.validate_every, low=0)
@@ -173,7 +178,7 @@ def fit(
     profile = range(*(options.profile or (0, 0)))
     run = Run(
         loop, schedule, validated, epochs, callbacks, every, options.validate_every, profile, options.monitor,
-        options.patience,
+        options.patience, _lows(loop, schedule, epochs, options.average_from),
     )  # fmt: skip
     _check(run, options, has_directory=run_dir is not None)
     finish = partial(_finish, run, options, tested)
@@ -232,15 +237,22 @@ def _finish(run: Run, options: RunOptions, tested: tuple[Any, ...]) -> dict[str,
     best = None if records is None else records.best
     if options.restore_best and best is not None:
         _take_weights(loop, best)
-    models = {"final": None, **({} if best is None else {"best": best})}
-    end, test = loop.snapshot(), dict[str, dict[str, float]]()
-    for name, checkpoint in models.items():
-        if checkpoint is not None:
-            _take_weights(loop, checkpoint)
+    test: dict[str, dict[str, float]] = {}
+
+    def keep(name: str) -> None:
         if records is not None and options.save_models:
             save_model(loop.model, records.directory / name)
         if tested:
             test[name] = loop.evaluate(*tested)
+
+    keep("final")
+    if loop.averages is not None and loop.averages.is_there:
+        with loop.averaged():
+            keep("averaged")
+    end = loop.snapshot()
+    if best is not None:
+        _take_weights(loop, best)
+        keep("best")
     loop.restore(end)
     return {"test": test, "is_timed": options.is_timed}
 
@@ -249,6 +261,20 @@ def _take_weights(loop: TrainLoop, checkpoint: Checkpoint) -> None:
     arrays = read_variables(checkpoint, "model", loop.model.variables)
     for variable, array in zip(loop.model.variables, arrays, strict=True):
         variable.assign(array)
+
+
+def _lows(loop: TrainLoop, schedule: ScheduleFn, epochs: int, average_from: float) -> list[int]:
+    """Return after which steps the weights are added to an average. Raises ValueError if the schedule has no cycles."""
+    if loop.options.average != "swa":
+        return []
+    num_steps = epochs * loop.steps_per_epoch
+    ends = schedule.cycle_ends(num_steps) if isinstance(schedule, Schedule) else None
+    if ends is None or not any(ends >= average_from * num_steps):
+        raise ValueError(
+            "average is 'swa', the mean of the weights at the lows of the cycles, but no cycle of the schedule ends "
+            f"in the run from {average_from:.0%} of its {num_steps:,} steps on; choose another schedule, or 'ema'."
+        )
+    return [int(end) for end in ends if end >= average_from * num_steps]
 
 
 def _has_momentums(schedule: ScheduleFn) -> bool:
@@ -273,7 +299,7 @@ def _check(run: Run, options: RunOptions, has_directory: bool) -> None:
     if profile and profile.start >= run.num_batches:
         raise ValueError(f"The profile begins at batch {profile.start}, and the run has {run.num_batches}.")
     for name in loop.metric_names:
-        if name in _TAKEN_NAMES or name.startswith("val_"):
+        if name in _TAKEN_NAMES or name.startswith(("val_", "averaged_")):
             raise ValueError(f"A metric has the name {name}, which the records use for something else; rename it.")
     for callback in keras.tree.flatten(list(run.callbacks)):
         for kind, reason in _REFUSED.items():
@@ -291,7 +317,8 @@ def _check(run: Run, options: RunOptions, has_directory: bool) -> None:
 
 def _check_monitor(run: Run, options: RunOptions) -> None:
     """Raise ValueError if epochs cannot be rated as asked."""
-    names = [*run.loop.metric_names, *(f"val_{name}" for name in run.loop.metric_names if run.validation)]
+    kinds = ["", *(["val_"] if run.validation else []), *(["averaged_val_"] if run.loop.averages else [])]
+    names = [f"{kind}{name}" for kind in kinds for name in run.loop.metric_names]
     if run.monitor is not None and run.monitor not in names:
         raise ValueError(f"monitor is {run.monitor}, which no epoch has; choose one of {', '.join(names)}.")
     if run.monitor is None and not run.validation:

@@ -193,7 +193,7 @@ class RunRecords:
         self._show_validation(record)
 
     def _show_validation(self, record: EpochRecord) -> None:
-        values = {n.removeprefix("val_"): v for n, v in record.metrics.items() if n.startswith("val_")}
+        values = {n.replace("val_", "", 1): v for n, v in record.metrics.items() if n.startswith(("val_", "averaged_"))}
         if values:
             self._summaries.add_validation(record.step, values)
 

@@ -57,6 +57,12 @@ flags.DEFINE_float("weight_decay", None, "Decoupled weight decay, times the lear
 flags.DEFINE_list(
     "exclude_from_weight_decay", [], "Variables without weight decay: those whose name holds one of these."
 )
+flags.DEFINE_string(
+    "average",
+    None,
+    "An average of the weights beside the training: ema:0.999 (exponential, over all steps) or swa (the mean at the "
+    "cycles' lows).",
+)
 flags.DEFINE_list(
     "rate_multipliers",
     [],
@@ -114,6 +120,15 @@ def _make_optimizer() -> keras.optimizers.Optimizer | None:
     return optimizer
 
 
+def _average() -> Any:
+    """Return what --average says."""
+    kind, _, momentum = (FLAGS.average or "").partition(":")
+    try:
+        return FLAGS.average if FLAGS.average in (None, "swa") else float({"ema": momentum}[kind])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"--average is {FLAGS.average}; write ema:0.999 or swa.") from error
+
+
 def _multipliers() -> dict[str, float]:
     """Return what --rate_multipliers says: regex → factor."""
     try:
@@ -133,6 +148,7 @@ def step_options(skip_non_finite: bool = False) -> StepOptions:
         skip_non_finite=skip_non_finite,
         halve_batches=FLAGS.halve_batches,
         scale_inputs=_AUTO[FLAGS.scale_inputs],
+        average=_average(),
         rate_multipliers=_multipliers(),
     )
 
