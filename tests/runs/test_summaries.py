@@ -1,9 +1,13 @@
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups, plugin_data_pb2
 
-from clr_loop.runs.events import HYPERPARAMETERS, SummaryWriter
+from clr_loop.runs.events import SummaryWriter, write_means, write_report
 from clr_loop.runs.fit import NonFiniteLossError, RunOptions, fit
 from clr_loop.schedules import ExpRange
 from helpers.small import FEATURES, LABELS, loop_of
@@ -79,20 +83,85 @@ def test_settings_are_shown_as_text(run):
         assert row in table
 
 
-def test_the_hparams_page_has_every_setting_and_final_value(run):
+def test_a_run_has_its_settings_and_final_values_for_the_hparams_page(run):
     directory, result = run
-    experiment = hparams(directory, "experiment")
-    assert [info.name for info in experiment.hparam_infos] == list(HYPERPARAMETERS)
-    assert [info.name.tag for info in experiment.metric_infos] == ["final/val_loss", "final/val_accuracy"]
     start = hparams(directory, "session_start_info")
     assert start.group_name == "triangular/seed_3"
+    assert set(start.hparams) == {
+        "schedule", "batch_size", "seed", "model", "optimizer", "highest_rate", "base_lr", "step_size", "gamma",
+        "momentum", "epochs", "dataset",
+    }  # fmt: skip
     assert start.hparams["schedule"].string_value == "ExpRange"
     assert start.hparams["batch_size"].number_value == 64
     assert start.hparams["momentum"].string_value == "[0.8, 0.9]"
+    assert start.hparams["highest_rate"].number_value == 0.01
     assert hparams(directory, "session_end_info").status == api_pb2.STATUS_SUCCESS
     for name in ("val_loss", "val_accuracy"):
         assert scalars(directory, f"final/{name}") == [(11, pytest.approx(result.final[name]))]
     assert scalars(directory, "final/epoch_seconds") == [(11, pytest.approx(np.median(result.epoch_seconds)))]
+
+
+def hparams_page(log_dir):
+    """The columns of settings and of metrics, and trial → metrics, as TensorBoard itself hands them to the page."""
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(log_dir)).Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(log_dir))
+    page = backend_context.Context(TBContext(data_provider=provider))
+    request = RequestContext()
+    content = page.hparams_metadata(request, "")
+    experiment = page.experiment_from_metadata(request, "", True, content, [])
+    asked = api_pb2.ListSessionGroupsRequest(
+        slice_size=100, allowed_statuses=[api_pb2.STATUS_SUCCESS], aggregation_type=api_pb2.AGGREGATION_AVG
+    )
+    rows = list_session_groups.Handler(request, page, "", asked).run().session_groups
+    return (
+        [info.name for info in experiment.hparam_infos],
+        [info.display_name for info in experiment.metric_infos],
+        {row.name: {value.name.tag: value.value for value in row.metric_values} for row in rows},
+    )
+
+
+def write_runs(log_dir):
+    """Write two arms of two seeds each, and return the settings; only one arm has base_lr and step_size."""
+    common = {"epochs": 2, "model": "small", "batch_size": 10}
+    constant = {"schedule": "Constant", "learning_rate": 0.1}
+    triangular = {"schedule": "Triangular", "base_lr": 0.001, "max_lr": 0.006, "step_size": 7, "step_size_down": None}
+    runs = [{**common, **arm, "seed": seed} for arm in (constant, triangular) for seed in (0, 1)]
+    for settings in runs:
+        with SummaryWriter(log_dir / settings["schedule"] / f"seed_{settings['seed']}", settings) as writer:
+            writer.add_final(3, {"val_accuracy": 0.5 + 0.25 * settings["seed"]})
+    return runs
+
+
+def test_a_comparison_has_columns_of_what_differs_a_row_for_each_run_and_one_for_their_mean(tmp_path):
+    runs = write_runs(tmp_path)
+    write_report(tmp_path / "report", "first", {}, "accuracy", runs[:1], {})
+    write_report(tmp_path / "report", "again", {}, "accuracy", runs, {"val_accuracy": True, "val_loss": False})
+    shared = {name: value for name, value in runs[0].items() if name != "seed"}
+    write_means(tmp_path / "report" / "Constant", shared, {"val_accuracy": 0.625})
+    columns, measures, rows = hparams_page(tmp_path)
+    assert columns == ["highest_rate", "schedule", "seed"]
+    assert measures == ["val_accuracy ↑", "val_loss ↓"]
+    assert rows == {
+        **{f"{schedule}/seed_0": {"final/val_accuracy": 0.5} for schedule in ("Constant", "Triangular")},
+        **{f"{schedule}/seed_1": {"final/val_accuracy": 0.75} for schedule in ("Constant", "Triangular")},
+        "Constant/mean": {"final/val_accuracy": 0.625},
+    }
+
+
+def test_runs_without_a_report_have_columns_of_all_that_any_of_them_has(tmp_path):
+    write_runs(tmp_path)
+    columns, _, rows = hparams_page(tmp_path)
+    used = {"batch_size", "epochs", "model", "base_lr", "step_size", "highest_rate", "schedule", "seed"}
+    assert columns[:3] == ["highest_rate", "schedule", "seed"]
+    assert set(columns) == used
+    assert len(rows) == 4
+
+
+def test_the_highest_rate_of_joined_schedules_is_that_of_the_highest_part(tmp_path):
+    parts = [{"name": "LinearRamp", "start_lr": 0.0, "end_lr": 0.2}, {"name": "Constant", "learning_rate": 0.1}]
+    with SummaryWriter(tmp_path, {"schedule": "Joined", "schedules": parts}):
+        pass
+    assert hparams(tmp_path, "session_start_info").hparams["highest_rate"].number_value == 0.2
 
 
 def test_a_failed_run_is_marked_as_failed_and_its_steps_are_there(tmp_path):
