@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from clr_loop.loop.step import StepOptions
     from clr_loop.runs.fit import RunOptions, fit
     from clr_loop.runs.models import load_run
+    from clr_loop.runs.snapshots import ensemble
     from clr_loop.schedules import (
         Constant,
         CosineRestarts,
@@ -52,6 +53,7 @@ _PLACES = {
     "clr_loop.loop.step": ("StepOptions",),
     "clr_loop.runs.fit": ("RunOptions", "fit"),
     "clr_loop.runs.models": ("load_run",),
+    "clr_loop.runs.snapshots": ("ensemble",),
     "clr_loop.schedules": (
         "Constant", "CosineRestarts", "Cyclic", "ExpRange", "ExponentialDecay", "ExponentialRamp", "LinearRamp",
         "OneCycle", "Triangular", "Triangular2", "describe", "join",
@@ -82,6 +84,7 @@ __all__ = [
     "as_keras",
     "build_model",
     "describe",
+    "ensemble",
     "fit",
     "join",
     "load",

@@ -13,6 +13,7 @@ on, to the same last bit.
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Callable
 from functools import partial
@@ -51,6 +52,9 @@ flags.DEFINE_integer(
     "Stop after so many epochs without a better one; with a cyclical schedule only cycles' ends count.",
 )
 flags.DEFINE_bool("restore_best", False, "End with the weights of the best epoch.")
+flags.DEFINE_bool(
+    "snapshots", False, "Keep the model at the end of each cycle, and compare ensembles of the last 1, 2 … of them."
+)
 flags.DEFINE_float("average_from", 0.5, "With --average=swa: the share of the run from which on cycles' lows count.")
 flags.DEFINE_bool("resume", False, "Go on with the run in --run_dir, from its newest good checkpoint.")
 flags.DEFINE_integer("resume_from", None, "With --resume: go back to the checkpoint of this step.")
@@ -126,6 +130,7 @@ def main() -> int | None:
             monitor=FLAGS.monitor,
             patience=FLAGS.patience,
             restore_best=FLAGS.restore_best,
+            snapshots=FLAGS.snapshots,
             average_from=FLAGS.average_from,
             on_change=FLAGS.on_change,
             resume_from=FLAGS.resume_from,
@@ -163,12 +168,28 @@ def _train(start: Callable[..., TrainingResult], run_dir: Path) -> int | None:
     )
     for name, values in result.test.items():
         terminal.say(f"test, {name} model: {', '.join(f'{metric} {value:#.4g}' for metric, value in values.items())}")
+    if FLAGS.snapshots:
+        _say_snapshots(run_dir)
     if (FLAGS.patience or FLAGS.restore_best) and not result.test:
         terminal.say(
             "note: the epoch was chosen on the examples that it is reported on; --holdout=0.1 chooses on others"
         )
     terminal.say(terminal.where(run_dir))
     return None
+
+
+def _say_snapshots(run_dir: Path) -> None:
+    """Print what each snapshot and each ensemble gave, and draw it."""
+    from clr_loop.studies import plots
+    from clr_loop.studies.tables import table_of
+
+    with open(run_dir / "snapshots.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    plots.snapshots([{name: float(value) for name, value in row.items()} for row in rows]).savefig(
+        run_dir / "snapshots.png"
+    )
+    shown = [{n: v if n in ("cycle", "ensemble_of") else f"{float(v):#.4g}" for n, v in row.items()} for row in rows]
+    terminal.say(f"\n{table_of(shown)}\n")
 
 
 if __name__ == "__main__":

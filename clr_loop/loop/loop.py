@@ -290,10 +290,11 @@ class TrainLoop:
 
     def _begin(self, trained: Any) -> None:
         step = TrainStep(self.model, self.options, self._scale, self.metric_names, self.halves, self.averages)
-        self._forward = step.forward
+        self._step = step
         self._feed.begin(step, self.jit_compile)
         self._evaluate_batch = tf.function(step.evaluate, autograph=False)
         self._gradients_of = tf.function(step.gradients, autograph=False)
+        self._predict_batch = tf.function(lambda batch, size: step.predict(batch), autograph=False)
         self._trained, self._compiled = trained, set()
 
     def run(self, learning_rates: ArrayLike, momentums: ArrayLike | None = None) -> Metrics:
@@ -353,8 +354,7 @@ class TrainLoop:
         Raises:
             ValueError, TypeError: as for the training data.
         """
-        if _trained(self.model) != self._trained:
-            self._begin(_trained(self.model))
+        self._begin_if_needed()
         with engine.noticing_lost_workers(self.model.distribute_strategy):
             reset_metrics(self.model)
             num_examples, totals = 0, dict[str, float]()
@@ -385,6 +385,35 @@ class TrainLoop:
             return
         yield from in_order(self._evaluate_batch, batch, batch_size)
 
+    def predict(self, inputs: Any, batch_size: int = 1000) -> Any:
+        """Return the model's outputs in inference mode, on the host: arrays [n, …] in the nest of its outputs.
+
+        Args:
+            inputs: as the training data's, and scaled in the same way.
+            batch_size: int, at least 1: examples in one call.
+
+        Raises:
+            ValueError, TypeError: as for the training data.
+        """
+        self._begin_if_needed()
+        batch = batch_of(inputs, None, None)
+        checks.check_arrays(batch)
+        parts = [part for _, part in in_order(self._predict_batch, batch, batch_size)]
+        return keras.tree.map_structure(lambda *of_parts: np.concatenate(of_parts), *parts)
+
+    def score(self, outputs: Any, targets: Any, sample_weight: Any = None) -> dict[str, float]:
+        """Return the loss and every compiled metric of given outputs over a whole set, as `evaluate` does."""
+        reset_metrics(self.model)
+        batch = keras.tree.map_structure(tf.convert_to_tensor, batch_of(targets, targets, sample_weight))
+        values = self._step.score(batch, keras.tree.map_structure(tf.convert_to_tensor, outputs))
+        reset_metrics(self.model)
+        return {name: float(values[name]) for name in self.metric_names if name in values}
+
+    def _begin_if_needed(self) -> None:
+        """Trace anew if another layer is frozen than before."""
+        if _trained(self.model) != self._trained:
+            self._begin(_trained(self.model))
+
     def gradients(self, inputs: Any, targets: Any = None, sample_weight: Any = None) -> NDArray[np.float32]:
         """Return the gradient of the mean loss of these examples, in training mode, as one vector [parameters].
 
@@ -395,8 +424,7 @@ class TrainLoop:
         """
         if engine.is_distributed(self.model.distribute_strategy):
             raise ValueError("The gradients of several replicas are not at hand; make the model without a strategy.")
-        if _trained(self.model) != self._trained:
-            self._begin(_trained(self.model))
+        self._begin_if_needed()
         batch = batch_of(inputs, targets, sample_weight)
         checks.check_arrays(batch)
         checks.check_classes(batch, self._classes)
@@ -421,13 +449,12 @@ class TrainLoop:
         """
         if self.averages is None or not self.averages.is_there:
             raise ValueError("There is no average of the weights yet; see StepOptions.average.")
-        if _trained(self.model) != self._trained:
-            self._begin(_trained(self.model))
+        self._begin_if_needed()
         before = [_to_numpy(variable) for variable in self.model.variables]
         try:
             for variable, average in zip(_all_trainable(self.model), self.averages.values, strict=True):
                 variable.assign(average)
-            measure_statistics(self.model, self._feed.evaluate, self._forward)
+            measure_statistics(self.model, self._feed.evaluate, self._step.forward)
             yield
         finally:
             reset_metrics(self.model)

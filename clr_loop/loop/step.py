@@ -188,6 +188,18 @@ class TrainStep:
         found = tape.gradient(losses["loss"], self._model.trainable_variables)
         return [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found if g is not None]
 
+    def predict(self, batch: Batch) -> Any:
+        """Return the model's outputs in inference mode."""
+        return self._model(self._scale(batch[0]), training=False)
+
+    def score(self, batch: Batch, y_pred: Any) -> Values:
+        """Add given outputs to the compiled metrics, and return their loss and the metrics so far, float32 [] each."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        loss = self._model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight)
+        results = self._model.compute_metrics(x, y, y_pred, sample_weight)
+        values = {"loss": loss, **self._named(results)}
+        return {name: tf.cast(value, tf.float32) for name, value in values.items()}
+
     def forward(self, batch: Batch, size: tf.Tensor | int) -> tf.Tensor:
         """Call the model in training mode, and return the batch's loss."""
         losses, _ = self.strategy.run(self._forward, args=(batch, size, True))

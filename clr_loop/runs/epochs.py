@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.rates import momentums_of
+from clr_loop.runs import snapshots
 from clr_loop.runs.checkpoints import Checkpoint
 from clr_loop.runs.records import Progress, RunRecords
 from clr_loop.runs.result import EpochRecord, rating
@@ -90,6 +91,7 @@ class Run:
         profile: the batches to profile; empty for none.
         monitor, patience: see `RunOptions`.
         lows: the steps after which the weights are added to the average; empty for no such average.
+        snapshot_steps: the steps after which the model is saved as a snapshot; empty for none.
         records, progress: where to keep what is done, if anywhere, and what has been done.
     """
 
@@ -104,6 +106,7 @@ class Run:
     monitor: str | None = None
     patience: int | None = None
     lows: Sequence[int] = ()
+    snapshot_steps: Sequence[int] = ()
     records: RunRecords | None = None
     progress: Progress = field(default_factory=Progress)
     _block_steps: int = _FIRST_BLOCK_STEPS
@@ -150,6 +153,8 @@ class Run:
             self._block(end)
             if loop.step in self.lows:
                 loop.add_to_average()
+            if loop.step in self.snapshot_steps and self.records is not None:
+                snapshots.save(loop, self.records.directory, self.snapshot_steps.index(loop.step) + 1)
             if self.validate_every and loop.position % self.validate_every == 0 and loop.position < end:
                 self._validate_within(epoch)
             if every and loop.position % every == 0 and loop.position < end:
@@ -195,7 +200,7 @@ class Run:
         position, window = self.loop.position, self.profile
         self._profile(position in window)
         stops = [position + n - position % n for n in (self.checkpoint_every, self.validate_every) if n]
-        stops += [position + low - self.loop.step for low in self.lows]
+        stops += [position + step - self.loop.step for step in (*self.lows, *self.snapshot_steps)]
         to_borders = [border - position for border in (end, *stops, window.start, window.stop) if border > position]
         return min(self._block_steps, self.loop.block_steps, *to_borders)
 

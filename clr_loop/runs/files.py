@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ _CHECKPOINT_FILES = tuple(
     for name in (VARIABLES, MANIFEST, f".{MANIFEST}.draft")
 )
 MODELS = ("final", "best", "averaged")
+SNAPSHOTS = "snapshots"
+_SNAPSHOT_FILES = tuple(f"{SNAPSHOTS}/{name}" for name in ("cycle_*.keras", "cycle_*.weights.h5", ".cycle_*.draft.*"))
 _MODEL_FILES = tuple(f"{name}{end}" for name in MODELS for end in (".keras", ".weights.h5"))
 _MODEL_DRAFTS = tuple(f".{name}.draft{end}" for name in MODELS for end in (".keras", ".weights.h5"))
 # Whatever else is in a directory was put there by somebody else and stays.
@@ -44,6 +46,9 @@ _MADE = (
     *_CHECKPOINT_FILES,
     *_MODEL_FILES,
     *_MODEL_DRAFTS,
+    *_SNAPSHOT_FILES,
+    f"{SNAPSHOTS}.csv",
+    f"{SNAPSHOTS}.png",
 )
 
 _in_use: dict[Path, object] = {}
@@ -165,6 +170,14 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     with _naming(path):
         draft.write_text(json.dumps(content, indent=2) + "\n")
     draft.replace(path)
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows, at least one, that all have the names of the first."""
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def read_json(path: Path) -> dict[str, Any]:

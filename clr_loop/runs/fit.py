@@ -22,6 +22,7 @@ from clr_loop.data.order import sha256_of
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.rates import checked_rates, momentum_attribute, momentums_of
 from clr_loop.runs import files as run_files
+from clr_loop.runs import snapshots
 from clr_loop.runs.checkpoints import Checkpoint, read_variables, restore
 from clr_loop.runs.epochs import NonFiniteError, NonFiniteLossError, Run, StopRun, TrainingInterruptedError, rates_of
 from clr_loop.runs.models import save_model
@@ -70,6 +71,9 @@ class RunOptions:
         patience: int, at least 1: stop after so many epochs without a better one. Of a schedule with cycles, only
             epochs in which a cycle ends count and are compared. None does not stop.
         restore_best: whether the run ends with the weights of the best epoch, which needs checkpoints.
+        snapshots: whether to save the model at the end of each cycle, in the folder `snapshots`, and to evaluate each
+            and the ensembles of the last 1, 2 … of them at the end, into snapshots.csv. It needs one array of inputs
+            or a nest of them as validation data.
         average_from: float from 0 to 1, for `StepOptions(average="swa")`: the share of the run's steps from which on
             the lows of the cycles count.
         save_models: whether to write final.keras and, where there is one, best.keras and averaged.keras at the end.
@@ -95,6 +99,7 @@ class RunOptions:
     monitor: str | None = None
     patience: int | None = None
     restore_best: bool = False
+    snapshots: bool = False
     average_from: float = 0.5
     save_models: bool = True
     validate_every: int = 0
@@ -178,7 +183,7 @@ def fit(
     profile = range(*(options.profile or (0, 0)))
     run = Run(
         loop, schedule, validated, epochs, callbacks, every, options.validate_every, profile, options.monitor,
-        options.patience, _lows(loop, schedule, epochs, options.average_from),
+        options.patience, *_lows(loop, schedule, epochs, options),
     )  # fmt: skip
     _check(run, options, has_directory=run_dir is not None)
     finish = partial(_finish, run, options, tested)
@@ -254,6 +259,10 @@ def _finish(run: Run, options: RunOptions, tested: tuple[Any, ...]) -> dict[str,
         _take_weights(loop, best)
         keep("best")
     loop.restore(end)
+    if records is not None and run.snapshot_steps:
+        num_done = sum(step <= loop.step for step in run.snapshot_steps)
+        rows = snapshots.evaluate(loop, records.directory, num_done, run.validation)
+        run_files.write_csv(records.directory / f"{run_files.SNAPSHOTS}.csv", rows)
     return {"test": test, "is_timed": options.is_timed}
 
 
@@ -263,18 +272,26 @@ def _take_weights(loop: TrainLoop, checkpoint: Checkpoint) -> None:
         variable.assign(array)
 
 
-def _lows(loop: TrainLoop, schedule: ScheduleFn, epochs: int, average_from: float) -> list[int]:
-    """Return after which steps the weights are added to an average. Raises ValueError if the schedule has no cycles."""
-    if loop.options.average != "swa":
-        return []
+def _lows(
+    loop: TrainLoop, schedule: ScheduleFn, epochs: int, options: RunOptions
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Return after which steps the weights are added to an average, and after which the model is kept as a snapshot.
+
+    Raises:
+        ValueError: if there is no such step in the run.
+    """
     num_steps = epochs * loop.steps_per_epoch
     ends = schedule.cycle_ends(num_steps) if isinstance(schedule, Schedule) else None
-    if ends is None or not any(ends >= average_from * num_steps):
+    every = [] if ends is None else ends.tolist()
+    late = [end for end in every if end >= options.average_from * num_steps]
+    if loop.options.average == "swa" and not late:
         raise ValueError(
             "average is 'swa', the mean of the weights at the lows of the cycles, but no cycle of the schedule ends "
-            f"in the run from {average_from:.0%} of its {num_steps:,} steps on; choose another schedule, or 'ema'."
+            f"in the run from {options.average_from:.0%} of its {num_steps:,} steps on; choose other cycles."
         )
-    return [int(end) for end in ends if end >= average_from * num_steps]
+    if options.snapshots and not every:
+        raise ValueError(f"No cycle of the schedule ends in the {num_steps:,} steps; snapshots are kept at their ends.")
+    return late if loop.options.average == "swa" else [], every if options.snapshots else []
 
 
 def _has_momentums(schedule: ScheduleFn) -> bool:
@@ -290,6 +307,9 @@ def _check(run: Run, options: RunOptions, has_directory: bool) -> None:
     if run.validate_every and not run.validation:
         raise ValueError(f"validate_every is {run.validate_every}, but there is no validation data; give validation.")
     _check_monitor(run, options)
+    has_arrays = bool(run.validation) and not isinstance(run.validation[0], tf.data.Dataset)
+    if options.snapshots and not (has_directory and has_arrays):
+        raise ValueError("snapshots need a run_dir to be kept in, and arrays of validation data to be compared on.")
     if options.restore_best and not (has_directory and run.checkpoint_every):
         raise ValueError(
             "restore_best takes the weights from a checkpoint; give run_dir, and let checkpoints be saved."

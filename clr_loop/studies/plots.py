@@ -229,6 +229,20 @@ def _loss_against_rate(compared: Comparison) -> Figure | None:
     return figure
 
 
+def snapshots(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """Draw each metric of a run's snapshots and of the ensembles of its last ones; rows: see `runs.snapshots`."""
+    names = [name for name in rows[0] if f"ensemble_{name}" in rows[0]]
+    figure = _figure(8, 1 + 2.6 * len(names))
+    for axes, name in zip(_panels(figure, names), names, strict=True):
+        cycles = [row["cycle"] for row in rows]
+        axes.plot(cycles, [row[name] for row in rows], "o-", color=_COLORS[0], label="the snapshot alone")
+        joint = [row[f"ensemble_{name}"] for row in rows]
+        axes.plot(cycles, joint, "s--", color=_COLORS[1], label="ensemble from this cycle to the last")
+        axes.legend()
+    figure.axes[-1].set(xlabel="cycle", xticks=[row["cycle"] for row in rows])
+    return figure
+
+
 def schedule(
     steps: NDArray[np.int64],
     rates: NDArray[np.float64],

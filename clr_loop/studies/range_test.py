@@ -26,7 +26,6 @@ from clr_loop.schedules.checks import checked_choice, checked_integer, checked_n
 from clr_loop.studies import plots
 from clr_loop.studies.arms import MakeModel, start_of
 from clr_loop.studies.suggestions import DIVERGENCE_FACTOR, Bounds, Curve, NoSuggestionError, bounds, suggest
-from clr_loop.studies.tables import write_csv
 
 NUM_STEPS = 1000
 """The steps of a sweep unless told otherwise: 125 for each decade of the default range, enough for noisy curves."""
@@ -233,7 +232,7 @@ def write(tests: Sequence[RangeTest], epochs: int, output_dir: Path, settings: M
         for seed, curves in columns.items()
         for step in range(len(curves["loss"]))
     ]
-    write_csv(output_dir / "range_test.csv", rows)
+    run_files.write_csv(output_dir / "range_test.csv", rows)
     named = [str(settings[name]) for name in ("dataset", "model") if name in settings]
     title = ", ".join([*named, f"batch {tests[0].settings['batch_size']}"])
     bands = {s.name: (min(s.found), s.learning_rate, max(s.found)) for s in found if s.learning_rate is not None}

@@ -14,7 +14,7 @@ from clr_loop.studies import plots, scaling
 from clr_loop.studies.effects import Comparison, Effect, Run, Sample
 from clr_loop.studies.measures import Measure
 from clr_loop.studies.noise_scale import NoiseScale
-from clr_loop.studies.tables import table_of, write_csv
+from clr_loop.studies.tables import table_of
 from clr_loop.studies.tuning import Search
 
 # "Implementing Cyclic Learning Rates in Keras": (batch size, schedule) → training seconds, validation accuracy.
@@ -90,7 +90,7 @@ def write(comparison: Comparison, output_dir: Path, context: Context) -> None:
     }
     run_files.write_json(output_dir / "comparison.json", content)
     rows = [_csv_row(run, measure, run.seed in comparison.timed_seeds) for run in comparison.runs]
-    write_csv(output_dir / "comparison.csv", rows)
+    run_files.write_csv(output_dir / "comparison.csv", rows)
     figures = {"comparison": plots.comparison(comparison)}
     figures |= plots.further_comparison(comparison, context.searches, context.noise_scale)
     for name, figure in figures.items():

@@ -1,11 +1,8 @@
-"""Tables: Markdown that also reads well in a terminal, and CSV."""
+"""Tables in Markdown that also read well in a terminal."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -25,11 +22,3 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def table_of(rows: Sequence[Mapping[str, str]]) -> str:
     """Return the Markdown table of rows, at least one, that all have the names of the first."""
     return markdown_table(list(rows[0]), [list(row.values()) for row in rows])
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows, at least one, that all have the names of the first."""
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)

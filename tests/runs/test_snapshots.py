@@ -1,0 +1,120 @@
+"""Snapshot ensembles, against predictions that are averaged by hand in models that Keras has loaded."""
+
+import csv
+
+import keras
+import numpy as np
+import pytest
+
+import clr_loop
+from clr_loop.runs.fit import RunOptions, fit
+from clr_loop.schedules import Constant, CosineRestarts
+from clr_loop.studies import plots
+from helpers.runs import CrashError, crash_after
+from helpers.small import FEATURES, LABELS, compiled, loop_of
+
+VALIDATION = FEATURES[120:], LABELS[120:]
+SCHEDULE = CosineRestarts(0.0001, 0.05, 4)
+
+
+def train(run_dir, **arguments):
+    """Fifteen steps: cycles end after 4, 8 and 12."""
+    loop = loop_of(num_examples=100, batch_size=20)
+    options = RunOptions(snapshots=True, checkpoint_every=3)
+    return loop, fit(loop, SCHEDULE, VALIDATION, epochs=3, run_dir=run_dir, options=options, **arguments)
+
+
+def rows_of(run_dir):
+    with open(run_dir / "snapshots.csv", newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("snapshots") / "run"
+    return directory, *train(directory)
+
+
+def softmax(logits):
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
+def test_each_snapshot_is_the_model_at_the_end_of_its_cycle(run):
+    directory, _, _ = run
+    other = loop_of(num_examples=100, batch_size=20)
+    assert [path.name for path in sorted((directory / "snapshots").iterdir())] == [
+        "cycle_01.keras", "cycle_02.keras", "cycle_03.keras",
+    ]  # fmt: skip
+    for cycle, row in enumerate(rows_of(directory), start=1):
+        other.run(SCHEDULE(np.arange(other.step, 4 * cycle)))
+        model = keras.models.load_model(directory / "snapshots" / f"cycle_{cycle:02d}.keras")
+        for ours, theirs in zip(model.get_weights(), other.model.get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        assert (row["cycle"], row["loss"]) == (cycle, pytest.approx(other.evaluate(*VALIDATION)["loss"], rel=1e-6))
+
+
+def test_an_ensemble_is_the_mean_of_the_last_ones_probabilities(run):
+    directory, _, _ = run
+    paths = sorted((directory / "snapshots").iterdir())
+    shares = [softmax(keras.models.load_model(path).predict(VALIDATION[0], verbose=0)) for path in paths]
+    for i, row in enumerate(rows_of(directory)):
+        mean = np.mean(shares[i:], axis=0)
+        assert row["ensemble_of"] == len(shares) - i
+        assert row["ensemble_accuracy"] == pytest.approx((mean.argmax(axis=1) == VALIDATION[1]).mean())
+        likelihoods = mean[np.arange(len(mean)), VALIDATION[1]]
+        assert row["ensemble_loss"] == pytest.approx(-np.log(likelihoods).mean(), rel=1e-5)
+        np.testing.assert_allclose(clr_loop.ensemble(paths[i:]).predict(VALIDATION[0]), mean, rtol=1e-5, atol=1e-6)
+
+
+def test_the_run_is_the_same_without_and_the_loop_ends_where_it_did(run):
+    _, loop, result = run
+    assert loop.weights_sha256() == result.weights_sha256
+    plain = fit(loop_of(num_examples=100, batch_size=20), SCHEDULE, VALIDATION, epochs=3)
+    assert result.weights_sha256 == plain.weights_sha256
+
+
+@pytest.mark.parametrize("position", [5, 9])
+def test_after_a_kill_they_are_the_same(run, tmp_path, position):
+    with pytest.raises(CrashError):
+        train(tmp_path / "run", callbacks=[crash_after(position)])
+    train(tmp_path / "run", resume=True)
+    assert rows_of(tmp_path / "run") == rows_of(run[0])
+
+
+def test_one_logit_is_averaged_as_a_probability(tmp_path):
+    keras.utils.set_random_seed(0)
+    models = []
+    for i in range(2):
+        model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1)])
+        model.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
+        model.save(tmp_path / f"{i}.keras")
+        models.append(model)
+    expected = np.mean([1 / (1 + np.exp(-model.predict(FEATURES, verbose=0))) for model in models], axis=0)
+    found = clr_loop.ensemble([tmp_path / "0.keras", tmp_path / "1.keras"]).predict(FEATURES)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_regression_is_averaged_as_it_is(tmp_path):
+    model = compiled(loss="mse")
+    model.save(tmp_path / "0.keras")
+    found = clr_loop.ensemble([tmp_path / "0.keras"] * 2).predict(FEATURES)
+    np.testing.assert_allclose(found, model.predict(FEATURES, verbose=0), rtol=1e-6)
+
+
+def test_the_picture_has_a_panel_for_each_metric(run):
+    figure = plots.snapshots(rows_of(run[0]))
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy"]
+    assert [len(axes.lines) for axes in figure.axes] == [2, 2]
+
+
+def test_what_cannot_be_kept_is_told_before_training(tmp_path):
+    options = RunOptions(snapshots=True)
+    with pytest.raises(ValueError, match="No cycle of the schedule ends in the 12 steps"):
+        fit(loop_of(), Constant(0.1), VALIDATION, epochs=3, run_dir=tmp_path / "a", options=options)
+    with pytest.raises(ValueError, match="snapshots need a run_dir to be kept in"):
+        fit(loop_of(), SCHEDULE, VALIDATION, epochs=3, options=options)
+    with pytest.raises(ValueError, match="There is no file nowhere; give paths"):
+        clr_loop.ensemble(["nowhere"])
+    with pytest.raises(ValueError, match="An ensemble needs at least one model"):
+        clr_loop.ensemble([])
