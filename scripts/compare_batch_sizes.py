@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_integer("seeds", 16, "Runs of each arm; they differ in initial weights and order of the data.")
+flags.DEFINE_integer("seeds", 11, "Runs of each arm; they differ in initial weights and order of the data.")
 flags.DEFINE_integer(
     "parallel",
     1,
