@@ -373,7 +373,7 @@ def benchmark(
         axes.minorticks_off()
         axes.set_ylim(bottom=0)
         axes.legend()
-    figure.suptitle(title)
+    figure.suptitle(textwrap.fill(title, int(11 * figure.get_figwidth())))
     return figure
 
 
