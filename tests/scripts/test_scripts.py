@@ -43,7 +43,7 @@ def test_train_writes_its_files(trained):
     _, run_dir = trained
     assert {path.name for path in run_dir.iterdir() if "tfevents" not in path.name} == {
         "config.json", "history.csv", "epochs.csv", "result.json", "curves.png", "train", "validation", "checkpoints",
-        "run.lock",
+        "run.lock", "final.keras", "best.keras",
     }  # fmt: skip
     result = json.loads((run_dir / "result.json").read_text())
     assert result["steps"] == 10
@@ -120,7 +120,8 @@ def test_compare_writes_and_prints_the_report(npz, tmp_path):
     done = compare_script(npz, output_dir, "--seeds=2", "--measure=val_loss", "--target=2.2")
     assert done.returncode == 0, done.stderr
     assert {path.name for path in output_dir.iterdir()} == {
-        "comparison.lock", "comparison.json", "comparison.csv", "report.md", "comparison.png",
+        "comparison.lock", "comparison.json", "comparison.csv", "report.md", "report", "comparison.png",
+        "comparison.found.json", "comparison.scaling.png", "comparison.loss_against_rate.png",
         "constant_batch_64", "triangular_batch_64", "constant_batch_300", "triangular_batch_300",
     }  # fmt: skip
     assert (output_dir / "report.md").read_text() in done.stdout
