@@ -183,9 +183,12 @@ def fit(
     profile = range(*(options.profile or (0, 0)))
     run = Run(
         loop, schedule, validated, epochs, callbacks, every, options.validate_every, profile, options.monitor,
-        options.patience, *_lows(loop, schedule, epochs, options),
+        options.patience,
     )  # fmt: skip
+    _set_lows(run, options)
     _check(run, options, has_directory=run_dir is not None)
+    for data in (validated, tested):
+        _try(loop, data)
     finish = partial(_finish, run, options, tested)
     settings = run_settings(loop, schedule, epochs, {**options.settings, "validation": _digest(validated)})
     if run_dir is None:
@@ -201,6 +204,7 @@ def fit(
                 logging.warning("%s holds no checkpoint to go on from; the run starts afresh", directory)
         if checkpoint is not None:
             _go_back(run, checkpoint, options.on_change)
+            _set_lows(run, options)  # The schedule may be another one now.
             settings["schedule"] = schedule_config(run.schedule)
         return _train(run, settings, checkpoint, finish)
 
@@ -272,16 +276,16 @@ def _take_weights(loop: TrainLoop, checkpoint: Checkpoint) -> None:
         variable.assign(array)
 
 
-def _lows(
-    loop: TrainLoop, schedule: ScheduleFn, epochs: int, options: RunOptions
-) -> tuple[Sequence[int], Sequence[int]]:
-    """Return after which steps the weights are added to an average, and after which the model is kept as a snapshot.
+def _set_lows(run: Run, options: RunOptions) -> None:
+    """Note after which steps the weights are added to an average, and after which the model is kept as a snapshot.
 
     Raises:
         ValueError: if there is no such step in the run.
     """
-    num_steps = epochs * loop.steps_per_epoch
-    ends = schedule.cycle_ends(num_steps) if isinstance(schedule, Schedule) else None
+    loop, num_steps = run.loop, run.num_batches
+    if loop.options.average != "swa" and not options.snapshots:
+        return  # A run may have very many cycles.
+    ends = run.schedule.cycle_ends(num_steps) if isinstance(run.schedule, Schedule) else None
     every = [] if ends is None else ends.tolist()
     late = [end for end in every if end >= options.average_from * num_steps]
     if loop.options.average == "swa" and not late:
@@ -291,7 +295,8 @@ def _lows(
         )
     if options.snapshots and not every:
         raise ValueError(f"No cycle of the schedule ends in the {num_steps:,} steps; snapshots are kept at their ends.")
-    return late if loop.options.average == "swa" else [], every if options.snapshots else []
+    run.lows = late if loop.options.average == "swa" else []
+    run.snapshot_steps = every if options.snapshots else []
 
 
 def _has_momentums(schedule: ScheduleFn) -> bool:
@@ -329,10 +334,14 @@ def _check(run: Run, options: RunOptions, has_directory: bool) -> None:
     checked_rates(rates_of(schedule, first_two))
     if _has_momentums(schedule):
         momentum_attribute(loop.optimizer)
-    if run.validation and isinstance(run.validation[0], tf.data.Dataset):
-        loop.evaluate(run.validation[0].take(1))
-    elif run.validation:
-        loop.evaluate(*keras.tree.map_structure(lambda x: None if x is None else x[:_TRIED], run.validation))
+
+
+def _try(loop: TrainLoop, data: tuple[Any, ...]) -> None:
+    """Evaluate a little of these data, so that what is wrong with them is known before anything is trained."""
+    if data and isinstance(data[0], tf.data.Dataset):
+        loop.evaluate(data[0].take(1))
+    elif data:
+        loop.evaluate(*keras.tree.map_structure(lambda x: None if x is None else x[:_TRIED], data))
 
 
 def _check_monitor(run: Run, options: RunOptions) -> None:
