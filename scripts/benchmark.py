@@ -10,6 +10,9 @@ grows) and writes benchmark.json, benchmark.md and benchmark.png into --output_d
 part where they are installed. For figures to be trusted, nothing else may run on the machine.
 """
 
+import shared.early  # noqa: F401
+
+# isort: split
 import dataclasses
 import os
 import platform
@@ -191,7 +194,7 @@ def write(
         CONTENDERS[key].label: {n: sizes[n][key].median for n in sorted(sizes) if n in GROWTH_BATCH_SIZES}
         for key in ("clr_loop", "products")
     }
-    plots.benchmark(bars, lines if growth else {}).savefig(output_dir / "benchmark.png")
+    plots.benchmark(bars, lines if growth else {}, texts[0]).savefig(output_dir / "benchmark.png")
 
 
 def _to_json(cases: Sequence[Case]) -> list[dict[str, Any]]:

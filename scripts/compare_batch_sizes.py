@@ -16,6 +16,9 @@ It writes into --output_dir: comparison.json, comparison.csv, report.md, picture
 
 from __future__ import annotations
 
+import shared.early  # noqa: F401
+
+# isort: split
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,8 +67,8 @@ for module in (terminal, output_flags, model_flags, schedule_flags, arm_flags):
 
 _EVENTS = f"*{EVENTS_SUFFIX}"
 _MADE = (
-    "comparison.*", "report.md", f"report/{_EVENTS}", f"noise_scale/{_EVENTS}", "*_batch_*/seed_*/",
-    "tuning/*_batch_*/seed_*/",
+    "comparison.*", "report.md", f"report/{_EVENTS}", f"report/*/{_EVENTS}", f"noise_scale/{_EVENTS}",
+    "*_batch_*/seed_*/", "tuning/*_batch_*/seed_*/",
 )  # fmt: skip
 
 
@@ -99,7 +102,9 @@ def main() -> None:
             length = output_flags.run_length(dataset.num_examples, arm.batch_size, epochs[arm.batch_size])
             terminal.say(f"{arm.label}:\n{schedules.describe(arm.schedule, length[1], length[0])}\n")
         comparison = compare(_run_all(_Work(plan, output_dir, settings), dataset), measure)
-        noise_scale = _noise_scale(dataset, plan, found, output_dir) if FLAGS.noise_scale else None
+        noise_scale = None
+        if FLAGS.noise_scale and isinstance(dataset, data.Dataset):
+            noise_scale = _noise_scale(dataset, plan, found, output_dir)
         context = report.Context(dataset.name, FLAGS.model, FLAGS.budget, searches, noise_scale)
         report.write(comparison, output_dir, context)
         terminal.say(f"\n{report.markdown(comparison, context)}\n{terminal.where(output_dir)}")
@@ -151,7 +156,7 @@ def _tuned(plan: Plan, searches: Sequence[Search]) -> Plan:
     return _with_schedules(plan, lambda arm: at_rate(arm.schedule, rates[arm.label]))
 
 
-def _noise_scale(dataset: data.AnyDataset, plan: Plan, found: arm_flags.Found, output_dir: Path) -> NoiseScale:
+def _noise_scale(dataset: data.Dataset, plan: Plan, found: arm_flags.Found, output_dir: Path) -> NoiseScale:
     """Measure the gradient noise along a run of the first arm, with the seed of the trials."""
     import numpy as np
 
@@ -161,8 +166,6 @@ def _noise_scale(dataset: data.AnyDataset, plan: Plan, found: arm_flags.Found, o
     arm = plan.arms[0]
 
     def measure() -> dict[str, Any]:
-        if not isinstance(dataset, data.Dataset):
-            raise ValueError("--noise_scale takes gradients of the training arrays, and these data are streamed.")
         loop = arm_flags.make_loop(dataset, arm.batch_size, tuning.SEED)
         along = noise_scale.measure(loop, arm.schedule, plan.epochs_at(arm.batch_size), dataset.train)
         events.write_curves(output_dir / "noise_scale", {"noise_scale": np.array(along.batch_sizes)})

@@ -8,6 +8,9 @@ It prints what train.py would print of the schedule, and draws it to preview.png
 other flags replaces the picture; nothing else in the folder is touched.
 """
 
+import shared.early  # noqa: F401
+
+# isort: split
 import numpy as np
 from absl import flags
 from numpy.typing import NDArray

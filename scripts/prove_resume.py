@@ -8,6 +8,9 @@ Example:
     python scripts/prove_resume.py --kills=20 --train_flags="--model=relu_mlp --epochs=100 --checkpoint_every=200"
 """
 
+import shared.early  # noqa: F401
+
+# isort: split
 import random
 import re
 import shlex

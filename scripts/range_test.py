@@ -12,6 +12,9 @@ exit code is 1 if the curves support no bounds.
 
 from __future__ import annotations
 
+import shared.early  # noqa: F401
+
+# isort: split
 import contextlib
 from functools import partial
 from typing import TYPE_CHECKING

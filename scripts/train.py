@@ -13,6 +13,9 @@ on, to the same last bit.
 
 from __future__ import annotations
 
+import shared.early  # noqa: F401
+
+# isort: split
 import csv
 import re
 from collections.abc import Callable

@@ -65,7 +65,7 @@ class SummaryWriter:
     """
 
     @_os_errors()
-    def __init__(self, run_dir: Path, settings: Mapping[str, Any] | None, measures: Sequence[str] = ()) -> None:
+    def __init__(self, run_dir: Path, settings: Mapping[str, Any] | None) -> None:
         self._train = _EventFile(run_dir / "train")
         self._validation = _EventFile(run_dir / "validation")
         self._run = _EventFile(run_dir)

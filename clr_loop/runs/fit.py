@@ -198,7 +198,7 @@ def fit(
         checkpoint, saved = run.records.find(options.resume_from) if resume else (None, None)
         if resume:
             check_changes(saved or settings, settings, options.on_change)
-            if (result := _finished(run, directory, checkpoint, saved)) is not None:
+            if (result := _finished(run, options, directory, checkpoint, saved)) is not None:
                 return result
             if checkpoint is None:
                 logging.warning("%s holds no checkpoint to go on from; the run starts afresh", directory)
@@ -364,7 +364,11 @@ def _digest(validation: tuple[Any, ...]) -> str | None:
 
 
 def _finished(
-    run: Run, directory: Path, checkpoint: Checkpoint | None, saved: Mapping[str, Any] | None
+    run: Run,
+    options: RunOptions,
+    directory: Path,
+    checkpoint: Checkpoint | None,
+    saved: Mapping[str, Any] | None,
 ) -> TrainingResult | None:
     """Return the result of a run that is finished, or None if there is something left to do.
 
@@ -383,6 +387,8 @@ def _finished(
     if checkpoint is not None and checkpoint.step == len(result.history["step"]):
         restore(run.loop, checkpoint)
         run.loop.finalize()
+        if options.restore_best and run.records is not None and run.records.best is not None:
+            _take_weights(run.loop, run.records.best)
         left = "the model has its weights"
     logging.warning("the run in %s is finished: nothing was trained, and %s", directory, left)
     return result

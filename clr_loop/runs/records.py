@@ -148,11 +148,11 @@ class RunRecords:
             self.checkpoints.forget_later(checkpoint)
         run_files.unfinish(self.directory)
         run_files.write_json(self.directory / run_files.CONFIG, settings)
-        shown = _flat(settings) if checkpoint is None else None
+        shown = flat(settings) if checkpoint is None else None
         with (
             contextlib.ExitStack() as stack,
             contextlib.closing(run_files.RunFiles(self.directory)) as self._files,
-            SummaryWriter(self.directory, shown, _measures(settings)) as self._summaries,
+            SummaryWriter(self.directory, shown) as self._summaries,
         ):
             stack.callback(self.checkpoints.settle)
             self._growing.notes()
@@ -265,7 +265,7 @@ def _measures(settings: Mapping[str, Any]) -> list[str]:
     return [f"{prefix}{name}" for name in settings["metric_names"]]
 
 
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings as one table: the schedule's arguments beside the others."""
     schedule = dict(settings["schedule"])
     name = schedule.pop("name")

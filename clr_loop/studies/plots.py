@@ -180,9 +180,10 @@ def _tuning(searches: Sequence[Search]) -> Figure | None:
 
 
 def _scaling(compared: Comparison, noise_scale: NoiseScale | None) -> Figure | None:
-    """Draw steps, examples and seconds to the target against the batch size, for two or more of them."""
+    """Draw steps, examples and seconds to the target against the batch size, where a schedule reached it at two."""
     sizes = sorted({arm.arm.batch_size for arm in compared.arms})
-    if len(sizes) < 2 or not any(np.isfinite(arm.median_to_target("steps")) for arm in compared.arms):
+    reached_by = [arm.arm.schedule_name for arm in compared.arms if np.isfinite(arm.median_to_target("steps"))]
+    if len(reached_by) == len(set(reached_by)):
         return None
     figure = _figure(13, 4.8)
     panels = dict(zip(("steps", "examples", "seconds"), figure.subplots(1, 3, sharex=True), strict=True))

@@ -237,7 +237,8 @@ def write(tests: Sequence[RangeTest], epochs: int, output_dir: Path, settings: M
     title = ", ".join([*named, f"batch {tests[0].settings['batch_size']}"])
     bands = {s.name: (min(s.found), s.learning_rate, max(s.found)) for s in found if s.learning_rate is not None}
     picture = output_dir / "range_test.png"
-    plots.range_test(list(columns.values()), bands, title).savefig(picture)
+    explanations = {s.name: s.explanation for s in found}
+    plots.range_test(list(columns.values()), bands, title, explanations).savefig(picture)
     events.write_picture(output_dir, "range_test", picture.read_bytes())
     for seed, curves in columns.items():
         events.write_curves(output_dir / f"seed_{seed}", curves)

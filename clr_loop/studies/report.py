@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any, Literal
 
 from clr_loop.runs import events
 from clr_loop.runs import files as run_files
+from clr_loop.runs.records import flat
+from clr_loop.runs.result import higher_is_better
 from clr_loop.schedules import Constant, Triangular
 from clr_loop.studies import plots, scaling
 from clr_loop.studies.effects import Comparison, Effect, Run, Sample
@@ -96,7 +99,23 @@ def write(comparison: Comparison, output_dir: Path, context: Context) -> None:
     for name, figure in figures.items():
         figure.savefig(output_dir / f"{name}.png")
     pictures = {name: (output_dir / f"{name}.png").read_bytes() for name in figures}
-    events.write_report(output_dir / "report", text, pictures, measure.name.removeprefix("val_"))
+    _show_in_tensorboard(comparison, output_dir / "report", text, pictures)
+
+
+def _show_in_tensorboard(comparison: Comparison, report_dir: Path, text: str, pictures: Mapping[str, bytes]) -> None:
+    """Write the report, the columns of the HParams page, and a row of means for each arm."""
+    measure, final = comparison.measure, comparison.runs[0].result.final
+    names = [name for name in final if name.startswith("val_")] or list(final)
+    names.sort(key=lambda name: name != measure.name)  # The measure first.
+    better = {**{name: higher_is_better(name) for name in names}, "epoch_seconds": False}
+    runs = [flat(run.result.settings) for run in comparison.runs]
+    metric = measure.name.removeprefix("val_")
+    events.write_report(report_dir, text, pictures, metric, runs, better)
+    for arm in comparison.arms:
+        of_arm = [run.result for run in comparison.runs if run.arm == arm.arm]
+        shared = {name: value for name, value in flat(of_arm[0].settings).items() if name != "seed"}
+        means = {name: statistics.fmean(result.final[name] for result in of_arm) for name in names}
+        events.write_means(report_dir / arm.arm.directory, shared, {**means, "epoch_seconds": arm.epoch_seconds})
 
 
 def markdown(comparison: Comparison, context: Context) -> str:

@@ -69,6 +69,12 @@ def _are_schedules(names: list[str]) -> bool:
 def check(dataset: data.AnyDataset) -> None:
     """Raise ValueError for flags that cannot go together or with these data, before anything is started."""
     schedule_flags.check(FLAGS.schedules)
+    if FLAGS.warmup and (FLAGS.tune or FLAGS.bounds == "range_test"):
+        raise ValueError("--warmup climbs to a rate that --tune and --bounds=range_test would change; leave it out.")
+    if FLAGS.noise_scale and not isinstance(dataset, data.Dataset):
+        raise ValueError(
+            "--noise_scale takes gradients of the training arrays, and these data are streamed; leave it out."
+        )
     given = [name for name in _RATES if FLAGS[name].present]
     if FLAGS.bounds == "range_test" and set(given) - {"learning_rate"}:
         raise ValueError("--bounds=range_test finds base_lr and max_lr itself; leave out --base_lr and --max_lr.")
@@ -76,6 +82,9 @@ def check(dataset: data.AnyDataset) -> None:
         if given or FLAGS.bounds != "flags":
             what = f"--{given[0]}" if given else "--bounds=range_test"
             raise ValueError(f"--tune finds the rate of every arm itself; leave out {what}.")
+        for name in FLAGS.schedules:
+            if not {"learning_rate", "max_lr"} & set(schedule_flags.arguments_of(name)):
+                raise ValueError(f"--tune finds a highest rate, and {name} has none; leave one of them out.")
         if FLAGS.tune < 3:
             raise ValueError(
                 f"--tune={FLAGS.tune} would try too few rates to find the best between two others; give 8."

@@ -53,7 +53,9 @@ class RunLines(keras.callbacks.Callback):
         rate, seconds = metrics.pop("learning_rate"), metrics.pop("epoch_seconds")
         waited = metrics.pop("input_wait_seconds", 0.0)
         # Keras hands logs over in alphabetical order; the loss comes first here, and the validation last.
-        names = sorted(metrics, key=lambda name: (name.startswith(("val_", "averaged_")), not name.endswith("loss"), name))
+        names = sorted(
+            metrics, key=lambda name: (name.startswith(("val_", "averaged_")), not name.endswith("loss"), name)
+        )
         words = "  ".join(f"{name} {metrics[name]:#.4g}" for name in names)
         waiting = f", {waited / seconds:.0%} of it waiting for input" if waited else ""
         head = f"epoch {epoch + 1:3d}/{self.params['epochs']}  lr {rate:.4g}"

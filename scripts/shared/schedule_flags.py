@@ -70,7 +70,7 @@ def make(
     if warmup and not 2 <= warmup < total_steps:
         raise ValueError(f"warmup is {warmup} steps; give at least 2, and fewer than the {total_steps} of the run.")
     total_steps -= warmup or 0
-    instead, given = defaults or {}, {argument: FLAGS[argument] for argument in _arguments(name)}
+    instead, given = defaults or {}, {argument: FLAGS[argument] for argument in arguments_of(name)}
     arguments: dict[str, Any] = {
         argument: instead[argument] if argument in instead and not flag.present else flag.value
         for argument, flag in given.items()
@@ -89,14 +89,15 @@ def make(
 
 def check(names: Sequence[str]) -> None:
     """Raise ValueError for a schedule's flag that was given although none of the named schedules takes it."""
-    used = {argument for name in names for argument in _arguments(name)}
-    for flag in sorted({argument for name in SCHEDULES for argument in _arguments(name)} - used):
+    used = {argument for name in names for argument in arguments_of(name)}
+    for flag in sorted({argument for name in SCHEDULES for argument in arguments_of(name)} - used):
         if FLAGS[flag].present:
-            takers = ", ".join(name for name in SCHEDULES if flag in _arguments(name))
+            takers = ", ".join(name for name in SCHEDULES if flag in arguments_of(name))
             raise ValueError(
                 f"--{flag} means nothing to {', '.join(names)}; remove it or choose one that takes it: {takers}."
             )
 
 
-def _arguments(name: str) -> list[str]:
+def arguments_of(name: str) -> list[str]:
+    """Return the names of a schedule's arguments, which are those of its flags."""
     return [field.name for field in dataclasses.fields(SCHEDULES[name]) if field.init]  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ def make_run(arm, seed, value, measure="val_accuracy", num_epochs=15, epoch_seco
                 "optimizer": "Adam",
                 "batch_size": arm.batch_size,
                 "seed": seed,
-                "schedule": {},
+                "schedule": arm.schedule.to_config(),
                 "steps_per_epoch": steps_per_epoch,
                 "versions": {},
             },

@@ -79,6 +79,15 @@ def test_the_averages_can_rate_an_epoch(tmp_path):
     assert model.evaluate(*VALIDATION, verbose=0)[0] == pytest.approx(best.metrics["val_loss"], rel=1e-5)
 
 
+def test_the_lows_are_those_of_the_schedule_that_is_kept(tmp_path):
+    with pytest.raises(CrashError):
+        train(tmp_path / "run", "swa", average_from=0.0, callbacks=[crash_after(5)])
+    loop = loop_of(with_dropout_and_batch_norm(), num_examples=120, batch_size=30, average="swa")
+    options = RunOptions(average_from=0.0, on_change="keep")
+    fit(loop, Triangular(0.001, 0.1, 2), VALIDATION, epochs=4, run_dir=tmp_path / "run", resume=True, options=options)
+    assert loop.averages.count == 2  # After 6 and 12 steps, not after each fourth.
+
+
 @pytest.mark.parametrize("schedule", [Constant(0.1), Triangular(0.001, 0.1, 100)])
 def test_a_run_without_a_low_has_no_mean_of_lows(schedule):
     with pytest.raises(ValueError, match="no cycle of the schedule ends in the run from 50% of its 12 steps on"):

@@ -97,6 +97,8 @@ def test_restore_best_ends_with_the_best_epochs_weights(tmp_path):
     best = best_epoch(result)
     assert loop.evaluate(*VALIDATION)["loss"] == pytest.approx(best.metrics["val_loss"], rel=1e-6)
     assert result.test["final"] == result.test["best"]
+    again, _ = train(tmp_path / "run", restore_best=True, resume=True)
+    assert again.weights_sha256() == result.weights_sha256
 
 
 def test_monitor_decides_which_epoch_is_the_best(tmp_path):
@@ -235,6 +237,12 @@ def test_patience_goes_on_after_a_kill(tmp_path, monkeypatch):
 def test_what_cannot_be_chosen_by_is_told_before_training(options, validation, message):
     with pytest.raises(ValueError, match=message):
         fit(loop_of(), SCHEDULE, validation, epochs=1, options=RunOptions(**options))
+
+
+def test_test_examples_that_do_not_fit_are_told_before_training(tmp_path):
+    with pytest.raises(ValueError, match="inputs"):
+        fit(loop_of(), SCHEDULE, VALIDATION, epochs=1, test=(TEST[0][:, :3], TEST[1]), run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_patience_is_a_whole_number_of_at_least_1():

@@ -111,6 +111,11 @@ def test_arms_with_one_budget_train_for_other_numbers_of_epochs(separable, tmp_p
     ("flags", "message"),
     [
         (["--tune=2"], "--tune=2 would try too few rates"),
+        (["--tune=8", "--schedules=constant,linear_ramp"], "--tune finds a highest rate, and linear_ramp has none"),
+        (
+            ["--bounds=range_test", "--warmup=1ep"],
+            "--warmup climbs to a rate that --tune and --bounds=range_test would",
+        ),
         (["--tune=8", "--learning_rate=0.1"], "--tune finds the rate of every arm itself; leave out --learning_rate"),
         (["--tune=8", "--bounds=range_test"], "leave out --bounds=range_test"),
         (["--tune=8", "--measure=loss"], "--tune needs a measure on held-out examples, such as val_loss"),

@@ -59,6 +59,12 @@ def test_a_target_that_no_arm_reaches_is_said_in_words_and_draws_nothing(tmp_pat
     assert not (tmp_path / "comparison.scaling.png").exists()
 
 
+def test_a_target_that_is_reached_at_one_batch_size_alone_draws_no_line(tmp_path):
+    compared = comparison_reaching({32: (100, 200), 128: (None, None)})
+    report.write(compared, tmp_path, report.Context("mnist", "relu_mlp"))
+    assert not (tmp_path / "comparison.scaling.png").exists()
+
+
 def searches(rates, values=(0.9, 0.95, 0.93)):
     return [
         Search(
@@ -104,7 +110,8 @@ def test_the_report_shows_what_was_tried_what_it_cost_and_what_the_rules_would_h
     assert set(events.Tags()["images"]) == {"comparison", "comparison.tuning", "comparison.scaling"}
     for tag in events.Tags()["images"]:
         assert events.Images(tag)[0].encoded_image_string == (tmp_path / f"{tag}.png").read_bytes()
-    shown = {tag: events.Tensors(tag)[0].tensor_proto.string_val[0] for tag in events.Tags()["tensors"]}
+    texts = [tag for tag in events.Tags()["tensors"] if not tag.startswith("_hparams_")]
+    shown = {tag: events.Tensors(tag)[0].tensor_proto.string_val[0] for tag in texts}
     assert text.encode() in shown.values()
     layout = layout_pb2.Layout.FromString(shown["custom_scalars__config__"])
     tags = [tag for chart in layout.category[0].chart for tag in chart.multiline.tag]
