@@ -121,7 +121,7 @@ def test_compare_writes_and_prints_the_report(npz, tmp_path):
     assert done.returncode == 0, done.stderr
     assert {path.name for path in output_dir.iterdir()} == {
         "comparison.lock", "comparison.json", "comparison.csv", "report.md", "report", "comparison.png",
-        "comparison.found.json", "comparison.scaling.png", "comparison.loss_against_rate.png",
+        "comparison.found.json", "comparison.loss_against_rate.png",
         "constant_batch_64", "triangular_batch_64", "constant_batch_300", "triangular_batch_300",
     }  # fmt: skip
     assert (output_dir / "report.md").read_text() in done.stdout
