@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import warnings
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,30 +24,32 @@ from clr_loop.runs.result import EpochRecord, TrainingResult
 def save_model(model: keras.Model, path: Path) -> Path:
     """Save a model as `<path>.keras`; if Keras cannot, its weights as `<path>.weights.h5`, with a warning.
 
-    The file is written under another name first and renamed, so that no reader sees half of it. Keras is asked to keep
-    the model's compiled loss, metrics and optimizer.
+    The file is written under another name first and renamed, so that no reader sees half of it. The model is saved with
+    its compiled loss, metrics and optimizer.
     """
-    problem: Exception | None = None
-    for suffix in (".keras", ".weights.h5"):
-        target = path.with_name(path.name + suffix)
-        draft = path.with_name(f".{path.name}.draft{suffix}")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Keras warns of lambdas, and what cannot be saved is told below.
-                model.save(draft) if suffix == ".keras" else model.save_weights(draft)
-            if problem is not None:
-                words = f"the model cannot be saved whole ({in_one_line(problem)}), so {target.name} has its weights"
-                warnings.warn(f"{words}; give its classes a get_config.", stacklevel=2)
-            draft.replace(target)
-            path.with_name(path.name + {".keras": ".weights.h5", ".weights.h5": ".keras"}[suffix]).unlink(True)
-            return target
-        except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
-            with contextlib.suppress(FileNotFoundError):
-                draft.unlink()
-            if problem is not None:
-                raise
-            problem = error
-    raise AssertionError
+    whole, weights = (path.with_name(path.name + suffix) for suffix in (".keras", ".weights.h5"))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras warns of lambdas, and what cannot be saved is told below.
+            _write(model.save, whole)
+        weights.unlink(missing_ok=True)
+        return whole
+    except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
+        words = f"the model cannot be saved whole ({in_one_line(error)}), so {weights.name} has its weights"
+        warnings.warn(f"{words}; give its classes a get_config.", stacklevel=2)
+    _write(model.save_weights, weights)
+    whole.unlink(missing_ok=True)
+    return weights
+
+
+def _write(save: Callable[[Path], Any], target: Path) -> None:
+    name, _, suffix = target.name.partition(".")
+    draft = target.with_name(f".{name}.draft.{suffix}")
+    try:
+        save(draft)
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 @checked_types
