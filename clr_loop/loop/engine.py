@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import keras
 import tensorflow as tf
+from tensorflow.python.util import _pywrap_util_port
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -28,6 +29,15 @@ LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineEx
 def device() -> str:
     """Return the device that TensorFlow computes on, for example `CPU:0`."""
     return tf.zeros(()).device.rpartition("device:")[2]
+
+
+def has_onednn() -> bool:
+    """Return whether TensorFlow computes with oneDNN's kernels, which round otherwise than its own.
+
+    TensorFlow decides it once for a process: by TF_ENABLE_ONEDNN_OPTS, or else by the processor. It has no public name
+    for what it decided.
+    """
+    return bool(_pywrap_util_port.IsMklEnabled())
 
 
 def choose_xla(

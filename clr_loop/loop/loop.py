@@ -84,7 +84,8 @@ class TrainLoop:
         halves: bool, whether each batch is computed in two halves; see `StepOptions.halve_batches`.
         averages: the average of the weights, or None; see `StepOptions.average`.
         device: The device the loop runs on, for example `CPU:0`.
-        chosen: What was decided and why, in words: device, replicas, feed, precision, xla, inputs.
+        chosen: What was decided and why, in words: device, replicas, feed, precision, xla, oneDNN,
+            inputs.
     """
 
     @checked_types
@@ -225,6 +226,7 @@ class TrainLoop:
             "feed": "stream" if isinstance(feed, Stream) else "resident",
             "precision": model.dtype_policy.name,
             "xla": f"{xla}, batches in two halves" if self.halves else xla,
+            "oneDNN": "on" if engine.has_onednn() else "off (TF_ENABLE_ONEDNN_OPTS=1 asks for it)",
             "inputs": scaling,
         }
         self._feed = feed

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import clr_loop
 from clr_loop import schedules
+from clr_loop.loop import engine
 from clr_loop.loop.loop import TrainLoop
 
 ScheduleFn = Callable[[NDArray[np.int64]], ArrayLike]
@@ -61,6 +62,7 @@ def loop_settings(loop: TrainLoop) -> dict[str, Any]:
         "precision": model.dtype_policy.name,
         **dataclasses.asdict(loop.options),
         **{name: getattr(loop, name) for name in _OF_THE_LOOP},
+        "TF_ENABLE_ONEDNN_OPTS": int(engine.has_onednn()),  # By the name under which it is set.
     }
     return json.loads(json.dumps(found, default=lambda value: f"{type(value).__module__}.{type(value).__qualname__}"))
 

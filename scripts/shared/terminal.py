@@ -180,6 +180,7 @@ def start_tensorflow(prepare: Callable[[], None] = lambda: None) -> None:
 def import_tensorflow() -> None:
     """Import TensorFlow without its messages, and Keras on it, with the same settings whatever the user's are."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # By itself TensorFlow does so on some processors only.
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
     if FLAGS.xla_cache:

@@ -47,7 +47,8 @@ def _name() -> str:
     processor = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else platform.processor()
     lines = sorted({line for line in processor.splitlines() if line.startswith(("model name", "flags"))})
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [os.cpu_count()]
-    made_for = repr((lines, len(cores), os.environ.get("XLA_FLAGS", ""), platform.machine()))
+    given = [os.environ.get(name, "") for name in ("XLA_FLAGS", "TF_ENABLE_ONEDNN_OPTS")]
+    made_for = repr((lines, len(cores), given, platform.machine()))
     return f"tensorflow-{importlib.metadata.version('tensorflow')}-{hashlib.sha256(made_for.encode()).hexdigest()[:16]}"
 
 
