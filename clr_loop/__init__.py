@@ -10,11 +10,17 @@ The rooms, from the ground up; each imports only those below it:
     runs        a run on disk, from its first to its last byte
     studies     runs, and what they show
 
-The names below are imported when they are first used, so `clr_loop` and its schedules need no TensorFlow.
+The names below are imported when they are first used, so `clr_loop` and its schedules need no TensorFlow. Call
+`clr_loop.quiet()` before the first of them, and TensorFlow starts without a word.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +95,7 @@ __all__ = [
     "join",
     "load",
     "load_run",
+    "quiet",
 ]  # fmt: skip
 
 
@@ -97,6 +104,32 @@ def _register_schedules(keras: Any) -> None:
     """Let Keras load models saved with `as_keras(…)`, in whichever order the two packages are imported."""
     if keras.backend.backend() == "tensorflow":
         import_module("clr_loop.schedules.for_keras")
+
+
+def quiet() -> None:
+    """Import TensorFlow and Keras without what they write to stderr, and keep them to errors from then on.
+
+    It must come before anything else imports TensorFlow. TF_CPP_MIN_LOG_LEVEL in the environment stays if it is set.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with without_stderr():
+        import_module("keras")
+        import_module("tensorflow")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def without_stderr() -> Iterator[None]:
+    """Discard stderr, also that of C++, which logs before it can be asked not to."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def __getattr__(name: str) -> Any:

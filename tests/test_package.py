@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +40,7 @@ def test_the_names_of_the_package_are_there_and_need_no_tensorflow_until_used():
         "import sys, clr_loop; from clr_loop import Triangular, describe, load; Triangular(0.1, 0.2, 3)([0, 3]);"
         "assert not {'tensorflow', 'keras'} & set(sys.modules), 'imported too early';"
         "missing = [name for name in clr_loop.__all__ if getattr(clr_loop, name, None) is None];"
-        "print(missing, sorted(set(clr_loop.__all__) ^ {*clr_loop._PLACE_OF}))"
+        "print(missing, sorted(set(clr_loop.__all__) ^ {*clr_loop._PLACE_OF, 'quiet'}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[] []\n"
@@ -48,6 +49,24 @@ def test_the_names_of_the_package_are_there_and_need_no_tensorflow_until_used():
 def test_a_name_that_is_not_there_is_told_with_those_that_are():
     with pytest.raises(AttributeError, match=r"no name 'Trainloop'; it has .*TrainLoop"):
         clr_loop.Trainloop  # noqa: B018
+
+
+def test_after_quiet_many_loops_in_a_process_leave_stderr_empty():
+    code = """
+import clr_loop
+clr_loop.quiet()
+import logging, keras, numpy as np
+from clr_loop import TrainLoop, Triangular, fit
+logging.getLogger("tensorflow").setLevel("WARNING")  # A warning of retracing must not even be made.
+x, y = np.zeros((10, 3), np.float32), np.zeros((10, 1), np.float32)
+for seed in range(6):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    fit(TrainLoop(model, x, y, batch_size=4, seed=seed), Triangular(0.01, 0.1, 2), (x, y), epochs=2)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
 
 
 def test_another_keras_backend_is_refused_in_one_sentence():

@@ -13,6 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from clr_loop.loop.engine import graph_function
+
 Average = float | Literal["swa"]
 
 
@@ -78,7 +80,7 @@ def measure_statistics(
     try:
         for layer in norms:
             layer.momentum = momentum
-        for i, _ in enumerate(batches(tf.function(forward, autograph=False))):
+        for i, _ in enumerate(batches(graph_function(forward))):
             momentum.assign((i + 1) / (i + 2))  # So that each batch counts alike in the end.
     finally:
         for layer, value in zip(norms, own, strict=True):

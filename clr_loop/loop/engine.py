@@ -40,6 +40,17 @@ def has_onednn() -> bool:
     return bool(_pywrap_util_port.IsMklEnabled())
 
 
+def graph_function(function: Callable[..., Any], jit_compile: bool | None = None) -> Any:
+    """Return a `tf.function`, without AutoGraph and without a warning when a process makes many loops.
+
+    Each loop traces its own functions once. TensorFlow counts the traces of all loops together, for it knows functions
+    by their line, and advises against what it takes for retracing. It has no public way to say so.
+    """
+    made = tf.function(function, jit_compile=jit_compile, autograph=False)
+    made._omit_frequent_tracing_warning = True
+    return made
+
+
 def choose_xla(
     model: keras.Model, wish: bool | Literal["auto"], forward: Callable[[], Any], device_name: str
 ) -> tuple[bool, str]:
@@ -103,7 +114,7 @@ def check_cache(error: Exception) -> None:
 
 def _operations(forward: Callable[[], Any]) -> set[str]:
     """Return the types of all operations in a function's graph, those of its loops and branches included."""
-    graph = tf.function(forward, autograph=False).get_concrete_function().graph.as_graph_def()
+    graph = graph_function(forward).get_concrete_function().graph.as_graph_def()
     functions = [node for function in graph.library.function for node in function.node_def]
     return {node.op for node in [*graph.node, *functions]}
 

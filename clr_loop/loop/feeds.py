@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from clr_loop.data.order import epoch_order, sha256_of
 from clr_loop.loop.batches import Batch, num_examples_of
+from clr_loop.loop.engine import graph_function
 from clr_loop.loop.rates import Rates
 from clr_loop.loop.step import TrainStep
 
@@ -145,7 +146,7 @@ class Resident:
 
             return take_steps(step, step.names, next_batch, rates, momentums, n)
 
-        self._block = tf.function(block, jit_compile=jit_compile, autograph=False)
+        self._block = graph_function(block, jit_compile)
 
     def compile(self, seed: int, with_momentums: bool) -> None:
         """See `Feed`. A block of no steps is enough, and changes nothing."""

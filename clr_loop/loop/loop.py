@@ -294,9 +294,9 @@ class TrainLoop:
         step = TrainStep(self.model, self.options, self._scale, self.metric_names, self.halves, self.averages)
         self._step = step
         self._feed.begin(step, self.jit_compile)
-        self._evaluate_batch = tf.function(step.evaluate, autograph=False)
-        self._gradients_of = tf.function(step.gradients, autograph=False)
-        self._predict_batch = tf.function(lambda batch, size: step.predict(batch), autograph=False)
+        self._evaluate_batch = engine.graph_function(step.evaluate)
+        self._gradients_of = engine.graph_function(step.gradients)
+        self._predict_batch = engine.graph_function(lambda batch, size: step.predict(batch))
         self._trained, self._compiled = trained, set()
 
     def run(self, learning_rates: ArrayLike, momentums: ArrayLike | None = None) -> Metrics:
@@ -532,7 +532,7 @@ class TrainLoop:
             def add(here: tf.Tensor) -> tf.Tensor:
                 return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(here))
 
-            self._sums = tf.function(lambda here: strategy.run(add, (here,)), autograph=False)
+            self._sums = engine.graph_function(lambda here: strategy.run(add, (here,)))
         with engine.noticing_lost_workers(strategy):
             sums = self._sums(tf.constant(numbers, tf.int64))
             return [int(number) for number in strategy.experimental_local_results(sums)[0]]

@@ -14,7 +14,7 @@ from clr_loop.data.functions import in_one_line
 from clr_loop.data.order import epoch_order, sha256_of
 from clr_loop.loop import checks
 from clr_loop.loop.batches import Batch, num_examples_of
-from clr_loop.loop.engine import LOST, is_distributed, num_workers
+from clr_loop.loop.engine import LOST, graph_function, is_distributed, num_workers
 from clr_loop.loop.feeds import BLOCK_STEPS, Columns, take_steps
 from clr_loop.loop.rates import Rates
 from clr_loop.loop.step import TrainStep
@@ -68,7 +68,7 @@ class Stream:
 
     def begin(self, step: TrainStep, jit_compile: bool) -> None:
         """See `Feed`."""
-        compiled = tf.function(step, jit_compile=True, autograph=False) if jit_compile else step
+        compiled = graph_function(step, jit_compile=True) if jit_compile else step
 
         def block(batches: Iterator[Any], rates: tf.Tensor, momentums: tf.Tensor | None, n: tf.Tensor) -> Any:
             self.num_traces += 1
@@ -83,7 +83,7 @@ class Stream:
 
             return take_steps(compiled, step.names, next_batch, rates, momentums, n)
 
-        self._block = tf.function(block, autograph=False)
+        self._block = graph_function(block)
 
     def compile(self, seed: int, with_momentums: bool) -> None:
         """See `Feed`. XLA compiles a step when it first meets a size of batch, so the first batch is visited."""

@@ -25,6 +25,7 @@ from typing import NoReturn
 from absl import flags, logging
 from tqdm import tqdm
 
+import clr_loop
 from clr_loop.data.functions import in_one_line
 from clr_loop.runs import files as run_files
 from shared import xla_cache
@@ -165,7 +166,7 @@ def start_tensorflow(prepare: Callable[[], None] = lambda: None) -> None:
     `prepare` is called before anything is computed, for what must be set by then.
     """
     import_tensorflow()
-    with status("starting TensorFlow"), without_stderr():
+    with status("starting TensorFlow"), contextlib.nullcontext() if FLAGS.verbosity > 0 else clr_loop.without_stderr():
         import tensorflow as tf
 
         gpus = tf.config.list_physical_devices("GPU")
@@ -178,20 +179,22 @@ def start_tensorflow(prepare: Callable[[], None] = lambda: None) -> None:
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow without its messages, and Keras on it, with the same settings whatever the user's are."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    """Import TensorFlow, and Keras on it, with the same settings whatever the user's are.
+
+    They are quiet unless --verbosity=1 is given.
+    """
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # By itself TensorFlow does so on some processors only.
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
     if FLAGS.xla_cache:
         xla_cache.use()
-    with status("importing TensorFlow"), without_stderr():
+    with status("importing TensorFlow"):
+        if FLAGS.verbosity <= 0:
+            clr_loop.quiet()
         import keras
-        import tensorflow as tf
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
     keras.config.set_image_data_format("channels_last")
-    tf.get_logger().setLevel("ERROR")
 
 
 @contextlib.contextmanager
@@ -205,23 +208,6 @@ def status(text: str) -> Iterator[None]:
         yield
     finally:
         print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def without_stderr() -> Iterator[None]:
-    """Discard stderr, also that of C++, which logs before it can be asked not to; --verbosity=1 keeps it."""
-    if FLAGS.verbosity > 0:
-        yield
-        return
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def where(directory: Path) -> str:
