@@ -216,8 +216,8 @@ def _run_seeds(
 ) -> list[Run]:
     """Run every arm with these seeds, and say what each run gave."""
     from clr_loop.runs.fit import RunOptions
+    from clr_loop.runs.progress import ProgressBar
     from clr_loop.studies.arms import run_arms
-    from shared.callbacks import ProgressBar
 
     def say_run(run: Run) -> None:
         if is_told:

@@ -18,6 +18,7 @@ import shared.early  # noqa: F401
 # isort: split
 import csv
 import re
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -122,9 +123,10 @@ def main() -> int | None:
     )
     with loop_flags.claim(FLAGS.run_dir, FLAGS.resume) as run_dir:
         strategy = loop_flags.start()
-        from clr_loop.runs.fit import RunOptions, fit
+        with terminal.status("making the model and the loop"):
+            from clr_loop.runs.fit import RunOptions, fit
 
-        loop = loop_flags.make_loop(dataset, strategy, FLAGS.seed, skip_non_finite=FLAGS.on_non_finite == "skip")
+            loop = loop_flags.make_loop(dataset, strategy, FLAGS.seed, skip_non_finite=FLAGS.on_non_finite == "skip")
         options = RunOptions(
             settings={**model_flags.settings(dataset), "command": terminal.given_flags(OF_COMMAND)},
             checkpoint_every=every,
@@ -146,15 +148,16 @@ def _train(start: Callable[..., TrainingResult], run_dir: Path) -> int | None:
     """Train, write the curves, and say how it ended."""
     from clr_loop.runs.fit import TrainingInterruptedError
     from clr_loop.studies import plots
-    from shared.callbacks import ProgressBar, RunLines, SignalWatch
+    from shared.callbacks import SignalWatch
 
     signals = SignalWatch()
     try:
         result = start(
             epochs=FLAGS.epochs,
-            callbacks=[RunLines(), ProgressBar(), signals],
+            callbacks=[signals],
             run_dir=run_dir,
             resume=FLAGS.resume,
+            verbose=1 if sys.stderr.isatty() else 2,
         )
     except TrainingInterruptedError as stopped:
         goes_on = f"resume:  {terminal.resume_command()}" if stopped.checkpoint else "no checkpoint was asked for"
@@ -162,7 +165,8 @@ def _train(start: Callable[..., TrainingResult], run_dir: Path) -> int | None:
             raise InterruptedError(f"Another worker was told to stop, so all {stopped}; {goes_on}") from stopped
         terminal.say(f"{stopped}\n{goes_on}")
         return 128 + signals.received
-    plots.training_curves(result).savefig(run_dir / "curves.png")
+    with terminal.status("drawing"):
+        plots.training_curves(result).savefig(run_dir / "curves.png")
     metrics = ", ".join(f"{name} {value:#.4g}" for name, value in result.final.items())
     skipped = f"; {result.num_skipped} updates skipped" if result.num_skipped else ""
     terminal.say(

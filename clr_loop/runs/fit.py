@@ -22,7 +22,7 @@ from clr_loop.data.order import sha256_of
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.rates import checked_rates, momentum_attribute, momentums_of
 from clr_loop.runs import files as run_files
-from clr_loop.runs import snapshots
+from clr_loop.runs import progress, snapshots
 from clr_loop.runs.checkpoints import Checkpoint, read_variables, restore
 from clr_loop.runs.epochs import NonFiniteError, NonFiniteLossError, Run, StopRun, TrainingInterruptedError, rates_of
 from clr_loop.runs.models import save_model
@@ -136,6 +136,7 @@ def fit(
     run_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
     options: RunOptions | None = None,
+    verbose: progress.Verbose = "auto",
 ) -> TrainingResult:
     """Train for a number of epochs, and evaluate after each.
 
@@ -161,6 +162,8 @@ def fit(
             warning. A finished run stays as it is: its result is returned, with a warning, unless more epochs are asked
             for.
         options: see `RunOptions`.
+        verbose: 0 is silent; 1 shows a bar, what the schedule will do, and a line for each epoch; 2 shows the lines
+            alone; "auto" is 1 on a terminal and in a notebook, else 0.
 
     Raises:
         ValueError: if epochs is below 1, profile lies outside the run or has no run_dir, the loop has taken steps, a
@@ -187,26 +190,28 @@ def fit(
     )  # fmt: skip
     _set_lows(run, options)
     _check(run, options, has_directory=run_dir is not None)
-    for data in (validated, tested):
-        _try(loop, data)
-    finish = partial(_finish, run, options, tested)
-    settings = run_settings(loop, schedule, epochs, {**options.settings, "validation": _digest(validated)})
-    if run_dir is None:
-        return _train(run, settings, None, finish)
-    with run_files.claim(run_dir, resume=resume) as directory, run_files.sole_use(directory):
-        run.records = RunRecords(directory, loop, options.keep_checkpoints if every else 0, options.monitor)
-        checkpoint, saved = run.records.find(options.resume_from) if resume else (None, None)
-        if resume:
-            check_changes(saved or settings, settings, options.on_change)
-            if (result := _finished(run, options, directory, checkpoint, saved)) is not None:
-                return result
-            if checkpoint is None:
-                logging.warning("%s holds no checkpoint to go on from; the run starts afresh", directory)
-        if checkpoint is not None:
-            _go_back(run, checkpoint, options.on_change)
-            _set_lows(run, options)  # The schedule may be another one now.
-            settings["schedule"] = schedule_config(run.schedule)
-        return _train(run, settings, checkpoint, finish)
+    with progress.shown(verbose) as shown:
+        run.callbacks = [*shown, *callbacks]
+        for data in (validated, tested):
+            _try(loop, data)
+        finish = partial(_finish, run, options, tested)
+        settings = run_settings(loop, schedule, epochs, {**options.settings, "validation": _digest(validated)})
+        if run_dir is None:
+            return _train(run, settings, None, finish)
+        with run_files.claim(run_dir, resume=resume) as directory, run_files.sole_use(directory):
+            run.records = RunRecords(directory, loop, options.keep_checkpoints if every else 0, options.monitor)
+            checkpoint, saved = run.records.find(options.resume_from) if resume else (None, None)
+            if resume:
+                check_changes(saved or settings, settings, options.on_change)
+                if (result := _finished(run, options, directory, checkpoint, saved)) is not None:
+                    return result
+                if checkpoint is None:
+                    logging.warning("%s holds no checkpoint to go on from; the run starts afresh", directory)
+            if checkpoint is not None:
+                _go_back(run, checkpoint, options.on_change)
+                _set_lows(run, options)  # The schedule may be another one now.
+                settings["schedule"] = schedule_config(run.schedule)
+            return _train(run, settings, checkpoint, finish)
 
 
 def _train(

@@ -57,16 +57,16 @@ class Description:
 def describe(schedule: Schedule, total_steps: int, steps_per_epoch: int) -> Description:
     """Return what a schedule will do in a run.
 
-    The cost does not grow with the number of steps. The highest rate is exact, except for a user's own `scale_fn` in a
-    run of more than 32,768 steps: there we look at up to 65,536 steps, half of them peaks, spread over the run.
+    The cost does not grow with the number of steps. The highest rate is exact, except for a user's own `scale_fn`, or
+    kind of schedule, in a run of more than 32,768 steps: there we look at up to 65,536 steps spread over the run.
 
     Args:
-        schedule: one of `clr_loop.schedules`.
+        schedule: one of `clr_loop.schedules`, or of another subclass of `Schedule`.
         total_steps, steps_per_epoch: int, at least 1.
 
     Raises:
         ValueError: if a number is below 1.
-        TypeError: if a number is not an integer, or the schedule is of an unknown kind.
+        TypeError: if a number is not an integer, or the schedule is no `Schedule`.
     """
     total_steps = checked_whole("total_steps", total_steps)
     steps_per_epoch = checked_whole("steps_per_epoch", steps_per_epoch)
@@ -89,8 +89,11 @@ class _Look(NamedTuple):
 
 @singledispatch
 def _look(schedule: Schedule, total_steps: int, steps_per_epoch: int) -> _Look:
-    """Return what is known of one kind of schedule."""
-    raise TypeError(f"describe was given {schedule!r}, which is not a schedule of clr_loop.schedules.")
+    """Return what is known of one kind of schedule; here, of a kind that is none of ours."""
+    if not isinstance(schedule, Schedule):
+        raise TypeError(f"describe was given {schedule!r}, which is not a schedule of clr_loop.schedules.")
+    steps = np.linspace(0, total_steps - 1, min(total_steps, _NUM_SAMPLES), dtype=np.int64)
+    return _Look(steps, None, "where the schedule has led it", [], is_sampled=len(steps) < total_steps)
 
 
 @_look.register

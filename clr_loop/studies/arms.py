@@ -110,7 +110,7 @@ def run_arms(
     settings = {"dataset": dataset.name, **options.settings, "dataset_sha256": digest}
     every = options.checkpoint_every or 0
     options = dataclasses.replace(options, settings=settings, checkpoint_every=every, save_models=False)
-    train = partial(fit, validation=dataset.validation, options=options)
+    train = partial(fit, validation=dataset.validation, options=options, verbose=0)
     loops = _make_loops(dataset, make_model, plan, step_options)
     fresh = {size: loop.snapshot() for size, loop in loops.items()}
     runs: list[Run] = []

@@ -199,15 +199,9 @@ def import_tensorflow() -> None:
 
 @contextlib.contextmanager
 def status(text: str) -> Iterator[None]:
-    """Say on a terminal what is being done for some seconds, and erase it afterwards."""
-    if not sys.stderr.isatty():
+    """Say on a terminal what is being done for some seconds, and erase it afterwards. Lines are printed above it."""
+    with tqdm(bar_format=f"{text} …", disable=None, leave=False):
         yield
-        return
-    print(f"{text} …", end="", file=sys.stderr, flush=True)
-    try:
-        yield
-    finally:
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def where(directory: Path) -> str:

@@ -309,10 +309,18 @@ def test_lengths_below_1_are_refused(total_steps, steps_per_epoch):
         describe(Constant(0.1), total_steps, steps_per_epoch)
 
 
-def test_a_schedule_of_an_unknown_kind_is_refused():
-    class Sawtooth(Schedule):
-        def formula(self, ops, steps):
-            return 0.001 * (steps % 10)
+class Sawtooth(Schedule):
+    def formula(self, ops, steps):
+        return 0.001 * (steps % 10)
 
+
+def test_of_a_schedule_of_an_unknown_kind_every_step_of_a_short_run_is_looked_at_and_a_sample_of_a_long_one():
+    assert str(describe(Sawtooth(), 45, 30)).startswith(
+        "45 steps, 1.5 epochs: the learning rate starts at 0, ends at 0.004 and is highest (0.009) at step 9\n"
+    )
+    assert describe(Sawtooth(), 10**6, 30).num_samples == 2**15
+
+
+def test_what_is_no_schedule_is_refused():
     with pytest.raises(TypeError, match=r"not a schedule of clr_loop\.schedules"):
-        describe(Sawtooth(), 450, 30)
+        describe(lambda steps: steps, 450, 30)

@@ -1,10 +1,13 @@
 """What a script's flags look like to somebody who does not know them."""
 
+import fcntl
 import os
 import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -102,12 +105,15 @@ import sys
 sys.path.insert(0, {str(SCRIPTS)!r})
 from shared import terminal
 with terminal.status("waiting"):
-    pass
+    terminal.say("a line meanwhile")
 """
     outside, inside = pty.openpty()
+    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     subprocess.run([sys.executable, "-c", code], stderr=inside, check=True)
     os.close(inside)
-    assert os.read(outside, 100).decode() == "waiting …\r\x1b[K"
+    written = os.read(outside, 1000).decode()
+    assert "waiting …" in written
+    assert not written.rsplit("\r", 2)[1].strip()
     os.close(outside)
     piped = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (piped.stdout, piped.stderr) == ("", "")
+    assert (piped.stdout, piped.stderr) == ("a line meanwhile\n", "")

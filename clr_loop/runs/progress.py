@@ -1,0 +1,119 @@
+"""What a run shows on its way: a bar, which also says what is done between its steps, and a line for each epoch."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import keras
+from tqdm import tqdm
+
+from clr_loop.schedules import Schedule, describe
+
+# The bar has one line; the lines of the epochs have every metric.
+_MOST_SHOWN = 3
+
+Verbose = Literal["auto", 0, 1, 2]
+
+
+@contextlib.contextmanager
+def shown(verbose: Verbose) -> Iterator[list[keras.callbacks.Callback]]:
+    """Hold the callbacks that show a run; see `fit` for `verbose`."""
+    if verbose == "auto":
+        verbose = 1 if _in_notebook() or sys.stderr.isatty() else 0
+    bar = [ProgressBar(is_asked=True)] if verbose == 1 else []
+    try:
+        yield [EpochLines(), *bar] if verbose else []
+    finally:
+        for each in bar:
+            each.close()
+
+
+def _in_notebook() -> bool:
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return shell is not None and hasattr(shell, "kernel")
+
+
+class ProgressBar(keras.callbacks.Callback):
+    """Shows a bar with the latest rate and metrics, on a terminal or in a notebook.
+
+    It says that the run is compiled from when it is made until training begins, and when it is validated.
+
+    Args:
+        label: what stands before the bar.
+        is_asked: whether to write a bar to a file, too.
+    """
+
+    def __init__(self, label: str = "", is_asked: bool = False) -> None:
+        super().__init__()
+        self._label = label
+        file, is_hidden = (sys.stdout, False) if _in_notebook() else (sys.stderr, False if is_asked else None)
+        self._bar = tqdm(
+            desc=self._saying("compiling"), unit="step", bar_format="{desc} …", disable=is_hidden, leave=False,
+            dynamic_ncols=True, file=file,
+        )  # fmt: skip
+
+    def _saying(self, doing: str) -> str:
+        return ": ".join(word for word in (self._label, doing) if word)
+
+    def _say(self, doing: str) -> None:
+        self._bar.set_description_str(self._saying(doing))
+
+    def on_train_begin(self, logs: Any = None) -> None:  # noqa: D102 (Keras')
+        self._bar.bar_format, self._bar.total = None, self.params["epochs"] * self.params["steps"]
+        self._bar.unpause()  # The clock starts with training.
+        self._say("")
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: D102
+        self._first = epoch * self.params["steps"]
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: D102
+        values = dict(logs or {})
+        values = {"lr": values.pop("learning_rate", math.nan), "loss": values.pop("loss", math.nan), **values}
+        words = [f"{name} {value:.4g}" for name, value in values.items()]
+        self._bar.set_postfix_str(", ".join(words[:_MOST_SHOWN]), refresh=False)
+        self._bar.update(self._first + batch + 1 - self._bar.n)
+
+    def on_test_begin(self, logs: Any = None) -> None:  # noqa: D102
+        self._say("validating")
+
+    def on_test_end(self, logs: Any = None) -> None:  # noqa: D102
+        self._say("")
+
+    def on_train_end(self, logs: Any = None) -> None:  # noqa: D102
+        self.close()
+
+    def close(self) -> None:
+        """Erase the bar."""
+        self._bar.close()
+
+
+class EpochLines(keras.callbacks.Callback):
+    """Prints what the schedule will do, and then a line for each epoch with every metric."""
+
+    def on_train_begin(self, logs: Any = None) -> None:  # noqa: D102
+        epochs, steps = self.params["epochs"], self.params["steps"]
+        if isinstance(self.params["schedule"], Schedule):
+            _print(str(describe(self.params["schedule"], epochs * steps, steps)))
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: D102
+        metrics = dict(logs)
+        rate, seconds = metrics.pop("learning_rate"), metrics.pop("epoch_seconds")
+        waited = metrics.pop("input_wait_seconds", 0.0)
+        # Keras hands logs over in alphabetical order; the loss comes first here, and the validation last.
+        names = sorted(
+            metrics, key=lambda name: (name.startswith(("val_", "averaged_")), not name.endswith("loss"), name)
+        )
+        words = "  ".join(f"{name} {metrics[name]:#.4g}" for name in names)
+        waiting = f", {waited / seconds:.0%} of it waiting for input" if waited else ""
+        head = f"epoch {epoch + 1:3d}/{self.params['epochs']}  lr {rate:.4g}"
+        _print(f"{head}  {words}  {seconds:.2f} s{waiting}")
+
+
+def _print(line: str) -> None:
+    """Print a line at once, above a bar."""
+    tqdm.write(line)
+    sys.stdout.flush()
