@@ -136,7 +136,7 @@ def _tune(held_out: data.Dataset, plan: Plan, found: arm_flags.Found, output_dir
     found.write()
     trials_dir = output_dir / "tuning"
     trials_dir.mkdir(exist_ok=True)
-    epochs = {size: plan.epochs_at(size) for size in arm_flags.batch_sizes()}
+    epochs = {arm.batch_size: plan.epochs_of(arm) for arm in plan.arms}
     trials = dataclasses.replace(plan, arms=arm_flags.arms(held_out.num_examples, epochs), seeds=[tuning.SEED])
 
     def run_trials(trial_plan: Plan) -> list[Run]:
@@ -167,7 +167,7 @@ def _noise_scale(dataset: data.Dataset, plan: Plan, found: arm_flags.Found, outp
 
     def measure() -> dict[str, Any]:
         loop = arm_flags.make_loop(dataset, arm.batch_size, tuning.SEED)
-        along = noise_scale.measure(loop, arm.schedule, plan.epochs_at(arm.batch_size), dataset.train)
+        along = noise_scale.measure(loop, arm.schedule, plan.epochs_of(arm), dataset.train)
         events.write_curves(output_dir / "noise_scale", {"noise_scale": np.array(along.batch_sizes)})
         return vars(along)
 

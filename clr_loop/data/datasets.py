@@ -5,6 +5,7 @@ import reprlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,24 +82,28 @@ AnyDataset = Dataset | StreamedDataset
 
 
 @checked_types
-def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> AnyDataset:
+def load(name: str, data_dir: str | os.PathLike[str] | None = None, subtract_mean: bool = False) -> AnyDataset:
     """Load and check a dataset; its validation examples are the test set.
 
     float64 becomes float32. Integer targets [n] or [n, 1] are class labels and become int32 [n]. All other arrays stay
     as they are. A UserWarning names the classes without a training example.
 
     Args:
-        name: `mnist` (part of this package) or `fashion_mnist` (Debian's dataset-fashion-mnist, or Keras' download); a
-            path that ends in `.npz`, with the arrays x_train, y_train, x_test, y_test, and optionally
-            sample_weight_train and sample_weight_test; or `package.module:function`. The function takes no arguments
-            and returns ((x_train, y_train), (x_test, y_test)), where sample weights may follow each y, or a `Dataset`
-            or `StreamedDataset`, whose name and num_classes stay. If its num_classes is None, it has no labels.
-        data_dir: a folder with the four gzipped IDX files of `mnist` or `fashion_mnist`.
+        name: `mnist` (part of this package), `fashion_mnist` (Debian's dataset-fashion-mnist, or Keras' download) or
+            `cifar10` (data_dir, or Keras' download); a path that ends in `.npz`, with the arrays x_train, y_train,
+            x_test, y_test, and optionally sample_weight_train and sample_weight_test; or `package.module:function`. The
+            function takes no arguments and returns ((x_train, y_train), (x_test, y_test)), where sample weights may
+            follow each y, or a `Dataset` or `StreamedDataset`, whose name and num_classes stay. If its num_classes is
+            None, it has no labels.
+        data_dir: a folder with the four gzipped IDX files of `mnist` or `fashion_mnist`; for `cifar10` the official
+            folder cifar-10-batches-py or cifar-10-batches-bin, one that it lies in, or an `.npz` file.
+        subtract_mean: whether the mean training input, such as the mean image, is subtracted from all inputs. They
+            become float32, so uint8 images keep their scale of 0–255 around it, and nothing divides them any more.
 
     Raises:
         ValueError: if the name is unknown, a file is damaged, the function fails or returns something else, lengths
-            differ, a float is not finite, training and test arrays differ in structure, dtype or shape, or a label is
-            negative or not among the training classes.
+            differ, a float is not finite, training and test arrays differ in structure, dtype or shape, a label is
+            negative or not among the training classes, or a mean is to be subtracted from a stream or from strings.
         FileNotFoundError: if a file is missing.
     """
     if data_dir is not None and name not in NAMES:
@@ -113,7 +118,8 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> AnyDatase
         choices = f"{', '.join(NAMES)}, a path that ends in .npz, or a function of your own as package.module:function"
         raise ValueError(f"There is no dataset {name!r}. Choose {choices}.")
     try:
-        return _checked(loaded if isinstance(loaded, AnyDataset) else _from_pairs(name, loaded))
+        dataset = _checked(loaded if isinstance(loaded, AnyDataset) else _from_pairs(name, loaded))
+        return _centered(dataset) if subtract_mean else dataset
     except ValueError as error:
         raise ValueError(f"dataset {name}: {error}") from error
 
@@ -194,6 +200,23 @@ def _checked(dataset: AnyDataset) -> AnyDataset:
             remedy = "If the labels have gaps, number the classes from 0."
             warnings.warn(f"{dataset.name} has no training example of the classes {words}. {remedy}", stacklevel=3)
     return replace(dataset, train=train, validation=validation)
+
+
+def _centered(dataset: AnyDataset) -> Dataset:
+    """Return the dataset with inputs, float32, from which the mean training input is subtracted."""
+    if isinstance(dataset, StreamedDataset):
+        raise ValueError("subtract_mean needs all training examples at once, but they are streamed; leave it out.")
+    for path, array in flatten(dataset.train.inputs, "train.inputs").items():
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"{path} has dtype {array.dtype} and no mean; leave subtract_mean out.")
+    means = optree.tree_map(lambda x: x.mean(axis=0, dtype=np.float64).astype(np.float32), dataset.train.inputs)
+
+    def centered(examples: Examples) -> Examples:
+        subtract = partial(np.subtract, dtype=np.float32, casting="unsafe")
+        return examples._replace(inputs=optree.tree_map(subtract, examples.inputs, means))
+
+    validation = None if dataset.validation is None else centered(dataset.validation)
+    return replace(dataset, train=centered(dataset.train), validation=validation)
 
 
 def _checked_examples(examples: Any, path: str, num_classes: int | None) -> Any:

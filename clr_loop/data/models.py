@@ -18,7 +18,7 @@ _LAST = {"data_format": "channels_last"}
 
 def _mlp(hidden: str, output: str | None, shape: tuple[int, ...], num_classes: int, seed: int) -> list[layers.Layer]:
     """Return dense layers 100-50-num_classes with these activations."""
-    first, second, third = _initializers(seed, 3)
+    first, second, third = map(_glorot, _seeds(seed, 3))
     return [
         layers.Flatten(**_LAST),
         layers.Dense(100, activation=hidden, kernel_initializer=first, name="hidden_1"),
@@ -29,11 +29,9 @@ def _mlp(hidden: str, output: str | None, shape: tuple[int, ...], num_classes: i
 
 def _small_cnn(shape: tuple[int, ...], num_classes: int, seed: int) -> list[layers.Layer]:
     """Return 3 x 3 convolutions of 16 and 32 channels, each with max pooling, and dense layers 64-num_classes."""
-    if len(shape) not in (2, 3) or min(shape[:2]) < 10:
-        raise ValueError(f"small_cnn takes images of at least 10 x 10, but input_shape is {shape}.")
-    first, second, third, fourth = _initializers(seed, 4)
+    first, second, third, fourth = map(_glorot, _seeds(seed, 4))
     return [
-        layers.Reshape((*shape[:2], *(shape[2:] or (1,)))),
+        layers.Reshape(_image_shape("small_cnn", shape)),
         layers.Conv2D(16, 3, activation="relu", kernel_initializer=first, name="convolution_1", **_LAST),
         layers.MaxPooling2D(**_LAST),
         layers.Conv2D(32, 3, activation="relu", kernel_initializer=second, name="convolution_2", **_LAST),
@@ -44,10 +42,78 @@ def _small_cnn(shape: tuple[int, ...], num_classes: int, seed: int) -> list[laye
     ]
 
 
-def _initializers(seed: int, number: int) -> list[keras.initializers.Initializer]:
+# Of `caffe_cifar10`, for `StepOptions.rate_multipliers`.
+CAFFE_RATE_MULTIPLIERS = {r"(convolution_[12]|logits)/bias": 2.0}
+_CAFFE_DECAY = 0.004
+
+
+def _caffe_cifar10(shape: tuple[int, ...], num_classes: int, seed: int) -> list[layers.Layer]:
+    """Return the network of Caffe's examples/cifar10/cifar10_full_train_test.prototxt, with its weight decay.
+
+    Caffe adds decay · w to the gradient before the momentum. So does a penalty of decay / 2 · w², which is then part of
+    the loss. Windows of 3 with stride 2 begin at the first pixel and are cut off at the last, and an average counts
+    what is left; that is Keras' "same" for even lengths. The rates of `CAFFE_RATE_MULTIPLIERS` are the optimizer's,
+    so they are not here.
+    """
+    height, width, channels = _image_shape("caffe_cifar10", shape)
+    seeds = _seeds(seed, 4)
+    same, halved = {"padding": "same", **_LAST}, {"strides": 2, "padding": "same", **_LAST}
+    decay = {f"{what}_regularizer": keras.regularizers.L2(_CAFFE_DECAY / 2) for what in ("kernel", "bias")}
+
+    def convolution(number: int, filters: int, deviation: float, activation: str | None) -> layers.Layer:
+        normal, name = _normal(deviation, seeds[number - 1]), f"convolution_{number}"
+        return layers.Conv2D(filters, 5, activation=activation, kernel_initializer=normal, name=name, **decay, **same)
+
+    half, quarter = ((-(-height // n), -(-width // n), 32) for n in (2, 4))
+    return [
+        layers.Reshape((height, width, channels)),
+        convolution(1, 32, 0.0001, None),
+        layers.MaxPooling2D(3, **halved),
+        layers.ReLU(),
+        _local_response_normalization(half, "normalization_1"),
+        convolution(2, 32, 0.01, "relu"),
+        layers.AveragePooling2D(3, **halved),
+        _local_response_normalization(quarter, "normalization_2"),
+        convolution(3, 64, 0.01, "relu"),
+        layers.AveragePooling2D(3, **halved),
+        layers.Flatten(**_LAST),
+        layers.Dense(
+            num_classes,
+            kernel_initializer=_normal(0.01, seeds[3]),
+            kernel_regularizer=keras.regularizers.L2(250 * _CAFFE_DECAY / 2),
+            name="logits",
+        ),
+    ]
+
+
+def _local_response_normalization(shape: tuple[int, ...], name: str) -> keras.Model:
+    """Return x → x / (1 + 5e-5 · mean)^0.75, the mean being that of x² over 3 × 3 pixels of a channel.
+
+    As in Caffe's WITHIN_CHANNEL, pixels beyond the edge count as zeros, where Keras' average would leave them out.
+    """
+    x = keras.Input(shape)
+    mean = layers.AveragePooling2D(3, strides=1, **_LAST)(layers.ZeroPadding2D(**_LAST)(keras.ops.square(x)))
+    root = keras.ops.rsqrt(1.0 + 5e-5 * mean)
+    return keras.Model(x, x * root * keras.ops.sqrt(root), name=name)
+
+
+def _image_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) not in (2, 3) or min(shape[:2]) < 10:
+        raise ValueError(f"{name} takes images of at least 10 x 10, but input_shape is {shape}.")
+    return (*shape[:2], *(shape[2:] or (1,)))
+
+
+def _seeds(seed: int, number: int) -> list[int]:
     # A SeedSequence keeps the layers' seeds apart, within a model and between models of neighboring seeds.
-    seeds = np.random.SeedSequence(seed).generate_state(number)
-    return [keras.initializers.GlorotUniform(seed=int(layer_seed)) for layer_seed in seeds]
+    return [int(layer_seed) for layer_seed in np.random.SeedSequence(seed).generate_state(number)]
+
+
+def _glorot(seed: int) -> keras.initializers.Initializer:
+    return keras.initializers.GlorotUniform(seed=seed)
+
+
+def _normal(deviation: float, seed: int) -> keras.initializers.Initializer:
+    return keras.initializers.RandomNormal(stddev=deviation, seed=seed)
 
 
 MODELS: dict[str, Callable[[tuple[int, ...], int, int], list[layers.Layer]]] = {
@@ -55,6 +121,7 @@ MODELS: dict[str, Callable[[tuple[int, ...], int, int], list[layers.Layer]]] = {
     "article_mlp": partial(_mlp, "softmax", "softmax"),
     "relu_mlp": partial(_mlp, "relu", None),
     "small_cnn": _small_cnn,
+    "caffe_cifar10": _caffe_cifar10,
 }
 
 
@@ -62,8 +129,10 @@ def build(name: str, input_shape: tuple[int, ...], num_classes: int | None, seed
     """Return a named model that is not compiled: float32 [batch, *input_shape] → float32 [batch, num_classes].
 
     Args:
-        name: `article_mlp`, which returns probabilities, or `relu_mlp` or `small_cnn`, which return logits.
-        input_shape: the shape of one example; for `small_cnn` [height, width] or [height, width, channels].
+        name: `article_mlp`, which returns probabilities, or `relu_mlp`, `small_cnn` or `caffe_cifar10`, which return
+            logits. The last takes inputs of 0–255 with the mean image subtracted: with the tiny weights that it begins
+            with, inputs of 0–1 would leave it at chance for long.
+        input_shape: the shape of one example; for the last two [height, width] or [height, width, channels].
         num_classes: int, at least 2.
         seed: int in [0, 2**32); the initial weights depend on it alone.
 

@@ -1,9 +1,12 @@
-"""Files of arrays: the gzipped IDX files of MNIST and Fashion-MNIST, and `.npz` archives in the layout of Keras."""
+"""Files of arrays: those in which MNIST, Fashion-MNIST and CIFAR-10 come, and `.npz` archives in Keras' layout."""
 
 import gzip
 import hashlib
+import io
 import math
+import pickle
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +32,43 @@ _DIGESTS = {
         "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     },
 }
-NAMES = (*_DIGESTS,)
+NAMES = (*_DIGESTS, "cifar10")
+
+# The files of CIFAR-10's Python version, each with its MD5, as torchvision checks them, too; the binary version has the
+# same files with the suffix `.bin`.
+_CIFAR10 = {
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+}
+_CIFAR10_ROWS = 10_000  # Images in each file.
+_REMEDIES = {
+    "fashion_mnist": "Install Debian's dataset-fashion-mnist, or give the folder of its IDX files with --data_dir.",
+    "cifar10": "Give the folder cifar-10-batches-py or cifar-10-batches-bin, or an .npz file, with --data_dir.",
+}
 
 
 def read_named(name: str, data_dir: Path | None = None) -> tuple[Any, Any]:
-    """Return ((x_train, y_train), (x_test, y_test)) of a dataset in `NAMES`: uint8 [n, 28, 28] and uint8 [n]."""
+    """Return ((x_train, y_train), (x_test, y_test)) of a dataset in `NAMES`.
+
+    All are uint8: x [n, 28, 28], or [n, 32, 32, 3] of CIFAR-10, and y [n], or [n, 1] as CIFAR-10 comes from Keras.
+    """
     if data_dir is None and name == "mnist":
         data_dir = _MNIST_DIR
-    if data_dir is None and DEBIAN_FASHION_DIR.is_dir():
+    if data_dir is None and name == "fashion_mnist" and DEBIAN_FASHION_DIR.is_dir():
         data_dir = DEBIAN_FASHION_DIR
+    if data_dir is not None and name == "cifar10":
+        return _read_cifar10(data_dir)
     if data_dir is not None:
         x_train, y_train, x_test, y_test = (_read_idx(data_dir / f"{s}.gz", d) for s, d in _DIGESTS[name].items())
         return (x_train, y_train), (x_test, y_test)
     try:
         return call(f"keras.datasets.{name}:load_data", "download")
     except ValueError as error:
-        remedy = "Install Debian's dataset-fashion-mnist, or give the folder of the four IDX files with --data_dir."
-        raise ValueError(f"{name} is not on this machine, and its {error}. {remedy}") from error
+        raise ValueError(f"{name} is not on this machine, and its {error}. {_REMEDIES[name]}") from error
 
 
 def _read_idx(path: Path, sha256: str) -> np.ndarray:
@@ -64,6 +87,78 @@ def _read_idx(path: Path, sha256: str) -> np.ndarray:
     num_axes = content[3]
     shape = np.frombuffer(content, ">u4", count=num_axes, offset=4)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * num_axes, count=math.prod(map(int, shape))).reshape(shape)
+
+
+# --- CIFAR-10 ---
+
+
+def _read_cifar10(place: Path) -> tuple[Any, Any]:
+    """Read an `.npz` archive, or a folder of either official version, which may lie in this one."""
+    if place.suffix == ".npz":
+        train, test = read_npz(place)
+        if any(np.shape(x)[1:] != (32, 32, 3) or x.dtype != np.uint8 for x, *_ in (train, test)):
+            raise ValueError(f"{place} does not hold CIFAR-10: its images must be uint8 [n, 32, 32, 3].")
+        return train, test
+    for suffix, read, kind in (("", _read_pickled, "py"), (".bin", _read_rows, "bin")):
+        for folder in (place, place / f"cifar-10-batches-{kind}"):
+            if (folder / f"data_batch_1{suffix}").is_file():
+                batches = [_read_batch(folder / f"{stem}{suffix}", read) for stem in _CIFAR10]
+                *train, test = batches
+                return tuple(np.concatenate(parts) for parts in zip(*train, strict=True)), test
+    raise FileNotFoundError(f"{place} holds no data_batch_1 or data_batch_1.bin. {_REMEDIES['cifar10']}")
+
+
+def _read_batch(path: Path, read: Callable[[Path], tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the images, uint8 [10000, 32, 32, 3], and labels, uint8 [10000], of one file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing. Put all six files of CIFAR-10 there.")
+    try:
+        pixels, labels = read(path)
+        if (pixels.dtype, pixels.shape, labels.shape) != (np.uint8, (_CIFAR10_ROWS, 3072), (_CIFAR10_ROWS,)):
+            raise ValueError(f"it must hold {_CIFAR10_ROWS:,} images of 3,072 bytes, and as many labels")
+        if labels.max() > 9:
+            raise ValueError(f"it has the label {labels.max()}, and the classes are 0 to 9")
+    except Exception as error:  # A pickle can be damaged in many ways, and each raises an error of its own.
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise ValueError(f"{path} is not the expected file: {reason}. Replace it with a good copy.") from error
+    # The three channels come one after another, each in rows.
+    return np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
+
+
+def _read_rows(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read the binary version: a byte for the label and 3,072 for the pixels, image after image."""
+    content = path.read_bytes()
+    if len(content) != _CIFAR10_ROWS * 3073:
+        raise ValueError(f"it has {len(content):,} bytes instead of {_CIFAR10_ROWS * 3073:,}")
+    rows = np.frombuffer(content, np.uint8).reshape(-1, 3073)
+    return rows[:, 1:], rows[:, 0]
+
+
+def _read_pickled(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read the Python version: a pickled dict with `data`, uint8 [n, 3072], and `labels`, a list of ints."""
+    content = path.read_bytes()
+    stream = io.BytesIO(content)
+    batch = _ArraysOnly(stream, encoding="bytes").load()
+    if stream.read(1):
+        raise ValueError("something follows the pickle")
+    expected, found = _CIFAR10[path.name], hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if expected and found != expected:
+        raise ValueError(f"its MD5 is {found[:12]}… instead of {expected[:12]}…")
+    return batch[b"data"], np.array(batch[b"labels"], np.uint8)
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """An unpickler that can build nothing but arrays beside Python's plain values, whatever the pickle says."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what an array is made of; the old files name the module as NumPy 1 did."""
+        known = {"_reconstruct": np.empty(0).__reduce__()[0], "ndarray": np.ndarray, "dtype": np.dtype}
+        if module not in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray") or name not in known:
+            raise pickle.UnpicklingError(f"it would call {module}.{name}, which no array needs; nothing was run")
+        return known[name]
+
+
+# --- Archives ---
 
 
 def read_npz(path: Path) -> tuple[Any, Any]:

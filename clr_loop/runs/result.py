@@ -129,6 +129,11 @@ class TrainingResult:
         return self.epochs[-1].metrics
 
     @property
+    def validated(self) -> list[EpochRecord]:
+        """The records of all validations, those at the epochs' ends among them, by step."""
+        return sorted([*self.epochs, *self.validations], key=lambda record: record.step)
+
+    @property
     def epoch_seconds(self) -> list[float]:
         """Seconds of training alone, for each epoch."""
         return [record.epoch_seconds for record in self.epochs]
@@ -162,7 +167,7 @@ class TrainingResult:
         if measure not in self.final:
             raise ValueError(f"The run has no measure {measure!r}; it has {', '.join(self.final)}.")
         sign = 1.0 if (higher_is_better(measure) if is_higher_better is None else is_higher_better) else -1.0
-        for record in sorted([*self.epochs, *self.validations], key=lambda record: record.step):
+        for record in self.validated:
             if sign * record.metrics[measure] >= sign * target:
                 earlier = sum(self.epoch_seconds[: record.epoch - 1])
                 examples = (record.epoch - 1) * self.num_examples + self._examples_into_epoch(record)

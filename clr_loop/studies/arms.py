@@ -41,7 +41,7 @@ class Plan:
     Attributes:
         arms: every batch size with every schedule name, each once, the reference of both first.
         seeds: ints in [0, 2**32), each once; 3 or more show the spread.
-        epochs: int, at least 1; or the epochs of each batch size.
+        epochs: int, at least 1; or the epochs of each batch size, or of each schedule by its name.
         measure: what the arms will be compared by.
 
     Raises:
@@ -51,7 +51,7 @@ class Plan:
 
     arms: Sequence[Arm]
     seeds: Sequence[int]
-    epochs: int | Mapping[int, int]
+    epochs: int | Mapping[int, int] | Mapping[str, int]
     measure: Measure = dataclasses.field(default_factory=Measure)
 
     def __post_init__(self) -> None:
@@ -61,11 +61,14 @@ class Plan:
         if not all(0 <= seed < 2**32 for seed in self.seeds):
             raise ValueError(f"The seeds are {list(self.seeds)}; choose them from 0 to 2**32 - 1.")
         for arm in self.arms:
-            checked_whole("epochs", self.epochs_at(arm.batch_size))
+            checked_whole("epochs", self.epochs_of(arm))
 
-    def epochs_at(self, batch_size: int) -> int:
-        """Return the epochs of an arm with this batch size."""
-        return self.epochs if isinstance(self.epochs, int) else self.epochs[batch_size]
+    def epochs_of(self, arm: Arm) -> int:
+        """Return the epochs of an arm."""
+        if isinstance(self.epochs, int):
+            return self.epochs
+        epochs: Mapping[Any, int] = self.epochs
+        return epochs[arm.batch_size] if arm.batch_size in epochs else epochs[arm.schedule_name]
 
 
 @checked_types
@@ -93,7 +96,7 @@ def run_arms(
         plan: what to run.
         output_dir: an existing directory; the files of a run go to `<arm>/seed_<n>` in it.
         resume: whether to take the results of runs that are finished there instead of running them again. A run that
-            was broken off starts anew.
+            was broken off goes on from its newest checkpoint, or starts anew without one.
         skip_diverged: whether a run whose loss is no longer finite is left out of what is returned, in place of an
             error.
         step_options, run_options: for every loop and every run; run_options without checkpoint_every saves none,
@@ -117,15 +120,21 @@ def run_arms(
     for seed in plan.seeds:
         initial = start_of(make_model, seed)
         for arm in plan.arms:
-            loop, epochs = loops[arm.batch_size], plan.epochs_at(arm.batch_size)
+            loop, epochs = loops[arm.batch_size], plan.epochs_of(arm)
             loop.restore(dataclasses.replace(fresh[arm.batch_size], **initial))
             run_dir = output_dir / arm.directory / f"seed_{seed}"
             expected = run_settings(loop, arm.schedule, epochs, settings)
             result = _finished(run_dir, expected) if resume else None
             if result is None:
-                callbacks = make_callbacks(arm, seed)
                 try:
-                    result = train(loop, arm.schedule, epochs=epochs, callbacks=callbacks, run_dir=run_dir)
+                    result = train(
+                        loop,
+                        arm.schedule,
+                        epochs=epochs,
+                        callbacks=make_callbacks(arm, seed),
+                        run_dir=run_dir,
+                        resume=resume and _has_checkpoint(run_dir),
+                    )
                 except NonFiniteError:
                     if not skip_diverged:
                         raise
@@ -170,15 +179,18 @@ def _make_loops(
 
 
 def _finished(run_dir: Path, settings: Mapping[str, Any]) -> TrainingResult | None:
-    """Return the result in a run directory; None if there is none, after removing what a broken-off run has left.
+    """Return the result in a run directory; None if there is none.
+
+    What a run has left that was broken off before its first checkpoint is then removed.
 
     Raises:
         ValueError: if the finished run has other settings. Its data are known by their digest.
     """
     result = read_result(run_dir)
     if result is None:
-        with run_files.claim(run_dir, resume=True) as directory:
-            run_files.clear(directory)
+        if not _has_checkpoint(run_dir):
+            with run_files.claim(run_dir, resume=True) as directory:
+                run_files.clear(directory)
         return None
     words = list(in_words({**result.settings, "validation": None}, {**settings, "validation": None}).values())
     if result.settings["epochs"] != settings["epochs"]:
@@ -187,3 +199,7 @@ def _finished(run_dir: Path, settings: Mapping[str, Any]) -> TrainingResult | No
         what = f"The finished run in {run_dir} has other settings: {'; '.join(words)}"
         raise ValueError(f"{what}. Use the same settings, or another directory.")
     return result
+
+
+def _has_checkpoint(run_dir: Path) -> bool:
+    return any((run_dir / run_files.CHECKPOINTS).glob("step_*"))

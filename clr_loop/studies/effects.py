@@ -89,6 +89,11 @@ class Sample:
         half = half_interval(len(self.values)) * self.sd
         return self.mean - half, self.mean + half
 
+    def in_words(self, form: str, factor: float = 1.0) -> str:
+        """Return the mean and, of several values, ± the standard deviation, both times a factor."""
+        mean = format(self.mean * factor, form)
+        return mean if self.sd is None else f"{mean} ± {format(self.sd * factor, form.lstrip('+'))}"
+
     def to_json(self) -> dict[str, Any]:
         """Return the values, how many they are, and what they come to, as JSON types."""
         found = {name: getattr(self, name) for name in ("values", "mean", "sd", "interval_95")}

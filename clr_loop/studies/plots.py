@@ -19,7 +19,7 @@ from clr_loop.studies.measures import is_share
 from clr_loop.studies.smoothing import smooth
 
 if TYPE_CHECKING:  # Scripts that draw other pictures need no statistics, which take a second to import.
-    from clr_loop.studies.effects import Comparison
+    from clr_loop.studies.effects import Comparison, Run
     from clr_loop.studies.noise_scale import NoiseScale
     from clr_loop.studies.tuning import Search, Trial
 
@@ -35,14 +35,13 @@ def training_curves(result: TrainingResult) -> Figure:
     if _is_wide(history["learning_rate"]):
         panels.insert(1, ("learning_rate", "log"))
     figure = _figure(9, 1 + 2.4 * len(panels))
-    validations = sorted([*result.epochs, *result.validations], key=lambda record: record.step)
     for axes, (name, scale) in zip(_panels(figure, [name for name, _ in panels]), panels, strict=True):
         is_rate = name in ("learning_rate", "momentum")
         width, alpha = (1.5, 1.0) if is_rate else (0.7, 0.6)
         axes.plot(history["step"], history[name], color=_COLORS[0], lw=width, alpha=alpha, label="training, each step")
         if scale == "log":
             axes.set_yscale("log")
-        validated = [(e.step, e.metrics[f"val_{name}"]) for e in validations if f"val_{name}" in e.metrics]
+        validated = [(e.step, e.metrics[f"val_{name}"]) for e in result.validated if f"val_{name}" in e.metrics]
         if validated:
             axes.plot(*zip(*validated, strict=True), "o-", color=_COLORS[1], ms=4, label="validation")
             axes.legend(loc="best")
@@ -94,6 +93,33 @@ def comparison(compared: Comparison) -> Figure:
     handles = panels["seconds"].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=4, title=bands)
     figure.suptitle(f"{_about(firsts[0].settings)}: {compared.measure.words}")
+    return figure
+
+
+def policies(runs: Sequence[Run], measure: str, title: str) -> Figure:
+    """Draw a measure at each validation, its mean and range over seeds, and the learning rates, over steps."""
+    figure = _figure(10, 8)
+    curves, rates = _panels(figure, [measure, "learning_rate"])
+    every = []
+    for i, arm in enumerate(dict.fromkeys(run.arm for run in runs)):
+        results = [run.result for run in runs if run.arm == arm]
+        steps = [record.step + 1 for record in results[0].validated]
+        values = np.array([[record.metrics[measure] for record in result.validated] for result in results])
+        mean = values.mean(axis=0)
+        curves.plot(steps, mean, label=arm.schedule_name, **_style(i))
+        curves.plot(steps[-1], mean[-1], "o", color=_style(i)["color"])
+        curves.fill_between(steps, values.min(axis=0), values.max(axis=0), color=_style(i)["color"], alpha=0.15, lw=0)
+        rates.plot(results[0].history["step"], results[0].history["learning_rate"], **_style(i))
+        every.append(values)
+    _show_range(
+        curves,
+        np.concatenate([values[:, values.shape[1] // 3 :].ravel() for values in every]),
+        np.concatenate([values.ravel() for values in every]),
+        higher_is_better(measure),
+    )
+    curves.legend(loc="lower right", title="line: mean; band: range over seeds; dot: the end")
+    rates.set(yscale="log", xlabel="step")
+    figure.suptitle(textwrap.fill(title, 110))
     return figure
 
 

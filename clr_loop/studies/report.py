@@ -14,7 +14,7 @@ from clr_loop.runs.records import flat
 from clr_loop.runs.result import higher_is_better
 from clr_loop.schedules import Constant, Triangular
 from clr_loop.studies import plots, scaling
-from clr_loop.studies.effects import Comparison, Effect, Run, Sample
+from clr_loop.studies.effects import Comparison, Effect, Run
 from clr_loop.studies.measures import Measure
 from clr_loop.studies.noise_scale import NoiseScale
 from clr_loop.studies.tables import table_of
@@ -169,10 +169,10 @@ def _arms_table(comparison: Comparison, is_article: bool) -> str:
             "arm": arm.arm.label,
             "updates": f"{arm.steps:,}",
             "epoch s (median)": f"{arm.epoch_seconds:.3f}",
-            "train s": _plus_minus(arm.train_seconds, ".2f"),
+            "train s": arm.train_seconds.in_words(".2f"),
             "compile s": f"{arm.compile_seconds:.1f}",
             "examples/s": f"{arm.examples_per_second:,.0f}",
-            measure.words: f"{_plus_minus(arm.final, form)} {spread}",
+            measure.words: f"{arm.final.in_words(form)} {spread}",
         }
         if is_article:
             seconds, accuracy = ARTICLE.get((arm.arm.batch_size, arm.arm.schedule), (None, None))
@@ -208,7 +208,7 @@ def _effects_table(comparison: Comparison) -> str:
                 "measure": words,
                 "factor": effect.factor.replace("_", " "),
                 "change": effect.change,
-                "effect": f"{_plus_minus(effect.sample, form, factor)}{unit}",
+                "effect": f"{effect.sample.in_words(form, factor)}{unit}",
                 "95 % interval": " … ".join(format(end * factor, form) for end in interval) if interval else "–",
                 "p (corrected)": "–" if effect.p_corrected is None else _p(effect.p_corrected),
                 "verdict": _verdict(effect, comparison.measure),
@@ -246,7 +246,7 @@ def _verdict(effect: Effect, measure: Measure) -> str:
 
 def _sentence(effect: Effect, comparison: Comparison) -> str:
     words, factor, form, unit = _told(effect, comparison.measure)
-    amount = f"{_plus_minus(effect.sample, form, factor)}{unit}"
+    amount = f"{effect.sample.in_words(form, factor)}{unit}"
     subject = f"{effect.change[0].upper()}{effect.change[1:]}, {words}"
     verdict = _verdict(effect, comparison.measure)
     if effect.factor == "interaction" and len(comparison.arms) == 4:
@@ -273,11 +273,6 @@ def _sentence(effect: Effect, comparison: Comparison) -> str:
 def _p(value: float) -> str:
     """Return a p value in words: three decimals, or that it is smaller."""
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"
-
-
-def _plus_minus(sample: Sample, form: str, factor: float = 1.0) -> str:
-    mean = format(sample.mean * factor, form)
-    return mean if sample.sd is None else f"{mean} ± {format(sample.sd * factor, form.lstrip('+'))}"
 
 
 def _seeds(seeds: Sequence[int]) -> str:

@@ -1,0 +1,103 @@
+"""Do cyclical rates need fewer steps for the same accuracy? Smith's own experiment, CIFAR-10 with Caffe's network.
+
+Runs the policies of arXiv 1506.01186, table 1 (with another --optimizer those of table 3), each with its own length and
+bounds, several seeds each, and prints the paper's figures beside these. The full length takes hours; --scale=0.1
+shortens every policy alike. Stopped, the same command with --resume goes on.
+
+Examples:
+
+    python scripts/reproduce_smith.py --data_dir=cifar-10-batches-py --scale=0.1 --seeds=3
+    python scripts/reproduce_smith.py --data_dir=cifar-10-batches-py --optimizer=adam --output_dir=runs/smith_adam
+
+It writes into --output_dir: report.md, smith.json, smith.png, and a folder for each run.
+"""
+
+from __future__ import annotations
+
+import shared.early  # noqa: F401
+
+# isort: split
+import warnings
+
+from absl import flags
+
+from clr_loop import data
+from shared import output_flags, terminal
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("dataset", "cifar10", "cifar10, or the path of an .npz file of images; the mean is subtracted.")
+flags.DEFINE_string(
+    "data_dir", None, "Folder cifar-10-batches-py or -bin, or an .npz file; not given: Keras' download."
+)
+flags.DEFINE_enum("optimizer", "sgd", ("sgd", "nesterov", "adam", "rmsprop"), "sgd: table 1; the others: table 3.")
+flags.DEFINE_integer("batch_size", 100, "Examples in a step.", lower_bound=1)
+flags.DEFINE_integer("seeds", 1, "Runs of each policy; they differ in initial weights and order of the data.")
+flags.DEFINE_float(
+    "scale", 1.0, "What all lengths are multiplied by; runs are rounded to epochs.", lower_bound=0.001, upper_bound=1.0
+)
+flags.DEFINE_float("holdout", None, "Share of the training examples that validate in place of the test examples.")
+flags.DEFINE_string(
+    "output_dir", "runs/smith", f"Where to write; {output_flags.EMPTY}, unless --resume or --overwrite."
+)
+flags.DEFINE_bool("resume", False, "Go on with what is in --output_dir, from the last checkpoint.")
+flags.declare_key_flag("overwrite")
+flags.adopt_module_key_flags(terminal)
+
+_MADE = ("report.md", "smith.*", "*_batch_*/seed_*/")
+
+
+def main() -> None:
+    """Run all policies, write the report and print it."""
+    dataset = data.load(FLAGS.dataset, FLAGS.data_dir, subtract_mean=True)
+    if not isinstance(dataset, data.Dataset) or dataset.validation is None:
+        raise ValueError(f"{FLAGS.dataset} has no test examples in memory; choose cifar10 or an .npz file.")
+    if FLAGS.holdout is not None:
+        dataset = data.hold_out(dataset, FLAGS.holdout)
+    steps_per_epoch, _ = output_flags.run_length(dataset.num_examples, FLAGS.batch_size)
+    with output_flags.claim(FLAGS.output_dir, "smith", FLAGS.resume) as output_dir:
+        terminal.start_tensorflow()
+        from clr_loop.data.models import CAFFE_RATE_MULTIPLIERS, build_model
+        from clr_loop.loop.step import StepOptions
+        from clr_loop.runs.fit import RunOptions
+        from clr_loop.studies import smith
+        from clr_loop.studies.arms import Plan, run_arms
+        from clr_loop.studies.effects import Arm, Run
+        from shared.callbacks import ProgressBar
+
+        def say_run(run: Run) -> None:
+            seconds, accuracy = run.result.train_seconds, run.result.final["val_accuracy"]
+            terminal.say(f"{run.arm.schedule_name}, seed {run.seed}: {accuracy:.2%}, trained {seconds:.0f} s")
+
+        warnings.filterwarnings("ignore", message="The float inputs lie between", category=UserWarning)  # As in Caffe.
+        policies = smith.policies(FLAGS.optimizer, FLAGS.scale)
+        epochs = {each.name: max(1, round(each.num_steps * FLAGS.scale / steps_per_epoch)) for each in policies}
+        arms = [Arm(FLAGS.batch_size, each.name, each.schedule) for each in policies]
+        # Caffe's solver looks at the test set every 1,000 steps.
+        every = round(1000 * FLAGS.scale)
+        output_flags.begin(output_dir, *_MADE)
+        runs = run_arms(
+            dataset,
+            lambda seed: build_model("caffe_cifar10", dataset, seed, smith.make_optimizer(FLAGS.optimizer)),
+            Plan(arms, range(FLAGS.seeds), epochs),
+            output_dir,
+            resume=FLAGS.resume,
+            step_options=StepOptions(rate_multipliers=CAFFE_RATE_MULTIPLIERS),
+            run_options=RunOptions(
+                settings={"model": "caffe_cifar10", "scale": FLAGS.scale, "holdout": FLAGS.holdout},
+                checkpoint_every=steps_per_epoch,
+                keep_checkpoints=1,
+                validate_every=every if every < steps_per_epoch else 0,
+            ),
+            make_callbacks=lambda arm, seed: [ProgressBar(f"{arm.schedule_name}, seed {seed}")],
+            on_run=say_run,
+        )
+        title = (
+            f"{dataset.name}, {FLAGS.optimizer}, batch {FLAGS.batch_size}, {FLAGS.scale:g} of the paper's steps, "
+            f"validated on {'test' if FLAGS.holdout is None else 'held-out'} examples, {FLAGS.seeds} seeds"
+        )
+        terminal.say(f"\n{smith.write(runs, policies, title, output_dir)}\n{terminal.where(output_dir)}")
+
+
+if __name__ == "__main__":
+    terminal.run(main)
