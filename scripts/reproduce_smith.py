@@ -18,6 +18,7 @@ import shared.early  # noqa: F401
 
 # isort: split
 import warnings
+from pathlib import Path
 
 from absl import flags
 
@@ -93,7 +94,7 @@ def main() -> None:
             on_run=say_run,
         )
         title = (
-            f"{dataset.name}, {FLAGS.optimizer}, batch {FLAGS.batch_size}, {FLAGS.scale:g} of the paper's steps, "
+            f"{Path(dataset.name).stem}, {FLAGS.optimizer}, batch {FLAGS.batch_size}, {FLAGS.scale:g} of the paper's steps, "
             f"validated on {'test' if FLAGS.holdout is None else 'held-out'} examples, {FLAGS.seeds} seeds"
         )
         terminal.say(f"\n{smith.write(runs, policies, title, output_dir)}\n{terminal.where(output_dir)}")

@@ -101,7 +101,7 @@ def policies(optimizer: str = "sgd", scale: float = 1.0) -> list[Policy]:
         ]
     gamma = _GAMMA ** (1 / scale)
     stages = [Triangular2(low, 5 * low, steps(size)) for low, size in ((1e-3, 2_000), (1e-4, 1_000), (1e-5, 500))]
-    decay = [LinearRamp(0.007, 0.001, steps(4_000) + 1), Constant(0.001)]
+    decay = [LinearRamp(0.007, 0.001, steps(4_000)), Constant(0.001)]
     return [
         Policy("fixed", fixed(0.001), 70_000, 81.4),
         Policy("triangular2", join(stages, [steps(16_000), steps(22_000)]), 25_000, 81.4),
