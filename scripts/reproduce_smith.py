@@ -18,12 +18,18 @@ import shared.early  # noqa: F401
 
 # isort: split
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from clr_loop import data
 from shared import output_flags, terminal
+
+if TYPE_CHECKING:
+    from clr_loop.studies.effects import Run
+    from clr_loop.studies.smith import Policy
 
 FLAGS = flags.FLAGS
 
@@ -55,49 +61,59 @@ def main() -> None:
         raise ValueError(f"{FLAGS.dataset} has no test examples in memory; choose cifar10 or an .npz file.")
     if FLAGS.holdout is not None:
         dataset = data.hold_out(dataset, FLAGS.holdout)
-    steps_per_epoch, _ = output_flags.run_length(dataset.num_examples, FLAGS.batch_size)
+    output_flags.run_length(dataset.num_examples, FLAGS.batch_size)  # Raises if the batch is too large.
     with output_flags.claim(FLAGS.output_dir, "smith", FLAGS.resume) as output_dir:
         terminal.start_tensorflow()
-        from clr_loop.data.models import CAFFE_RATE_MULTIPLIERS, build_model
-        from clr_loop.loop.step import StepOptions
-        from clr_loop.runs.fit import RunOptions
         from clr_loop.studies import smith
-        from clr_loop.studies.arms import Plan, run_arms
-        from clr_loop.studies.effects import Arm, Run
-        from shared.callbacks import ProgressBar
 
-        def say_run(run: Run) -> None:
-            seconds, accuracy = run.result.train_seconds, run.result.final["val_accuracy"]
-            terminal.say(f"{run.arm.schedule_name}, seed {run.seed}: {accuracy:.2%}, trained {seconds:.0f} s")
-
-        warnings.filterwarnings("ignore", message="The float inputs lie between", category=UserWarning)  # As in Caffe.
-        policies = smith.policies(FLAGS.optimizer, FLAGS.scale)
-        epochs = {each.name: max(1, round(each.num_steps * FLAGS.scale / steps_per_epoch)) for each in policies}
-        arms = [Arm(FLAGS.batch_size, each.name, each.schedule) for each in policies]
-        # Caffe's solver looks at the test set every 1,000 steps.
-        every = round(1000 * FLAGS.scale)
+        # The network was made for such inputs.
+        warnings.filterwarnings("ignore", message="The float inputs lie between", category=UserWarning)
         output_flags.begin(output_dir, *_MADE)
-        runs = run_arms(
-            dataset,
-            lambda seed: build_model("caffe_cifar10", dataset, seed, smith.make_optimizer(FLAGS.optimizer)),
-            Plan(arms, range(FLAGS.seeds), epochs),
-            output_dir,
-            resume=FLAGS.resume,
-            step_options=StepOptions(rate_multipliers=CAFFE_RATE_MULTIPLIERS),
-            run_options=RunOptions(
-                settings={"model": "caffe_cifar10", "scale": FLAGS.scale, "holdout": FLAGS.holdout},
-                checkpoint_every=steps_per_epoch,
-                keep_checkpoints=1,
-                validate_every=every if every < steps_per_epoch else 0,
-            ),
-            make_callbacks=lambda arm, seed: [ProgressBar(f"{arm.schedule_name}, seed {seed}")],
-            on_run=say_run,
-        )
+        policies = smith.policies(FLAGS.optimizer, FLAGS.scale)
+        runs = _run_all(dataset, policies, output_dir)
+        examples = "test" if FLAGS.holdout is None else "held-out"
         title = (
-            f"{Path(dataset.name).stem}, {FLAGS.optimizer}, batch {FLAGS.batch_size}, {FLAGS.scale:g} of the paper's steps, "
-            f"validated on {'test' if FLAGS.holdout is None else 'held-out'} examples, {FLAGS.seeds} seeds"
+            f"{Path(dataset.name).stem}, {FLAGS.optimizer}, batch {FLAGS.batch_size}, {FLAGS.scale:g} of the paper's "
+            f"steps, validated on {examples} examples, {FLAGS.seeds} seed{'s' * (FLAGS.seeds > 1)}"
         )
         terminal.say(f"\n{smith.write(runs, policies, title, output_dir)}\n{terminal.where(output_dir)}")
+
+
+def _run_all(dataset: data.Dataset, policies: Sequence[Policy], output_dir: Path) -> list[Run]:
+    """Run every policy with every seed, and say what each run gave."""
+    from clr_loop.data.models import CAFFE_RATE_MULTIPLIERS, build_model
+    from clr_loop.loop.step import StepOptions
+    from clr_loop.runs.fit import RunOptions
+    from clr_loop.studies import smith
+    from clr_loop.studies.arms import Plan, run_arms
+    from clr_loop.studies.effects import Arm
+    from shared.callbacks import ProgressBar
+
+    def say_run(run: Run) -> None:
+        accuracy = run.result.final["val_accuracy"]
+        terminal.say(f"{run.arm.schedule_name}, seed {run.seed}: {accuracy:.2%}, {run.result.train_seconds:.0f} s")
+
+    steps_per_epoch, _ = output_flags.run_length(dataset.num_examples, FLAGS.batch_size)
+    epochs = {policy.name: max(1, round(policy.num_steps * FLAGS.scale / steps_per_epoch)) for policy in policies}
+    arms = [Arm(FLAGS.batch_size, policy.name, policy.schedule) for policy in policies]
+    every = round(1000 * FLAGS.scale)  # As often as Caffe's solver looks at the test set.
+    options = RunOptions(
+        settings={"model": "caffe_cifar10", "scale": FLAGS.scale, "holdout": FLAGS.holdout},
+        checkpoint_every=steps_per_epoch,
+        keep_checkpoints=1,
+        validate_every=every if every < steps_per_epoch else 0,
+    )
+    return run_arms(
+        dataset,
+        lambda seed: build_model("caffe_cifar10", dataset, seed, smith.make_optimizer(FLAGS.optimizer)),
+        Plan(arms, range(FLAGS.seeds), epochs),
+        output_dir,
+        resume=FLAGS.resume,
+        step_options=StepOptions(rate_multipliers=CAFFE_RATE_MULTIPLIERS),
+        run_options=options,
+        make_callbacks=lambda arm, seed: [ProgressBar(f"{arm.schedule_name}, seed {seed}")],
+        on_run=say_run,
+    )
 
 
 if __name__ == "__main__":

@@ -29,15 +29,23 @@ _OF_OPTIMIZER = {
 flags.DEFINE_string(
     "dataset",
     "mnist",
-    "mnist, fashion_mnist, the path of an .npz file with x_train, y_train, x_test and y_test, or "
+    "mnist, fashion_mnist, cifar10, the path of an .npz file with x_train, y_train, x_test and y_test, or "
     "package.module:function, a function that returns a dataset: any nests of arrays.",
 )
-flags.DEFINE_string("data_dir", None, "Folder with the dataset's four gzipped IDX files, instead of the usual place.")
+flags.DEFINE_string(
+    "data_dir",
+    None,
+    "Folder with the dataset's files, instead of the usual place: the four gzipped IDX files or, for cifar10, one of "
+    "the official folders or an .npz file.",
+)
+flags.DEFINE_bool(
+    "subtract_mean", False, "Subtract the mean training input; uint8 images then keep their scale of 0-255 around it."
+)
 flags.DEFINE_string(
     "model",
     "article_mlp",
-    "article_mlp (softmax on every layer), relu_mlp (ReLU in the hidden ones), small_cnn, or package.module:function, "
-    "a function that returns a Keras model: compiled, or a classifier that ends in logits.",
+    "article_mlp (softmax on every layer), relu_mlp (ReLU in the hidden ones), small_cnn, caffe_cifar10, or "
+    "package.module:function, a function that returns a Keras model: compiled, or a classifier that ends in logits.",
 )
 flags.DEFINE_string("init_from", None, "Begin with the weights of this file: .keras or .weights.h5.")
 flags.DEFINE_enum(
@@ -85,7 +93,7 @@ def load_dataset() -> data.AnyDataset:
     """Load what --dataset names. A user's function may import TensorFlow, so that is imported quietly before."""
     if ":" in FLAGS.dataset:
         terminal.import_tensorflow()
-    return data.load(FLAGS.dataset, FLAGS.data_dir)
+    return data.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.subtract_mean)
 
 
 def make_model(dataset: data.AnyDataset, seed: int) -> keras.Model:

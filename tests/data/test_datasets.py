@@ -204,10 +204,8 @@ def test_npz_that_is_missing_is_named(tmp_path):
 
 
 def test_unknown_name_is_refused_with_the_choices():
-    message = (
-        r"no dataset 'minst'\. Choose mnist, fashion_mnist, a path .* \.npz, or a function .* package\.module:function"
-    )
-    with pytest.raises(ValueError, match=message):
+    choices = r"mnist, fashion_mnist, cifar10, a path .* \.npz, or a function .* package\.module:function"
+    with pytest.raises(ValueError, match=rf"no dataset 'minst'\. Choose {choices}"):
         data.load("minst")
 
 
@@ -317,6 +315,20 @@ def test_a_users_function_gives_arrays_or_a_dataset(users_data, function):
     assert (dataset.num_classes, dataset.num_examples, dataset.input_shape) == (3, 5, (4, 4))
 
 
+def test_the_mean_is_subtracted_from_each_array_of_a_nest_and_only_where_there_is_one(users_data, tmp_path):
+    plain, centered = (data.load("users_data:nests", subtract_mean=wish) for wish in (False, True))
+    for path in (("a", 0), ("b", 0), ("b", 1)):
+        whole, shifted = (dataset.train.inputs[path[0]][path[1]] for dataset in (plain, centered))
+        assert shifted.dtype == np.float32
+        np.testing.assert_allclose(shifted, whole - whole.mean(axis=0), atol=1e-5)
+    assert data.load("users_data:years", subtract_mean=True).validation is None
+    with pytest.raises(ValueError, match="users_data:streamed: subtract_mean needs all training examples at once"):
+        data.load("users_data:streamed", subtract_mean=True)
+    words = save_npz(tmp_path / "words.npz", x_train=np.full((20, 1), "a"), x_test=np.full((8, 1), "b"))
+    with pytest.raises(ValueError, match=r"train\.inputs has dtype <U1 and no mean; leave subtract_mean out"):
+        data.load(words, subtract_mean=True)
+
+
 def test_a_users_function_gives_nests_of_arrays(users_data):
     dataset = data.load("users_data:nests")
     assert (dataset.name, dataset.num_classes, dataset.num_examples) == ("users_data:nests", None, 5)
@@ -379,7 +391,7 @@ def test_a_function_that_returns_something_else_is_named(users_data, function, m
 
 def test_data_dir_is_not_for_a_function():
     with pytest.raises(
-        ValueError, match="data_dir is the folder of mnist or fashion_mnist, but the dataset is users_d"
+        ValueError, match="data_dir is the folder of mnist or fashion_mnist or cifar10, but the dataset is"
     ):
         data.load("users_data:arrays", data_dir="somewhere")
 

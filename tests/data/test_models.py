@@ -1,11 +1,13 @@
 import json
 import os
+import re
 import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from clr_loop.data import Dataset, Examples, StreamedDataset, models
 
@@ -93,11 +95,79 @@ def test_small_cnn_equals_its_formula_in_numpy():
     np.testing.assert_allclose(model(images), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_small_cnn_takes_channels_and_says_which_images_are_too_small():
-    model = models.build("small_cnn", (16, 16, 3), 4, seed=0)
-    assert model(np.zeros((2, 16, 16, 3), np.float32)).shape == (2, 4)
-    with pytest.raises(ValueError, match=r"images of at least 10 x 10, but input_shape is \(9, 16\)"):
-        models.build("small_cnn", (9, 16), 4, seed=0)
+def test_convolutional_models_take_channels_and_say_which_images_are_too_small():
+    for name in ("small_cnn", "caffe_cifar10"):
+        for shape in ((16, 16, 3), (16, 16)):
+            assert models.build(name, shape, 4, seed=0)(np.zeros((2, *shape), np.float32)).shape == (2, 4)
+        with pytest.raises(ValueError, match=rf"{name} takes images of at least 10 x 10, but input_shape is \(9, 16\)"):
+            models.build(name, (9, 16), 4, seed=0)
+
+
+def windows(x, size, pad):
+    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    return np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))
+
+
+def caffes_pooling(x, reduce):
+    """Windows of 3 with stride 2; those that reach over the edge are cut off there, as Caffe does."""
+    rows, columns = range(0, x.shape[1], 2), range(0, x.shape[2], 2)
+    return np.stack([np.stack([reduce(x[:, i : i + 3, j : j + 3], (1, 2)) for j in columns], 1) for i in rows], 1)
+
+
+def caffes_normalization(x):
+    return x / (1.0 + 5e-5 / 9 * np.square(windows(x, 3, 1)).sum(axis=(-2, -1))) ** 0.75
+
+
+def caffes_convolution(x, kernel, bias):
+    return np.einsum("nhwcij,ijcd->nhwd", windows(x, 5, 2), kernel) + bias
+
+
+def test_caffes_network_equals_its_formula_in_numpy_and_opens_without_this_package(tmp_path):
+    model = models.build("caffe_cifar10", (16, 24, 3), 4, seed=1)
+    rng = np.random.default_rng(0)
+    for variable in model.variables:  # Its own first weights are so small that nearly all is rounding.
+        variable.assign(rng.normal(0, 0.1, variable.shape))
+    images = rng.normal(0, 60, (2, 16, 24, 3)).astype(np.float32)
+    k1, b1, k2, b2, k3, b3, w4, b4 = (variable.numpy().astype(np.float64) for variable in model.variables)
+    x = caffes_normalization(relu(caffes_pooling(caffes_convolution(images.astype(np.float64), k1, b1), np.max)))
+    x = caffes_normalization(caffes_pooling(relu(caffes_convolution(x, k2, b2)), np.mean))
+    x = caffes_pooling(relu(caffes_convolution(x, k3, b3)), np.mean)
+    expected = x.reshape(2, -1) @ w4 + b4
+    np.testing.assert_allclose(model(images), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    model.save(tmp_path / "caffe.keras")
+    code = (
+        "import keras, sys; print(*keras.models.load_model(sys.argv[1]).predict(__import__('numpy').load(sys.argv[2]),"
+    )
+    np.save(tmp_path / "images.npy", images)
+    command = [sys.executable, "-c", f"{code} verbose=0).ravel())", tmp_path / "caffe.keras", tmp_path / "images.npy"]
+    opened = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    np.testing.assert_allclose(np.float64(opened), expected.ravel(), rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def test_caffes_network_begins_and_decays_as_its_prototxt_says():
+    model = models.build("caffe_cifar10", (32, 32, 3), 10, seed=0)
+    assert [layer.output.shape[1:3] for layer in model.layers if "pool" in layer.name] == [(16, 16), (8, 8), (4, 4)]
+    deviations = {"convolution_1": 1e-4, "convolution_2": 0.01, "convolution_3": 0.01, "logits": 0.01}
+    for layer, deviation in deviations.items():
+        kernel, bias = (variable.numpy() for variable in model.get_layer(layer).variables)
+        assert kernel.std() == pytest.approx(deviation, rel=0.05)
+        assert abs(kernel.mean()) < 4 * deviation / kernel.size**0.5
+        assert not bias.any()
+    for variable in model.variables:
+        variable.assign(np.full(variable.shape, 0.5))
+    with tf.GradientTape() as tape:
+        penalty = sum(model.losses)
+    slopes = tape.gradient(penalty, [variable.value for variable in model.variables])
+    decays = {
+        variable.path: None if slope is None else float(tf.reduce_max(slope)) / 0.5
+        for variable, slope in zip(model.variables, slopes, strict=True)
+    }
+    convolutions = [f"caffe_cifar10/convolution_{i}/{what}" for i in (1, 2, 3) for what in ("kernel", "bias")]
+    expected = dict.fromkeys(convolutions, 0.004) | {"caffe_cifar10/logits/kernel": 1.0}
+    assert decays == pytest.approx(expected | {"caffe_cifar10/logits/bias": None})
+    ((regex, factor),) = models.CAFFE_RATE_MULTIPLIERS.items()
+    twice = [variable.path for variable in model.variables if re.search(regex, variable.path)]
+    assert (factor, twice) == (2.0, [convolutions[1], convolutions[3], "caffe_cifar10/logits/bias"])
 
 
 OUTPUTS = """
@@ -122,9 +192,9 @@ def test_keras_configuration_file_changes_neither_layout_nor_inputs(tmp_path):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         found[settings] = [line.split() for line in done.stdout.splitlines()]
     usual = found["channels_last", "float32"]
-    assert [line[0] for line in usual] == ["article_mlp", "relu_mlp", "small_cnn"]
+    assert [line[0] for line in usual] == list(models.MODELS)
     for lines in found.values():
-        assert [line[1] for line in lines] == ["float32"] * 3
+        assert {line[1] for line in lines} == {"float32"}
     for first, second in zip(usual, found["channels_first", "float32"], strict=True):
         np.testing.assert_allclose(np.float64(first[2:]), np.float64(second[2:]), rtol=1e-5)
 
@@ -188,7 +258,7 @@ def test_a_dataset_that_a_named_model_does_not_take_is_named(dataset, message):
     [
         (
             ("mlp", (28, 28), 10, 0),
-            "no model 'mlp'. Choose article_mlp, relu_mlp, small_cnn, or a function of your own",
+            "no model 'mlp'. Choose article_mlp, relu_mlp, small_cnn, caffe_cifar10, or a function of your",
         ),
         (("relu_mlp", (28, 28), 10, -1), r"seed is -1; it must be from 0 to 2\*\*32 - 1"),
         (("relu_mlp", (28, 28), 10, 2**32), "seed is 4294967296"),

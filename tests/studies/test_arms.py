@@ -170,6 +170,29 @@ def test_resuming_takes_what_is_finished_runs_anew_what_is_not_and_refuses_other
         run_arms(half, make_model, plan, tmp_path, resume=True)
 
 
+def test_arms_may_differ_in_length_and_a_broken_off_run_goes_on_from_its_checkpoint(small, make_model, tmp_path):
+    class Watch(keras.callbacks.Callback):
+        begun, is_stopped = (), False
+
+        def on_epoch_begin(self, epoch, logs=None):
+            Watch.begun += (epoch,)
+
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1 and not Watch.is_stopped:
+                Watch.is_stopped = True
+                raise StopRun
+
+    plan = Plan(ARMS[:2], [0], {"constant": 1, "triangular": 3})
+    watched = {"run_options": RunOptions(checkpoint_every=4), "make_callbacks": lambda arm, seed: [Watch()]}
+    with pytest.raises(TrainingInterruptedError):
+        run_arms(small, make_model, plan, tmp_path, **watched)
+    runs = run_arms(small, make_model, plan, tmp_path, resume=True, **watched)
+    assert Watch.begun == (0, 0, 1, 2)
+    assert [len(run.result.epochs) for run in runs] == [1, 3]
+    whole = fit(TrainLoop(make_model(0), *small.train[:2], batch_size=50), ARMS[1].schedule, epochs=3)
+    assert runs[1].result.weights_sha256 == whole.weights_sha256
+
+
 @pytest.mark.parametrize("name", ["history.csv", "epochs.csv", "result.json", "config.json"])
 def test_a_finished_run_whose_files_are_gone_or_changed_is_refused(small, make_model, tmp_path, name):
     plan = Plan(ARMS[:1], [0], 1)
