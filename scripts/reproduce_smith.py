@@ -84,10 +84,10 @@ def _run_all(dataset: data.Dataset, policies: Sequence[Policy], output_dir: Path
     from clr_loop.data.models import CAFFE_RATE_MULTIPLIERS, build_model
     from clr_loop.loop.step import StepOptions
     from clr_loop.runs.fit import RunOptions
+    from clr_loop.runs.progress import ProgressBar
     from clr_loop.studies import smith
     from clr_loop.studies.arms import Plan, run_arms
     from clr_loop.studies.effects import Arm
-    from shared.callbacks import ProgressBar
 
     def say_run(run: Run) -> None:
         accuracy = run.result.final["val_accuracy"]
