@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_integer("seeds", 11, "Runs of each arm; they differ in initial weights and order of the data.")
+output_flags.define_seeds(11, "Runs of each arm; they differ in initial weights and order of the data")
 flags.DEFINE_integer(
     "parallel",
     1,
@@ -85,7 +85,7 @@ def main() -> None:
         measure = _measure(dataset)
         found = arm_flags.Found(dataset, output_dir)
         epochs = found.epochs()
-        plan = Plan(arm_flags.arms(dataset.num_examples, epochs), range(FLAGS.seeds), epochs, measure)
+        plan = Plan(arm_flags.arms(dataset.num_examples, epochs), FLAGS.seeds, epochs, measure)
         settings: dict[str, Any] = model_flags.settings(dataset)
         if FLAGS.bounds == "range_test":
             bounds = found.bounds(epochs)

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from clr_loop.runs import files as run_files
 from clr_loop.schedules import describe
 from clr_loop.studies import plots
-from shared import output_flags, schedule_flags, terminal
+from shared import model_flags, output_flags, schedule_flags, terminal
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_enum("schedule", "triangular", list(schedule_flags.SCHEDULES), "How the learning rate goes.")
+schedule_flags.define_schedule()
 flags.DEFINE_integer("batch_size", 100, "Examples in a step.")
 flags.DEFINE_integer("num_examples", 60000, "Examples in an epoch.")
 flags.DEFINE_string("output_dir", "runs/preview", "Where to draw preview.png.")
@@ -37,6 +37,8 @@ _MOST_POINTS = 10_000
 def main() -> None:
     """Describe and draw one schedule."""
     schedule_flags.check([FLAGS.schedule])
+    if len(model_flags.momentums()) == 1:
+        raise ValueError(f"--momentum={FLAGS.momentum[0]} is the optimizer's, and a preview has none; give low,high.")
     steps_per_epoch, total_steps = output_flags.run_length(FLAGS.num_examples, FLAGS.batch_size)
     schedule = schedule_flags.make(FLAGS.schedule, steps_per_epoch, total_steps)
     description = describe(schedule, total_steps, steps_per_epoch)

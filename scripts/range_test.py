@@ -44,7 +44,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_enum("sweep", "exponential", ("exponential", "linear"), "Equal ratios between rates, or differences.")
 flags.DEFINE_string("early_stop", "4", "Stop when the smoothed loss is this many times its best; none: never.")
-flags.DEFINE_integer("seeds", 3, "Sweeps; they differ in initial weights and order of the data.")
+output_flags.define_seeds(3, "Sweeps; they differ in initial weights and order of the data")
 flags.DEFINE_string("output_dir", "runs/range_test", f"Where to write; {output_flags.EMPTY}, unless --overwrite.")
 for module in (terminal, output_flags, model_flags, loop_flags):
     flags.adopt_module_key_flags(module)
@@ -63,6 +63,8 @@ def _is_number_or_none(value: str) -> bool:
 def main() -> int:
     """Sweep, write what follows and print it; return 1 if the curves support no bounds."""
     loop_flags.check()
+    if len(model_flags.momentums()) == 2:
+        raise ValueError("--momentum=low,high is cycled by a schedule, and a range test has none; give one number.")
     dataset = model_flags.load_dataset()
     num_steps = to_steps(FLAGS.num_steps, *output_flags.run_length(dataset.num_examples, FLAGS.batch_size), "num_steps")
     if num_steps > _MOST_STEPS:

@@ -39,7 +39,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_enum("optimizer", "sgd", ("sgd", "nesterov", "adam", "rmsprop"), "sgd: table 1; the others: table 3.")
 flags.DEFINE_integer("batch_size", 100, "Examples in a step.", lower_bound=1)
-flags.DEFINE_integer("seeds", 1, "Runs of each policy; they differ in initial weights and order of the data.")
+output_flags.define_seeds(1, "Runs of each policy; they differ in initial weights and order of the data")
 flags.DEFINE_float(
     "scale", 1.0, "What all lengths are multiplied by; runs are rounded to epochs.", lower_bound=0.001, upper_bound=1.0
 )
@@ -74,7 +74,7 @@ def main() -> None:
         examples = "test" if FLAGS.holdout is None else "held-out"
         title = (
             f"{Path(dataset.name).stem}, {FLAGS.optimizer}, batch {FLAGS.batch_size}, {FLAGS.scale:g} of the paper's "
-            f"steps, validated on {examples} examples, {FLAGS.seeds} seed{'s' * (FLAGS.seeds > 1)}"
+            f"steps, validated on {examples} examples, {len(FLAGS.seeds)} seed{'s' * (len(FLAGS.seeds) > 1)}"
         )
         terminal.say(f"\n{smith.write(runs, policies, title, output_dir)}\n{terminal.where(output_dir)}")
 
@@ -106,7 +106,7 @@ def _run_all(dataset: data.Dataset, policies: Sequence[Policy], output_dir: Path
     return run_arms(
         dataset,
         lambda seed: build_model("caffe_cifar10", dataset, seed, smith.make_optimizer(FLAGS.optimizer)),
-        Plan(arms, range(FLAGS.seeds), epochs),
+        Plan(arms, FLAGS.seeds, epochs),
         output_dir,
         resume=FLAGS.resume,
         step_options=StepOptions(rate_multipliers=CAFFE_RATE_MULTIPLIERS),

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_enum("schedule", "triangular", list(schedule_flags.SCHEDULES), "How the learning rate goes.")
+schedule_flags.define_schedule()
 flags.DEFINE_integer("batch_size", 100, "Examples in a step.")
 flags.DEFINE_integer("seed", 0, "Of the initial weights and of the order of the data.")
 flags.DEFINE_string("run_dir", "runs/train", f"Where to write; {output_flags.EMPTY}, unless --resume or --overwrite.")

@@ -6,7 +6,7 @@ Importing this package imports neither TensorFlow nor Keras. `build_model` needs
 import importlib
 from typing import Any
 
-from clr_loop.data.datasets import AnyDataset, Dataset, Examples, StreamedDataset, hold_out, load
+from clr_loop.data.datasets import AnyDataset, Dataset, Examples, StreamedDataset, hold_out, load, one_hot
 from clr_loop.data.order import epoch_order, sha256_of
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "epoch_order",
     "hold_out",
     "load",
+    "one_hot",
     "sha256_of",
 ]
 

@@ -143,7 +143,9 @@ def hold_out(dataset: Dataset, share: float = 0.1, seed: int = 0) -> Dataset:
         raise ValueError(f"The share to hold out is {share}; choose one above 0 and below 1, such as 0.1.")
     order = np.random.default_rng(seed).permutation(dataset.num_examples)
     targets = dataset.train.targets
-    labels = targets if dataset.num_classes is not None and _are_labels(targets) else np.zeros(len(order), np.int32)
+    labels = np.zeros(len(order), np.int32)
+    if dataset.num_classes is not None:
+        labels = targets if _are_labels(targets) else targets.argmax(axis=1)
     by_class = order[np.argsort(labels[order], kind="stable")]
     is_held = np.diff(np.floor(np.arange(len(order) + 1) * share)) > 0
     kept, held = np.sort(by_class[~is_held]), np.sort(by_class[is_held])
@@ -158,6 +160,24 @@ def hold_out(dataset: Dataset, share: float = 0.1, seed: int = 0) -> Dataset:
     examples: Any = dataset.train
     train, validation = (optree.tree_map(lambda array, part=part: array[part], examples) for part in (kept, held))
     return replace(dataset, train=Examples(*train), validation=Examples(*validation))
+
+
+def one_hot(dataset: AnyDataset) -> Dataset:
+    """Return a dataset whose labels, int [n], have become rows, float32 [n, num_classes], as label smoothing needs.
+
+    Raises:
+        ValueError: if the dataset is streamed, or its targets are no classes.
+    """
+    if not isinstance(dataset, Dataset) or dataset.num_classes is None:
+        kind = "has no classes" if isinstance(dataset, Dataset) else "is streamed"
+        raise ValueError(f"Labels are smoothed as rows of an array, and {dataset.name} {kind}; use its model's loss.")
+    rows = np.eye(dataset.num_classes, dtype=np.float32)
+
+    def smoothable(examples: Examples) -> Examples:
+        return examples._replace(targets=rows[examples.targets]) if _are_labels(examples.targets) else examples
+
+    validation = dataset.validation and smoothable(dataset.validation)
+    return replace(dataset, train=smoothable(dataset.train), validation=validation)
 
 
 def _from_pairs(name: str, loaded: Any) -> Dataset:

@@ -35,16 +35,26 @@ def call(name: str, what: str, **offered: Any) -> Any:
     Raises:
         ValueError: if there is no such function, or if it raises, calls sys.exit or needs other arguments.
     """
+    function = _find(name, what)
+    parameters = inspect.signature(function).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    taken = {key: value for key, value in offered.items() if takes_all or key in parameters}
+    return guarded(f"{what} {name} failed", function, **taken)
+
+
+def parameters_of(name: str, what: str) -> list[str]:
+    """Return the names of a function's parameters; see `call`."""
+    return list(inspect.signature(_find(name, what)).parameters)
+
+
+def _find(name: str, what: str) -> Callable[..., Any]:
     if "" not in sys.path and "." not in sys.path:
         sys.path.append("")  # The last place, so that nothing there hides an installed package.
     origin = "from the current directory or an installed package"
     function = guarded(f"{what} {name} cannot be imported {origin}", pkgutil.resolve_name, name)
     if not callable(function):
         raise ValueError(f"{what} {name} is not a function but a {type(function).__name__}.")
-    parameters = inspect.signature(function).parameters
-    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    taken = {key: value for key, value in offered.items() if takes_all or key in parameters}
-    return guarded(f"{what} {name} failed", function, **taken)
+    return function
 
 
 def guarded(problem: str, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:

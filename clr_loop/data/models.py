@@ -155,7 +155,11 @@ def build(name: str, input_shape: tuple[int, ...], num_classes: int | None, seed
 
 @checked_types
 def build_model(
-    name: str, dataset: AnyDataset, seed: int, optimizer: keras.optimizers.Optimizer | None = None
+    name: str,
+    dataset: AnyDataset,
+    seed: int,
+    optimizer: keras.optimizers.Optimizer | None = None,
+    label_smoothing: float = 0.0,
 ) -> keras.Model:
     """Return a compiled model for a dataset.
 
@@ -166,10 +170,12 @@ def build_model(
             optimizer hold. Otherwise it is compiled as `relu_mlp` is: as a classifier from logits, with its accuracy.
         seed: int in [0, 2**32); the initial weights depend on it alone.
         optimizer: a new Keras optimizer; None means Adam().
+        label_smoothing: from 0 to 1, see Keras' CategoricalCrossentropy; above 0 it needs a dataset from
+            `data.one_hot`.
 
     Raises:
         ValueError: as `build`; if the function fails or returns something else; if its model comes uncompiled for a
-            dataset without classes, or compiled although an optimizer is given.
+            dataset without classes, or compiled although an optimizer or label_smoothing is given.
     """
     if ":" not in name:
         model = build(name, dataset.input_shape, dataset.num_classes, seed)
@@ -183,6 +189,8 @@ def build_model(
         theirs, ours = (type(each).__name__ for each in (model.optimizer, optimizer))
         remedy = f"Leave {ours} out, or return the model uncompiled."
         raise ValueError(f"model {name} comes compiled with {theirs}, so {ours} cannot be used too. {remedy}")
+    if model.compiled and label_smoothing:
+        raise ValueError(f"model {name} comes compiled, with a loss of its own; leave label_smoothing to that loss.")
     if model.compiled:
         return model
     if dataset.num_classes is None:
@@ -190,7 +198,13 @@ def build_model(
         raise ValueError(f"model {name} comes uncompiled, and {dataset.name} has no classes to train it on. {remedy}")
     examples = dataset.train if isinstance(dataset, Dataset) else dataset.validation
     is_one_hot = examples is not None and np.ndim(examples.targets) == 2
-    make_loss = keras.losses.CategoricalCrossentropy if is_one_hot else keras.losses.SparseCategoricalCrossentropy
-    loss = make_loss(from_logits=name != "article_mlp")
+    from_logits = name != "article_mlp"
+    loss: keras.losses.Loss
+    if is_one_hot:
+        loss = keras.losses.CategoricalCrossentropy(from_logits, label_smoothing)
+    elif label_smoothing:
+        raise ValueError("label_smoothing needs one-hot targets; take those of data.one_hot(dataset).")
+    else:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits)
     model.compile(optimizer or keras.optimizers.Adam(), loss, metrics=["accuracy"])
     return model

@@ -148,29 +148,30 @@ def _sweep(
 def run_seeds(
     loop: TrainLoop,
     make_model: MakeModel,
-    num_seeds: int,
+    seeds: Sequence[int],
     on_start: Callable[[int], None] = lambda seed: None,
     **arguments: Any,
 ) -> list[RangeTest]:
-    """Run a range test for each of the seeds 0 … num_seeds - 1, all on one compiled block, and leave no trace.
+    """Run a range test for each seed, all on one compiled block, and leave no trace.
 
     Args:
         loop: at step 0. It gets the initial weights and the data order of each seed in turn.
         make_model: seed → a fresh model, like the loop's.
-        num_seeds: int, at least 1; 3 or more show how far seeds agree.
+        seeds: ints in [0, 2**32), at least one; 3 or more show how far they agree.
         on_start: called before each test with its seed.
         **arguments: see `run`.
 
     Raises:
-        ValueError: if num_seeds is below 1 or the loop has taken a step; else, and TypeError, as `run`.
+        ValueError: if there is no seed or the loop has taken a step; else, and TypeError, as `run`.
     """
-    checked_whole("seeds", num_seeds)
+    if not seeds:
+        raise ValueError("seeds is empty; give at least one, such as range(3).")
     if loop.step != 0:
         raise ValueError(f"The loop is at step {loop.step}, but each seed starts at step 0; use `run`, or a new loop.")
     before = loop.snapshot()
     tests = []
     try:
-        for seed in range(num_seeds):
+        for seed in seeds:
             on_start(seed)
             loop.restore(dataclasses.replace(before, **start_of(make_model, seed)))
             tests.append(run(loop, **arguments))

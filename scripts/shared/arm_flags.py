@@ -24,7 +24,10 @@ FLAGS = flags.FLAGS
 
 flags.DEFINE_list("batch_sizes", ["100", "2000"], "Examples in a step, the reference first.")
 flags.DEFINE_list(
-    "schedules", ["constant", "triangular"], f"The reference first; of {', '.join(schedule_flags.SCHEDULES)}."
+    "schedules",
+    ["constant", "triangular"],
+    f"The reference first; of {', '.join(schedule_flags.SCHEDULES)}, or functions "
+    "of your own as package.module:function; see --schedule of train.py.",
 )
 flags.DEFINE_enum(
     "budget",
@@ -61,9 +64,16 @@ def _are_numbers(values: list[str]) -> bool:
     return all(value.strip().isdecimal() for value in values) and 0 < len(values) == len(set(map(int, values)))
 
 
-@flags.validator("schedules", message=f"must be of {', '.join(schedule_flags.SCHEDULES)}, none twice")
+@flags.validator(
+    "schedules", message=f"must be of {', '.join(schedule_flags.SCHEDULES)} or package.module:function, none twice"
+)
 def _are_schedules(names: list[str]) -> bool:
-    return set(names) <= set(schedule_flags.SCHEDULES) and 0 < len(names) == len(set(names))
+    return all(map(schedule_flags.is_schedule, names)) and 0 < len(names) == len(set(map(_short, names)))
+
+
+def _short(name: str) -> str:
+    """Return what a schedule is called in an arm: of a function of the user's, the function's name alone."""
+    return name.rpartition(":")[2]
 
 
 def check(dataset: data.AnyDataset) -> None:
@@ -82,8 +92,8 @@ def check(dataset: data.AnyDataset) -> None:
         if given or FLAGS.bounds != "flags":
             what = f"--{given[0]}" if given else "--bounds=range_test"
             raise ValueError(f"--tune finds the rate of every arm itself; leave out {what}.")
-        for name in FLAGS.schedules:
-            if not {"learning_rate", "max_lr"} & set(schedule_flags.arguments_of(name)):
+        for name, schedule in _schedules(dataset.num_examples, batch_sizes()[0], FLAGS.epochs).items():
+            if not {"learning_rate", "max_lr"} & set(schedule.to_config()):
                 raise ValueError(f"--tune finds a highest rate, and {name} has none; leave one of them out.")
         if FLAGS.tune < 3:
             raise ValueError(
@@ -128,7 +138,7 @@ def _schedules(num_examples: int, batch_size: int, epochs: int) -> dict[str, Sch
     """Return the schedules at this batch size, as the flags say."""
     length = output_flags.run_length(num_examples, batch_size, epochs)
     defaults = {"step_size": _CYCLES} if FLAGS.tune else {}
-    return {name: schedule_flags.make(name, *length, defaults) for name in FLAGS.schedules}
+    return {_short(name): schedule_flags.make(name, *length, defaults) for name in FLAGS.schedules}
 
 
 def arms(num_examples: int, epochs: Mapping[int, int]) -> list[Arm]:
@@ -236,4 +246,5 @@ def as_flags(found: Bounds) -> str:
 def within(found: Bounds, schedule: Schedule) -> Schedule:
     """Return the schedule with those of these arguments that it takes; a constant takes none."""
     config = schedule.to_config()
-    return schedules.from_config({**config, **{name: value for name, value in found.items() if name in config}})
+    taken = {name: value for name, value in found.items() if name in config}
+    return schedules.from_config({**config, **taken}) if taken else schedule

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import reprlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from clr_loop import data
+from clr_loop.data import functions
 from shared import terminal
 
 if TYPE_CHECKING:
@@ -20,11 +23,9 @@ if TYPE_CHECKING:
 FLAGS = flags.FLAGS
 
 _AUTO: dict[str, Any] = {"auto": "auto", "true": True, "false": False}
-# Flag → the optimizer's argument.
-_OF_OPTIMIZER = {
-    **{name: name for name in ("nesterov", "beta_1", "beta_2", "epsilon", "weight_decay")},
-    "optimizer_momentum": "momentum",
-}
+_OPTIMIZERS = ("adam", "adamw", "lion", "nadam", "rmsprop", "sgd")
+# Flags that are arguments of the optimizer.
+_OF_OPTIMIZER = ("momentum", "nesterov", "beta_1", "beta_2", "epsilon", "weight_decay")
 
 flags.DEFINE_string(
     "dataset",
@@ -48,13 +49,19 @@ flags.DEFINE_string(
     "package.module:function, a function that returns a Keras model: compiled, or a classifier that ends in logits.",
 )
 flags.DEFINE_string("init_from", None, "Begin with the weights of this file: .keras or .weights.h5.")
-flags.DEFINE_enum(
+flags.DEFINE_string(
     "optimizer",
     None,
-    ("adam", "adamw", "lion", "nadam", "rmsprop", "sgd"),
-    "With Keras' own defaults, and momentum 0.9 for sgd. If it is not given: adam, or that of a compiled model.",
+    f"{', '.join(_OPTIMIZERS)}, with Keras' own defaults, and momentum 0.9 for sgd; or package.module:function, a "
+    "function that returns a Keras optimizer and gets those of the optimizer's flags, such as --momentum, that it has "
+    "parameters for. If it is not given: adam, or that of a compiled model.",
 )
-flags.DEFINE_float("optimizer_momentum", None, "The optimizer's momentum (sgd, rmsprop).")
+flags.DEFINE_list(
+    "momentum",
+    None,
+    "0.9: the optimizer's momentum (sgd, rmsprop) or beta_1 (adam, adamw, nadam, lion). low,high, such as 0.85,0.95: "
+    "it is cycled against the rate.",
+)
 flags.DEFINE_bool("nesterov", None, "Nesterov's momentum (sgd).")
 flags.DEFINE_float("beta_1", None, "Decay of the mean of gradients (adam, adamw, nadam, lion).")
 flags.DEFINE_float(
@@ -85,15 +92,41 @@ flags.DEFINE_enum(
 flags.DEFINE_bool(
     "halve_batches", True, "On a CPU with XLA, compute batches of 256 or more in two halves, where these add up."
 )
+flags.DEFINE_float(
+    "label_smoothing",
+    0.0,
+    "Share of each label that goes to all classes alike, in the losses of training and validation.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
 flags.DEFINE_float("clip_norm", None, "Scale gradients of a larger global norm down to this one.")
 flags.DEFINE_integer("accumulate", 1, "Parts into which a batch is split; they are computed one after another.")
+
+
+@flags.validator("optimizer", message=f"must be {', '.join(_OPTIMIZERS)}, or package.module:function")
+def _is_optimizer(name: str | None) -> bool:
+    return name is None or name in _OPTIMIZERS or ":" in name
+
+
+@flags.validator("momentum", message="must be one number, such as 0.9, or two, low,high, such as 0.85,0.95")
+def _are_momentums(values: list[str] | None) -> bool:
+    try:
+        return values is None or len([float(value) for value in values]) in (1, 2)
+    except ValueError:
+        return False
+
+
+def momentums() -> list[float]:
+    """Return what --momentum says: nothing, the optimizer's one momentum, or the two ends of its cycle."""
+    return [float(value) for value in FLAGS.momentum or ()]
 
 
 def load_dataset() -> data.AnyDataset:
     """Load what --dataset names. A user's function may import TensorFlow, so that is imported quietly before."""
     if ":" in FLAGS.dataset:
         terminal.import_tensorflow()
-    return data.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.subtract_mean)
+    dataset = data.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.subtract_mean)
+    return data.one_hot(dataset) if FLAGS.label_smoothing else dataset
 
 
 def make_model(dataset: data.AnyDataset, seed: int) -> keras.Model:
@@ -101,7 +134,7 @@ def make_model(dataset: data.AnyDataset, seed: int) -> keras.Model:
     from clr_loop.data.models import build_model
     from clr_loop.runs.models import load_weights
 
-    model = build_model(FLAGS.model, dataset, seed, _make_optimizer())
+    model = build_model(FLAGS.model, dataset, seed, _make_optimizer(), FLAGS.label_smoothing)
     if FLAGS.init_from is not None:
         load_weights(model, FLAGS.init_from)
     return model
@@ -109,23 +142,48 @@ def make_model(dataset: data.AnyDataset, seed: int) -> keras.Model:
 
 def _make_optimizer() -> keras.optimizers.Optimizer | None:
     """Make the optimizer, with those of its arguments that were given; None if no flag says anything of it."""
-    import keras
-
-    given = {argument: FLAGS[flag].value for flag, argument in _OF_OPTIMIZER.items() if FLAGS[flag].value is not None}
+    given = {name: FLAGS[name].value for name in _OF_OPTIMIZER if FLAGS[name].value is not None}
+    if given.pop("momentum", None) and len(momentums()) == 1:
+        (given["momentum"],) = momentums()
     if FLAGS.optimizer is None and not given and not FLAGS.exclude_from_weight_decay:
         return None
-    name = FLAGS.optimizer or "adam"
-    kind = type(keras.optimizers.get(name))
-    for argument in given:
-        if argument not in inspect.signature(kind).parameters:
-            flag = next(flag for flag, theirs in _OF_OPTIMIZER.items() if theirs == argument)
-            raise ValueError(f"--{flag} means nothing to {name}; remove it or choose another --optimizer.")
-    optimizer = kind(**({"momentum": 0.9} if name == "sgd" else {}) | given)
+    optimizer = _own_optimizer(given) if ":" in (FLAGS.optimizer or "") else _named_optimizer(given)
     if FLAGS.exclude_from_weight_decay:
         if optimizer.weight_decay is None:
             raise ValueError("--exclude_from_weight_decay needs --weight_decay; add it or leave both out.")
         optimizer.exclude_from_weight_decay(var_names=FLAGS.exclude_from_weight_decay)
     return optimizer
+
+
+def _named_optimizer(given: dict[str, Any]) -> keras.optimizers.Optimizer:
+    import keras
+
+    name = FLAGS.optimizer or "adam"
+    kind = type(keras.optimizers.get(name))
+    taken = inspect.signature(kind).parameters
+    if "momentum" in given and "momentum" not in taken:  # As for a momentum that is cycled.
+        if "beta_1" in given:
+            raise ValueError(f"--momentum and --beta_1 are the same to {name}; leave one of them out.")
+        given = {"beta_1" if argument == "momentum" else argument: value for argument, value in given.items()}
+    _refuse_unknown(given, taken, name)
+    return kind(**({"momentum": 0.9} if name == "sgd" else {}) | given)
+
+
+def _own_optimizer(given: dict[str, Any]) -> keras.optimizers.Optimizer:
+    import keras
+
+    what, name = "optimizer", FLAGS.optimizer
+    _refuse_unknown(given, functions.parameters_of(name, what), name)
+    optimizer = functions.call(name, what, **given)
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise ValueError(f"{what} {name} must return a Keras optimizer, but it returned {reprlib.repr(optimizer)}.")
+    return optimizer
+
+
+def _refuse_unknown(given: Collection[str], taken: Collection[str], name: str) -> None:
+    for argument in given:
+        if argument not in taken:
+            raise ValueError(f"--{argument} means nothing to {name}; remove it or choose another --optimizer.")
 
 
 def _average() -> Any:

@@ -1,7 +1,9 @@
-"""The flags of a run's length and of the place where a script writes."""
+"""The flags of a run's length, of seeds, and of the place where a script writes."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -13,6 +15,32 @@ FLAGS = flags.FLAGS
 
 flags.DEFINE_integer("epochs", 15, "How often to visit the training set.")
 flags.DEFINE_bool("overwrite", False, "Replace what an earlier run of this script has left where this one writes.")
+
+_LARGEST_SEED, _MOST_SEEDS = 2**32 - 1, 100_000
+
+
+class _Seeds(flags.ArgumentParser):
+    def parse(self, text: str | tuple[int, ...]) -> tuple[int, ...]:
+        if isinstance(text, tuple):
+            return text
+        with contextlib.suppress(ValueError):
+            numbers = [int(number) for number in text.split(",") if number.strip()]
+            seeds: Sequence[int] = numbers if "," in text else range(min(numbers[0], _MOST_SEEDS + 1))
+            if 0 <= min(seeds) <= max(seeds) <= _LARGEST_SEED and len(set(seeds)) == len(seeds) <= _MOST_SEEDS:
+                return tuple(seeds)
+        raise ValueError("write a number of seeds, such as 3, or the seeds themselves, such as 0,1,2, each once")
+
+
+class _AsTyped(flags.ArgumentSerializer):
+    def serialize(self, seeds: tuple[int, ...]) -> str:
+        return str(len(seeds)) if seeds == tuple(range(len(seeds))) else f"{','.join(map(str, seeds))},"
+
+
+def define_seeds(number: int, what: str) -> None:
+    """Define --seeds, whose value is a tuple of ints."""
+    text = f"{what}; a number, such as 3 for 0, 1 and 2, or the seeds themselves: 0,1,2 (7, is one seed)."
+    flags.DEFINE(_Seeds(), "seeds", str(number), text, serializer=_AsTyped())
+
 
 EMPTY = "must be empty or not exist yet"
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from absl import flags
+from numpy.typing import ArrayLike, NDArray
 
 from clr_loop import schedules
+from clr_loop.data import functions, sha256_of
+from shared import model_flags, terminal
 
 FLAGS = flags.FLAGS
 
@@ -49,17 +55,68 @@ flags.DEFINE_bool("staircase", False, "exponential_decay: hold the rate in betwe
 flags.DEFINE_string(
     "warmup", None, f"Climb to the schedule's first rate in so many steps first, which it does not count; {UNITS}."
 )
-flags.DEFINE_list(
-    "momentum", None, "Cycles: low,high, such as 0.85,0.95: SGD's momentum or Adam's beta_1, cycled against the rate."
-)
+flags.declare_key_flag("momentum")
+
+_NAMES = ", ".join(SCHEDULES)
 
 
-@flags.validator("momentum", message="must be two numbers, low,high, such as 0.85,0.95")
-def _are_two_numbers(values: list[str] | None) -> bool:
-    try:
-        return values is None or len([float(value) for value in values]) == 2
-    except ValueError:
-        return False
+def is_schedule(name: str) -> bool:
+    """Return whether --schedule can be this."""
+    return name in SCHEDULES or ":" in name
+
+
+def define_schedule() -> None:
+    """Define --schedule."""
+    flags.DEFINE_string(
+        "schedule",
+        "triangular",
+        f"{_NAMES}; or package.module:function, a function that returns a schedule of clr_loop or a function of steps. "
+        "It gets those of steps_per_epoch and the schedules' flags, such as --max_lr and --total_steps, that it has "
+        "parameters for.",
+    )
+    flags.register_validator("schedule", is_schedule, message=f"must be {_NAMES}, or package.module:function")
+
+
+@dataclass(frozen=True, eq=False)
+class OwnSchedule(schedules.Schedule):
+    """A function of the user's, steps → rates, which a function of the user's has made from these arguments."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    function: Callable[[NDArray[np.int64]], ArrayLike]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if the function does not return a rate for each step."""
+        self.formula(None, np.arange(2))
+
+    def formula(self, ops: Any, steps: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the rates; see `Schedule.formula`."""
+        rates = np.asarray(functions.guarded(f"schedule {self.name} failed", self.function, steps), np.float64)
+        if rates.shape != steps.shape:
+            raise ValueError(
+                f"schedule {self.name}: its function returned rates of shape {rates.shape} for steps of shape "
+                f"{steps.shape}; it takes an array of steps and returns a rate for each."
+            )
+        return rates
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the name and what tells one function from another: a digest of the rates of the first epoch."""
+        first_epoch = self.formula(None, np.arange(self.arguments["steps_per_epoch"]))
+        return {"name": self.name, "first_epoch_sha256": sha256_of(first_epoch)}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let another process make it anew."""
+        return _make_own, (self.name, self.arguments)
+
+
+def _make_own(name: str, arguments: Mapping[str, Any]) -> schedules.Schedule:
+    made = functions.call(name, "schedule", **arguments)
+    if isinstance(made, schedules.Schedule):
+        return made
+    if not callable(made):
+        returns = "a schedule of clr_loop or a function of steps"
+        raise ValueError(f"schedule {name} must return {returns}, but it returned {reprlib.repr(made)}.")
+    return OwnSchedule(name, arguments, made)
 
 
 def make(
@@ -78,9 +135,13 @@ def make(
     for argument, value in arguments.items():
         if argument in _LENGTHS and value is not None:
             arguments[argument] = schedules.to_steps(value, steps_per_epoch, total_steps, argument)
-        if argument == "momentum" and value is not None:
-            arguments[argument] = tuple(float(number) for number in value)
-    schedule = SCHEDULES[name](**arguments)
+    if "momentum" in arguments:  # One number is the optimizer's.
+        arguments["momentum"] = tuple(model_flags.momentums()) if len(model_flags.momentums()) == 2 else None
+    if name in SCHEDULES:
+        schedule = SCHEDULES[name](**arguments)
+    else:
+        found = {argument: value for argument, value in arguments.items() if value is not None}
+        schedule = _make_own(name, {**found, "steps_per_epoch": steps_per_epoch})
     if not warmup:
         return schedule
     first = float(schedule(0))
@@ -88,10 +149,15 @@ def make(
 
 
 def check(names: Sequence[str]) -> None:
-    """Raise ValueError for a schedule's flag that was given although none of the named schedules takes it."""
+    """Raise ValueError for a schedule's flag that was given although none of the named schedules takes it.
+
+    A function of the user is imported here, and may import TensorFlow itself.
+    """
+    if any(name not in SCHEDULES for name in names):
+        terminal.import_tensorflow()
     used = {argument for name in names for argument in arguments_of(name)}
     for flag in sorted({argument for name in SCHEDULES for argument in arguments_of(name)} - used):
-        if FLAGS[flag].present:
+        if FLAGS[flag].present and not (flag == "momentum" and len(model_flags.momentums()) == 1):
             takers = ", ".join(name for name in SCHEDULES if flag in arguments_of(name))
             raise ValueError(
                 f"--{flag} means nothing to {', '.join(names)}; remove it or choose one that takes it: {takers}."
@@ -100,4 +166,7 @@ def check(names: Sequence[str]) -> None:
 
 def arguments_of(name: str) -> list[str]:
     """Return the names of a schedule's arguments, which are those of its flags."""
+    if name not in SCHEDULES:
+        of_all = {argument for known in SCHEDULES for argument in arguments_of(known)}
+        return [argument for argument in functions.parameters_of(name, "schedule") if argument in of_all]
     return [field.name for field in dataclasses.fields(SCHEDULES[name]) if field.init]  # type: ignore[arg-type]

@@ -439,3 +439,13 @@ def test_a_part_that_cannot_be_held_out_is_refused(labels, share, message):
     dataset = data.Dataset("made", data.Examples(np.zeros((len(labels), 2)), labels.astype(np.int32)), None, 4)
     with pytest.raises(ValueError, match=message):
         data.hold_out(dataset, share)
+
+
+def test_one_hot_rows_are_those_of_the_labels_and_hold_out_keeps_their_shares():
+    labels = np.repeat(np.arange(3, dtype=np.int32), (40, 20, 10))
+    dataset = data.Dataset("mine", data.Examples(np.zeros((70, 2), np.float32), labels), None, 3)
+    rows = data.one_hot(dataset)
+    np.testing.assert_array_equal(rows.train.targets.argmax(axis=1), labels)
+    assert (rows.train.targets.shape, rows.train.targets.dtype, rows.validation) == ((70, 3), np.float32, None)
+    assert data.hold_out(rows, 0.1).validation.targets.sum(axis=0).tolist() == [4, 2, 1]
+    assert data.one_hot(rows).train.targets is rows.train.targets

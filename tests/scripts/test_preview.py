@@ -48,7 +48,7 @@ def test_a_run_too_long_for_any_machine_is_described_and_drawn_all_the_same(tmp_
     ("flags", "message"),
     [
         (["--step_size=2epp"], "error: step_size is '2epp', which is not a length such as"),
-        (["--momentum=0.9"], "must be two numbers"),
+        (["--momentum=0.9"], "is the optimizer's, and a preview has none; give low,high"),
         (["--epochs=0"], "error: epochs is 0; a run visits the data at least once"),
         (["--epochs=99999999999999999999"], "and no run takes that many steps"),
         (["--batch_size=60001"], "error: batch_size is 60001; choose one from 1 to the 60000 training examples"),

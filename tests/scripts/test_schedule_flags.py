@@ -1,9 +1,14 @@
 import dataclasses
+import importlib
+import pickle
+import sys
 
+import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
 
+from clr_loop.runs.fit import fit
 from clr_loop.schedules import (
     Constant,
     CosineRestarts,
@@ -14,8 +19,10 @@ from clr_loop.schedules import (
     OneCycle,
     Triangular,
     Triangular2,
+    describe,
     join,
 )
+from helpers import small
 from shared import schedule_flags
 
 
@@ -110,7 +117,106 @@ def test_a_flag_is_taken_if_any_of_several_schedules_takes_it(given):
     schedule_flags.check(["constant", "exp_range"])
 
 
-@pytest.mark.parametrize("text", ["--momentum=0.9", "--momentum=low,high", "--momentum=0.8,0.9,1"])
-def test_momentum_must_be_two_numbers(given, text):
-    with pytest.raises(flags.IllegalFlagValueError, match=r"must be two numbers, low,high, such as 0\.85,0\.95"):
+@pytest.mark.parametrize("text", ["--momentum=low,high", "--momentum=0.8,0.9,1", "--momentum="])
+def test_momentum_is_one_number_or_two(given, text):
+    with pytest.raises(flags.IllegalFlagValueError, match=r"must be one number, such as 0\.9, or two, low,high"):
         given(text)
+
+
+def test_one_momentum_is_the_optimizers_so_any_schedule_goes_with_it(given):
+    given("--momentum=0.9")
+    assert make("triangular") == Triangular(0.001, 0.006, 2000)
+    assert make("constant") == Constant(0.1)
+
+
+# --- Schedules of the user's own ---
+
+MODULE = """\
+from clr_loop import Triangular
+
+def saw(steps_per_epoch, max_lr=1.0):
+    return lambda steps: max_lr * (1 - steps % steps_per_epoch / steps_per_epoch)
+
+def one_cycle(total_steps, max_lr, step_size_down=None):
+    return Triangular(max_lr / 4, max_lr, total_steps // 2, step_size_down)
+
+def three():
+    return 3
+
+def one_rate_for_all():
+    return lambda steps: 0.1
+
+def failing():
+    return lambda steps: steps / nothing
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Makes a module of the user's schedules, and writes another text into it."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text):
+        (tmp_path / "own_schedules.py").write_text(text)
+        sys.modules.pop("own_schedules", None)
+        importlib.invalidate_caches()
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    write(MODULE)
+    yield write
+    sys.modules.pop("own_schedules", None)
+
+
+def test_a_function_of_the_user_gets_the_flags_that_it_has_parameters_for(given, own):
+    given("--max_lr=0.02 --warmup=50st")
+    assert make("own_schedules:one_cycle") == join([LinearRamp(0.0001, 0.005, 50), Triangular(0.005, 0.02, 200)], [50])
+
+
+def test_it_may_return_a_function_of_steps(given, own):
+    given("--max_lr=0.5")
+    schedule, steps = make("own_schedules:saw"), np.arange(450)
+    np.testing.assert_allclose(schedule(steps), np.tile(np.linspace(0.5, 0.0, 31)[:-1], 15), rtol=1e-12)
+    assert "highest (0.5) at step 0" in str(describe(schedule, 450, 30))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(schedule))(steps), schedule(steps))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "three",
+            "",
+            "schedule own_schedules:three must return a schedule of clr_loop or a function of steps, but it ",
+        ),
+        (
+            "one_rate_for_all",
+            "",
+            "its function returned rates of shape () for steps of shape (2,); it takes an array of",
+        ),
+        ("failing", "", "schedule own_schedules:failing failed: NameError: name 'nothing' is not defined"),
+        ("missing", "", "schedule own_schedules:missing cannot be imported"),
+        ("saw", "--gamma=0.9", "--gamma means nothing to own_schedules:saw; remove it or choose one that takes it"),
+    ],
+)
+def test_what_is_wrong_with_it_is_told_in_a_line(given, own, name, text, message):
+    given(text)
+    with pytest.raises(ValueError) as caught:
+        make(f"own_schedules:{name}")
+    assert message in str(caught.value)
+
+
+def test_a_run_is_not_resumed_with_another_function_of_the_same_name(given, own, tmp_path):
+    given("--max_lr=0.01")
+    loop = small.loop_of()
+    start = loop.snapshot()
+
+    def train(epochs, **arguments):
+        loop.restore(start)
+        schedule = schedule_flags.make("own_schedules:saw", loop.steps_per_epoch, epochs * loop.steps_per_epoch)
+        return fit(loop, schedule, epochs=epochs, run_dir=tmp_path / "run", **arguments)
+
+    train(1)
+    assert len(train(2, resume=True).epochs) == 2
+    own(MODULE.replace("(1 -", "(2 -"))
+    with pytest.raises(ValueError, match=r"schedule \{'first_epoch_sha256': '.*'\}, now \{'first_epoch_sha256': '"):
+        train(3, resume=True)

@@ -109,7 +109,7 @@ def test_an_exception_and_an_interrupt_leave_no_trace_either(make_loop, rates, e
     assert all(changed)
     assert train_loop.weights_sha256() == before
     with pytest.raises(type(error)):
-        range_test.run_seeds(train_loop, noisy_model, 2, num_steps=40, on_block=on_block)
+        range_test.run_seeds(train_loop, noisy_model, range(2), num_steps=40, on_block=on_block)
     assert train_loop.seed == 0
     assert trained(train_loop, rates) == expected
 
@@ -118,11 +118,11 @@ def test_seeds_leave_no_trace_share_one_trace_and_equal_loops_of_their_own(make_
     make_model = partial(build_model, "relu_mlp", few)
     train_loop = make_loop(batch_size=50)
     before = train_loop.weights_sha256()
-    tests = range_test.run_seeds(train_loop, make_model, 3, num_steps=60, early_stop=None)
+    tests = range_test.run_seeds(train_loop, make_model, [0, 5, 2], num_steps=60, early_stop=None)
     assert train_loop.weights_sha256() == before
     train_loop.run(rates)
     assert train_loop.num_traces == 1
-    for seed, test in enumerate(tests):
+    for seed, test in zip([0, 5, 2], tests, strict=True):
         alone = range_test.run(make_loop(batch_size=50, seed=seed), num_steps=60, early_stop=None)
         np.testing.assert_array_equal(test.curve.loss, alone.curve.loss)
         assert test.settings == alone.settings
@@ -241,14 +241,14 @@ def test_bad_arguments_are_named_in_one_line_and_no_step_is_taken(make_loop, arg
 
 def test_seeds_and_epochs_out_of_range_are_named(make_loop, rates):
     train_loop = make_loop(batch_size=50)
-    with pytest.raises(ValueError, match="seeds is 0; it must be at least 1"):
-        range_test.run_seeds(train_loop, noisy_model, 0)
+    with pytest.raises(ValueError, match=r"seeds is empty; give at least one, such as range\(3\)"):
+        range_test.run_seeds(train_loop, noisy_model, [])
     result = range_test.run(train_loop, num_steps=20)
     with pytest.raises(ValueError, match="epochs is 0; it must be at least 1"):
         range_test.suggested_bounds([result], epochs=0)
     train_loop.run(rates)
     with pytest.raises(ValueError, match="The loop is at step 30, but each seed starts at step 0"):
-        range_test.run_seeds(train_loop, noisy_model, 1)
+        range_test.run_seeds(train_loop, noisy_model, [0])
 
 
 def test_the_score_is_the_first_metric_of_which_more_is_better(make_loop):
