@@ -40,6 +40,7 @@ flags.DEFINE_string(
 flags.DEFINE_enum("optimizer", "sgd", ("sgd", "nesterov", "adam", "rmsprop"), "sgd: table 1; the others: table 3.")
 flags.DEFINE_integer("batch_size", 100, "Examples in a step.", lower_bound=1)
 output_flags.define_seeds(1, "Runs of each policy; they differ in initial weights and order of the data")
+flags.declare_key_flag("seeds")
 flags.DEFINE_float(
     "scale", 1.0, "What all lengths are multiplied by; runs are rounded to epochs.", lower_bound=0.001, upper_bound=1.0
 )

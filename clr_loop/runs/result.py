@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import math
 import re
 import statistics
@@ -10,11 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 _LOWER_IS_BETTER = re.compile(
     r"loss|error|mse|mae|mape|msle|divergence|entropy|hinge|poisson|cosh|perplexity|false_", re.IGNORECASE
 )
+# More cannot be seen in a picture of a notebook.
+_MOST_POINTS = 1000
 _NO_METRICS = ("epoch", "step", "learning_rate", "epoch_seconds", "input_wait_seconds")
 
 
@@ -83,6 +87,21 @@ class EpochRecord:
         return cls(metrics=metrics, **{name: row[name] for name in _NO_METRICS})  # type: ignore[arg-type]
 
 
+def _chart(name: str, values: NDArray[Any]) -> str:
+    """Return a small picture, SVG, of a value at each step."""
+    width, height, top = 320, 120, 20
+    steps = np.unique(np.linspace(0, len(values) - 1, _MOST_POINTS).astype(int))
+    shown = np.nan_to_num(np.asarray(values, np.float64)[steps])
+    low, high = shown.min(), shown.max()
+    down = top + (height - top) * (high - shown) / max(high - low, np.finfo(float).tiny)
+    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(steps * (width / max(len(values) - 1, 1)), down, strict=True))
+    return (
+        f'<svg width="{width + 20}" height="{height + 4}"><text y="14" font-size="12" fill="currentColor">{name}: '
+        f'{low:.3g} to {high:.3g} over {len(values):,} steps</text><polyline points="{points}" fill="none" '
+        'stroke="#0072B2"/></svg>'
+    )
+
+
 class Reached(NamedTuple):
     """What a run took to reach a target: steps, examples visited, and seconds of training alone."""
 
@@ -91,9 +110,9 @@ class Reached(NamedTuple):
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainingResult:
-    """What a run gave.
+    """What a run gave. In a notebook it shows itself as a table, its losses and its learning rates.
 
     Attributes:
         settings: JSON types: everything that made the run what it is, with the versions of its libraries.
@@ -177,6 +196,23 @@ class TrainingResult:
     def _examples_into_epoch(self, record: EpochRecord) -> int:
         begin = self.epochs[record.epoch - 2].step + 1 if record.epoch > 1 else 0
         return min((record.step + 1 - begin) * self.settings["batch_size"], self.num_examples)
+
+    def __repr__(self) -> str:
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in self.final.items())
+        length = f"{len(self.epochs)} epochs, {len(self.history['step']):,} steps"
+        return f"TrainingResult({length}: {metrics}; trained {self.train_seconds:.2f} s)"
+
+    def _repr_html_(self) -> str:
+        rows = {
+            "epochs": len(self.epochs),
+            "steps": f"{len(self.history['step']):,}",
+            **{name: f"{value:.4g}" for name, value in self.final.items()},
+            "trained": f"{self.train_seconds:.2f} s, {self.examples_per_second:,.0f} examples/s",
+            "compiled": f"{self.compile_seconds:.2f} s",
+        }
+        cells = "".join(f"<tr><th>{html.escape(name)}</th><td>{value}</td></tr>" for name, value in rows.items())
+        charts = "".join(_chart(name, self.history[name]) for name in ("loss", "learning_rate"))
+        return f"<table>{cells}</table>{charts}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `result.json` as JSON types; the other files of the run hold the rest."""
