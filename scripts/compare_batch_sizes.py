@@ -19,6 +19,7 @@ from __future__ import annotations
 import shared.early  # noqa: F401
 
 # isort: split
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from absl import flags
 
 from clr_loop import data, schedules
 from clr_loop.runs.files import EVENTS_SUFFIX
-from shared import arm_flags, model_flags, output_flags, processes, schedule_flags, terminal
+from shared import arm_flags, loop_flags, model_flags, output_flags, processes, schedule_flags, terminal
 
 if TYPE_CHECKING:
     from clr_loop.studies.arms import Plan
@@ -62,7 +63,7 @@ flags.DEFINE_string(
     "output_dir", "runs/comparison", f"Where to write; {output_flags.EMPTY}, unless --resume or --overwrite."
 )
 flags.DEFINE_bool("resume", False, "Go on with the comparison in --output_dir; finished runs are not run again.")
-for module in (terminal, output_flags, model_flags, schedule_flags, arm_flags):
+for module in (terminal, output_flags, model_flags, loop_flags, schedule_flags, arm_flags):
     flags.adopt_module_key_flags(module)
 
 _EVENTS = f"*{EVENTS_SUFFIX}"
@@ -77,37 +78,49 @@ def main() -> None:
     dataset = model_flags.load_dataset()
     arm_flags.check(dataset)
     with output_flags.claim(FLAGS.output_dir, "comparison", FLAGS.resume) as output_dir:
-        terminal.start_tensorflow()
+        strategy = loop_flags.start()
+        from clr_loop.loop import engine
+
+        with engine.scope(strategy, FLAGS.precision):
+            _compare(dataset, output_dir)
+    terminal.say(terminal.where(output_dir))
+
+
+def _compare(dataset: data.AnyDataset, output_dir: Path) -> None:
+    """Find what is to be found before the first run, run all, and report."""
+    with terminal.status("trying the model"):
         from clr_loop.studies import report
         from clr_loop.studies.arms import Plan
         from clr_loop.studies.effects import compare
 
         measure = _measure(dataset)
-        found = arm_flags.Found(dataset, output_dir)
-        epochs = found.epochs()
-        plan = Plan(arm_flags.arms(dataset.num_examples, epochs), FLAGS.seeds, epochs, measure)
-        settings: dict[str, Any] = model_flags.settings(dataset)
-        if FLAGS.bounds == "range_test":
-            bounds = found.bounds(epochs)
-            settings |= {f"range_test_batch_{size}": arm_flags.as_flags(pair) for size, pair in bounds.items()}
-            plan = _with_schedules(plan, lambda arm: arm_flags.within(bounds[arm.batch_size], arm.schedule))
-        searches = []
-        if FLAGS.tune and isinstance(dataset, data.Dataset):
-            searches = _tune(data.hold_out(dataset), plan, found, output_dir)
-            plan = _tuned(plan, searches)
-        if not searches:
-            output_flags.begin(output_dir, *_MADE)
-        found.write()
-        for arm in plan.arms:
-            length = output_flags.run_length(dataset.num_examples, arm.batch_size, epochs[arm.batch_size])
-            terminal.say(f"{arm.label}:\n{schedules.describe(arm.schedule, length[1], length[0])}\n")
-        comparison = compare(_run_all(_Work(plan, output_dir, settings), dataset), measure)
-        noise_scale = None
-        if FLAGS.noise_scale and isinstance(dataset, data.Dataset):
-            noise_scale = _noise_scale(dataset, plan, found, output_dir)
+    found = arm_flags.Found(dataset, output_dir)
+    epochs = found.epochs()
+    plan = Plan(arm_flags.arms(dataset.num_examples, epochs), FLAGS.seeds, epochs, measure)
+    settings: dict[str, Any] = model_flags.settings(dataset)
+    if FLAGS.bounds == "range_test":
+        bounds = found.bounds(epochs)
+        settings |= {f"range_test_batch_{size}": arm_flags.as_flags(pair) for size, pair in bounds.items()}
+        plan = _with_schedules(plan, lambda arm: arm_flags.within(bounds[arm.batch_size], arm.schedule))
+    searches = []
+    if FLAGS.tune and isinstance(dataset, data.Dataset):
+        searches = _tune(data.hold_out(dataset), plan, found, output_dir)
+        plan = _tuned(plan, searches)
+    if not searches:
+        output_flags.begin(output_dir, *_MADE)
+    found.write()
+    for arm in plan.arms:
+        length = output_flags.run_length(dataset.num_examples, arm.batch_size, epochs[arm.batch_size])
+        terminal.say(f"{arm.label}:\n{schedules.describe(arm.schedule, length[1], length[0])}\n")
+    comparison = compare(_run_all(_Work(plan, output_dir, settings), dataset), measure)
+    noise_scale = None
+    if FLAGS.noise_scale and isinstance(dataset, data.Dataset):
+        noise_scale = _noise_scale(dataset, plan, found, output_dir)
+    with terminal.status("writing the report"):
         context = report.Context(dataset.name, FLAGS.model, FLAGS.budget, searches, noise_scale)
         report.write(comparison, output_dir, context)
-        terminal.say(f"\n{report.markdown(comparison, context)}\n{terminal.where(output_dir)}")
+    terminal.say("")
+    terminal.say_markdown((output_dir / "report.md").read_text())
 
 
 def _measure(dataset: data.AnyDataset) -> Measure:
@@ -197,13 +210,17 @@ def _run_all(work: _Work, dataset: data.AnyDataset) -> list[Run]:
         return _run_seeds(work, seeds, dataset, FLAGS.resume)
     _run_seeds(work, seeds[:1], dataset, FLAGS.resume)
     if seeds[1:]:
-        processes.run(partial(_run_beside, work), seeds[1:], FLAGS.parallel)
+        with terminal.status(f"running {len(seeds) - 1} more seeds, {FLAGS.parallel} side by side"):
+            processes.run(partial(_run_beside, work), seeds[1:], FLAGS.parallel)
     return _run_seeds(work, seeds, dataset, resume=True, is_told=False)  # All are finished, so this reads them.
 
 
 def _run_beside(work: _Work, seeds: Sequence[int]) -> None:
     """Run seeds in a process of its own, with as many threads as ever: with fewer, sums would be rounded otherwise."""
-    _run_seeds(work, seeds, model_flags.load_dataset(), resume=True, is_timed=False)
+    from clr_loop.loop import engine
+
+    with engine.scope(None, FLAGS.precision):
+        _run_seeds(work, seeds, model_flags.load_dataset(), resume=True, is_timed=False)
 
 
 def _run_seeds(
@@ -227,19 +244,35 @@ def _run_seeds(
 
     every = 0 if work.are_trials else FLAGS.validate_every
     settings = {**work.settings, "validate_every": every} if every else work.settings
-    return run_arms(
-        dataset,
-        partial(model_flags.make_model, dataset),
-        dataclasses.replace(work.plan, seeds=seeds),
-        work.output_dir,
-        resume=resume,
-        skip_diverged=work.are_trials,
-        step_options=model_flags.step_options(),
-        run_options=RunOptions(settings=settings, checkpoint_every=0, validate_every=every, is_timed=is_timed),
-        # Several processes would draw their bars over each other.
-        make_callbacks=lambda arm, seed: [ProgressBar(work.label(arm, seed))] if is_timed else [],
-        on_run=say_run,
+    options = RunOptions(
+        settings=settings,
+        checkpoint_every=0,
+        validate_every=every,
+        average_from=FLAGS.average_from,
+        is_timed=is_timed,
     )
+    # Several processes would draw their bars over each other.
+    with contextlib.ExitStack() as preparing:
+        if is_timed:
+            preparing.enter_context(terminal.status("making the loops"))
+
+        def show(arm: Arm, seed: int) -> list[ProgressBar]:
+            preparing.close()
+            return [ProgressBar(work.label(arm, seed))] if is_timed else []
+
+        return run_arms(
+            dataset,
+            partial(model_flags.make_model, dataset),
+            dataclasses.replace(work.plan, seeds=seeds),
+            work.output_dir,
+            resume=resume,
+            skip_diverged=work.are_trials,
+            feed=FLAGS.feed,
+            step_options=model_flags.step_options(),
+            run_options=options,
+            make_callbacks=show,
+            on_run=say_run,
+        )
 
 
 if __name__ == "__main__":

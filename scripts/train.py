@@ -59,7 +59,6 @@ flags.DEFINE_bool("restore_best", False, "End with the weights of the best epoch
 flags.DEFINE_bool(
     "snapshots", False, "Keep the model at the end of each cycle, and compare ensembles of the last 1, 2 … of them."
 )
-flags.DEFINE_float("average_from", 0.5, "With --average=swa: the share of the run from which on cycles' lows count.")
 flags.DEFINE_bool("resume", False, "Go on with the run in --run_dir, from its newest good checkpoint.")
 flags.DEFINE_integer("resume_from", None, "With --resume: go back to the checkpoint of this step.")
 flags.DEFINE_enum(

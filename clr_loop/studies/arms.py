@@ -18,7 +18,7 @@ import tensorflow as tf
 from clr_loop.data import AnyDataset, Dataset, Examples
 from clr_loop.data.arguments import checked_types
 from clr_loop.loop.loop import TrainLoop
-from clr_loop.loop.make_loop import choose_feed, make_loop
+from clr_loop.loop.make_loop import FeedName, choose_feed, make_loop
 from clr_loop.loop.step import StepOptions
 from clr_loop.runs import files as run_files
 from clr_loop.runs.fit import NonFiniteError, RunOptions, fit
@@ -80,6 +80,7 @@ def run_arms(
     *,
     resume: bool = False,
     skip_diverged: bool = False,
+    feed: FeedName = "auto",
     step_options: StepOptions | None = None,
     run_options: RunOptions | None = None,
     make_callbacks: Callable[[Arm, int], Sequence[keras.callbacks.Callback]] = lambda arm, seed: (),
@@ -99,6 +100,7 @@ def run_arms(
             was broken off goes on from its newest checkpoint, or starts anew without one.
         skip_diverged: whether a run whose loss is no longer finite is left out of what is returned, in place of an
             error.
+        feed: see `choose_feed`.
         step_options, run_options: for every loop and every run; run_options without checkpoint_every saves none,
             and no models.
         make_callbacks: (arm, seed) → the Keras callbacks of that run.
@@ -114,7 +116,7 @@ def run_arms(
     every = options.checkpoint_every or 0
     options = dataclasses.replace(options, settings=settings, checkpoint_every=every, save_models=False)
     train = partial(fit, validation=dataset.validation, options=options, verbose=0)
-    loops = _make_loops(dataset, make_model, plan, step_options)
+    loops = _make_loops(dataset, make_model, plan, feed, step_options)
     fresh = {size: loop.snapshot() for size, loop in loops.items()}
     runs: list[Run] = []
     for seed in plan.seeds:
@@ -162,16 +164,16 @@ def start_of(make_model: MakeModel, seed: int) -> dict[str, Any]:
 
 
 def _make_loops(
-    dataset: AnyDataset, make_model: MakeModel, plan: Plan, options: StepOptions | None
+    dataset: AnyDataset, make_model: MakeModel, plan: Plan, feed: FeedName, options: StepOptions | None
 ) -> dict[int, TrainLoop]:
     """Make a loop for each batch size; all share one copy of the arrays, on the device if they fit there."""
     if isinstance(dataset, Dataset):
-        is_resident = choose_feed(dataset, "auto", tf.distribute.get_strategy())[0] == "resident"
+        is_resident = choose_feed(dataset, feed, tf.distribute.get_strategy())[0] == "resident"
         with contextlib.nullcontext() if is_resident else tf.device("CPU"):
             tensors = keras.tree.map_structure(lambda x: None if x is None else tf.convert_to_tensor(x), dataset.train)
         dataset = dataclasses.replace(dataset, train=Examples(*tensors))
     sizes = dict.fromkeys(arm.batch_size for arm in plan.arms)
-    loops = {size: make_loop(make_model(plan.seeds[0]), dataset, size, options=options) for size in sizes}
+    loops = {size: make_loop(make_model(plan.seeds[0]), dataset, size, feed=feed, options=options) for size in sizes}
     names = next(iter(loops.values())).metric_names
     validated = () if dataset.validation is None else tuple(f"val_{name}" for name in names)
     plan.measure.check((*names, *validated))

@@ -13,7 +13,7 @@ from absl import flags
 from clr_loop import data, schedules
 from clr_loop.runs import files as run_files
 from clr_loop.schedules import Schedule
-from shared import model_flags, output_flags, schedule_flags, terminal
+from shared import loop_flags, model_flags, output_flags, schedule_flags, terminal
 
 if TYPE_CHECKING:
     from clr_loop.loop.loop import TrainLoop
@@ -79,6 +79,12 @@ def _short(name: str) -> str:
 def check(dataset: data.AnyDataset) -> None:
     """Raise ValueError for flags that cannot go together or with these data, before anything is started."""
     schedule_flags.check(FLAGS.schedules)
+    if FLAGS.strategy == "multi_worker":
+        raise ValueError("--strategy=multi_worker is for train.py; a comparison runs on one machine, also mirrored.")
+    loop_flags.check()
+    if FLAGS.strategy != "none" and (FLAGS.parallel > 1 or FLAGS.noise_scale):
+        what = "--parallel" if FLAGS.parallel > 1 else "--noise_scale"
+        raise ValueError(f"{what} takes the whole machine for one replica; leave it out, or --strategy.")
     if FLAGS.warmup and (FLAGS.tune or FLAGS.bounds == "range_test"):
         raise ValueError("--warmup climbs to a rate that --tune and --bounds=range_test would change; leave it out.")
     if FLAGS.noise_scale and not isinstance(dataset, data.Dataset):
@@ -154,7 +160,7 @@ def make_loop(dataset: data.AnyDataset, batch_size: int, seed: int = 0) -> Train
     from clr_loop.loop.make_loop import make_loop
 
     model = model_flags.make_model(dataset, seed)
-    return make_loop(model, dataset, batch_size, seed=seed, options=model_flags.step_options())
+    return make_loop(model, dataset, batch_size, seed=seed, feed=FLAGS.feed, options=model_flags.step_options())
 
 
 class Found:
@@ -192,7 +198,8 @@ class Found:
     def _epoch_seconds(self, batch_size: int) -> float:
         from clr_loop.studies.arms import epoch_seconds
 
-        seconds = epoch_seconds(make_loop(self._dataset, batch_size))
+        with terminal.status(f"timing an epoch at batch {batch_size}"):
+            seconds = epoch_seconds(make_loop(self._dataset, batch_size))
         terminal.say(f"an epoch at batch {batch_size} takes {seconds:.3f} s")
         return seconds
 
@@ -208,7 +215,8 @@ class Found:
         from clr_loop.studies.suggestions import NoSuggestionError
 
         make_model = partial(model_flags.make_model, self._dataset)
-        tests = range_test.run_seeds(make_loop(self._dataset, batch_size), make_model, FLAGS.seeds)
+        with terminal.status(f"range test, batch {batch_size}"):
+            tests = range_test.run_seeds(make_loop(self._dataset, batch_size), make_model, FLAGS.seeds)
         try:
             found = dataclasses.asdict(range_test.suggested_bounds(tests, epochs))
         except NoSuggestionError as error:
@@ -225,7 +233,8 @@ class Found:
         from clr_loop.studies.suggestions import NoSuggestionError, suggest
 
         def center(batch_size: int) -> float:
-            test: RangeTest = range_test.run(make_loop(held_out, batch_size, tuning.SEED))
+            with terminal.status(f"range test, batch {batch_size}"):
+                test: RangeTest = range_test.run(make_loop(held_out, batch_size, tuning.SEED))
             found = {suggestion.name: suggestion for suggestion in suggest([test.curve])}
             for suggestion in (found["max_lr"], found["steepest"]):
                 if suggestion.learning_rate is not None:

@@ -78,6 +78,7 @@ flags.DEFINE_string(
     "An average of the weights beside the training: ema:0.999 (exponential, over all steps) or swa (the mean at the "
     "cycles' lows).",
 )
+flags.DEFINE_float("average_from", 0.5, "With --average=swa: the share of the run from which on cycles' lows count.")
 flags.DEFINE_list(
     "rate_multipliers",
     [],

@@ -120,6 +120,18 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+def say_markdown(text: str) -> None:
+    """Print a report; on a terminal its tables and lines fit into 100 columns."""
+    if sys.stdout.isatty():
+        from rich.console import Console  # Only now: --help and a wrong flag shall be answered at once.
+        from rich.markdown import Markdown
+
+        console = Console(width=min(100, shutil.get_terminal_size().columns))
+        console.print(Markdown(text))
+    else:
+        print(text, flush=True)
+
+
 def _guard(main: Callable[[], int | None]) -> int:
     """Call main and return an exit code."""
     logging.use_absl_handler()

@@ -11,8 +11,10 @@ import termios
 
 import pytest
 
+from clr_loop.studies.tables import markdown_table
 from helpers import scripts
 from helpers.scripts import SCRIPTS, assert_one_line_error, run_script, succeed
+from shared import terminal
 
 NAMES = ["train.py", "compare_batch_sizes.py", "range_test.py", "preview.py", "benchmark.py", "prove_resume.py"]
 
@@ -97,6 +99,19 @@ def test_flags_can_be_read_from_a_file(tmp_path):
     (tmp_path / "flags").write_text("--schedule=constant\n--learning_rate=0.25\n")
     done = succeed("preview.py", f"--flagfile={tmp_path / 'flags'}", f"--output_dir={tmp_path}")
     assert "0.25" in done.stdout
+
+
+def test_a_report_fits_into_100_columns_of_a_terminal_and_goes_to_a_file_as_it_is(monkeypatch, capsys):
+    cells = [f"a cell with words {n}" for n in range(9)]
+    report = f"# A report\n\n{'words ' * 50}\n\n{markdown_table(cells, [cells])}\n"
+    terminal.say_markdown(report)
+    assert capsys.readouterr().out == f"{report}\n"
+    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    terminal.say_markdown(report)
+    shown = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+    assert max(map(len, shown.splitlines())) == 100
+    assert shown.split().count("cell") == 2 * len(cells)
 
 
 def test_a_status_is_erased_from_a_terminal_and_never_written_to_a_file():

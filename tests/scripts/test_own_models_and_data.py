@@ -67,6 +67,9 @@ def numbers():
     x = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
     return data.Dataset("numbers", data.Examples([x, x[:, :1]], {"sum": x.sum(axis=1, keepdims=True)}), None, None)
 
+def saw(steps_per_epoch, max_lr):
+    return lambda steps: max_lr * (1 - steps % steps_per_epoch / steps_per_epoch)
+
 def compiled():
     inputs = [keras.Input((3,)), keras.Input((1,))]
     joined = keras.layers.Concatenate()(inputs)
@@ -112,6 +115,22 @@ def test_the_other_scripts_take_them_too(tmp_path, script):
     done = succeed(script, "--model=mine:build", "--dataset=mine:load", *flags, f"--output_dir={tmp_path}/output")
     assert done.stderr == ""
     assert any((tmp_path / "output").glob("*.png"))
+
+
+def test_a_comparison_takes_a_schedule_of_ones_own_and_what_train_takes_of_device_and_precision(tmp_path):
+    flags = ["--schedules=constant,mine:saw", "--max_lr=0.01", "--batch_sizes=2000", "--epochs=1", "--seeds=7,"]
+    flags += ["--strategy=mirrored", "--logical_devices=2", "--precision=mixed_bfloat16", "--model=relu_mlp"]
+    done = succeed("compare_batch_sizes.py", *flags, f"--output_dir={tmp_path}/output")
+    assert done.stderr == ""
+    (run_dir,) = (tmp_path / "output" / "saw_batch_2000").iterdir()
+    assert run_dir.name == "seed_7"
+    config = json.loads((run_dir / "config.json").read_text())
+    assert config["precision"] == "mixed_bfloat16"
+    assert config["chosen"]["replicas"].startswith("2 replicas")
+    assert config["schedule"]["name"] == "mine:saw"
+    with open(run_dir / "history.csv", newline="") as file:
+        rates = [float(row["learning_rate"]) for row in csv.DictReader(file)]
+    assert rates == pytest.approx([0.01 * (1 - step / 30) for step in range(30)], rel=1e-5)
 
 
 def test_a_compiled_model_keeps_its_loss_metrics_and_optimizer_and_needs_no_validation(tmp_path):

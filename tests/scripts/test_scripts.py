@@ -236,7 +236,7 @@ def test_help_tells_units_without_starting_tensorflow(name, flag, without_tensor
 @pytest.mark.parametrize(
     ("name", "flags", "message"),
     [
-        ("train.py", ["--schedule=square"], "--schedule=square: value should be one of <constant|triangular|"),
+        ("train.py", ["--schedule=square"], "--schedule=square: must be constant, triangular, "),
         ("train.py", ["--no_such_flag=1"], "Unknown command line flag 'no_such_flag'"),
         ("train.py", ["triangular"], "'triangular' is not a flag; write flags as --name=value"),
         ("train.py", ["--base_lr=0.1", "--max_lr=0.01"], "base_lr"),
@@ -253,6 +253,14 @@ def test_help_tells_units_without_starting_tensorflow(name, flag, without_tensor
         ("compare_batch_sizes.py", ["--batch_sizes=100,many"], "must be whole numbers, none twice, such as 100,2000"),
         ("compare_batch_sizes.py", ["--schedules=constant,square"], "must be of constant, triangular"),
         ("compare_batch_sizes.py", ["--bounds=range_test", "--max_lr=1"], "finds base_lr and max_lr itself"),
+        ("compare_batch_sizes.py", ["--seeds=0,1,1"], "such as 0,1,2, each once"),
+        ("compare_batch_sizes.py", ["--strategy=multi_worker"], "--strategy=multi_worker is for train.py"),
+        (
+            "compare_batch_sizes.py",
+            ["--strategy=mirrored", "--parallel=2"],
+            "--parallel takes the whole machine for one",
+        ),
+        ("range_test.py", ["--momentum=0.8,0.9"], "--momentum=low,high is cycled by a schedule, and a range test has"),
         ("range_test.py", ["--early_stop=often"], "must be a number such as 4, or none"),
         ("range_test.py", ["--num_steps=99999999999"], "means 99,999,999,999 steps"),
         ("prove_resume.py", ["--train_flags=--checkpoint_every=never"], "must ask for checkpoints"),
