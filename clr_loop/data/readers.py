@@ -6,7 +6,6 @@ import io
 import math
 import pickle
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +78,18 @@ def _read_idx(path: Path, sha256: str) -> np.ndarray:
         content = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is truncated or not gzip ({error}). Replace it with a good copy.") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        is_not = f"its SHA-256 is {found[:12]}… instead of {sha256[:12]}…"
-        raise ValueError(f"{path} is not the expected file: {is_not}. Replace it with a good copy.")
+    _check_digest(path, content, "SHA-256", sha256)
     # Header: two zero bytes, the type (8: unsigned byte), the number of axes, then each length as big-endian uint32.
     num_axes = content[3]
     shape = np.frombuffer(content, ">u4", count=num_axes, offset=4)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * num_axes, count=math.prod(map(int, shape))).reshape(shape)
+
+
+def _check_digest(path: Path, content: bytes, kind: str, expected: str) -> None:
+    found = hashlib.new(kind.replace("-", ""), content, usedforsecurity=False).hexdigest()
+    if found != expected:
+        is_not = f"its {kind} is {found[:12]}… instead of {expected[:12]}…"
+        raise ValueError(f"{path} is not the expected file: {is_not}. Replace it with a good copy.")
 
 
 # --- CIFAR-10 ---
@@ -96,24 +99,26 @@ def _read_cifar10(place: Path) -> tuple[Any, Any]:
     """Read an `.npz` archive, or a folder of either official version, which may lie in this one."""
     if place.suffix == ".npz":
         train, test = read_npz(place)
-        if any(np.shape(x)[1:] != (32, 32, 3) or x.dtype != np.uint8 for x, *_ in (train, test)):
+        if any(x.shape[1:] != (32, 32, 3) or x.dtype != np.uint8 for x, *_ in (train, test)):
             raise ValueError(f"{place} does not hold CIFAR-10: its images must be uint8 [n, 32, 32, 3].")
         return train, test
-    for suffix, read, kind in (("", _read_pickled, "py"), (".bin", _read_rows, "bin")):
-        for folder in (place, place / f"cifar-10-batches-{kind}"):
+    for folder in (place, place / "cifar-10-batches-py", place / "cifar-10-batches-bin"):
+        for suffix in ("", ".bin"):
             if (folder / f"data_batch_1{suffix}").is_file():
-                batches = [_read_batch(folder / f"{stem}{suffix}", read) for stem in _CIFAR10]
-                *train, test = batches
+                *train, test = (_read_batch(folder / f"{stem}{suffix}", md5) for stem, md5 in _CIFAR10.items())
                 return tuple(np.concatenate(parts) for parts in zip(*train, strict=True)), test
     raise FileNotFoundError(f"{place} holds no data_batch_1 or data_batch_1.bin. {_REMEDIES['cifar10']}")
 
 
-def _read_batch(path: Path, read: Callable[[Path], tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+def _read_batch(path: Path, md5: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the images, uint8 [10000, 32, 32, 3], and labels, uint8 [10000], of one file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing. Put all six files of CIFAR-10 there.")
+    content = path.read_bytes()
+    if not path.suffix:
+        _check_digest(path, content, "MD5", md5)
     try:
-        pixels, labels = read(path)
+        pixels, labels = _from_rows(content) if path.suffix else _unpickled(content)
         if (pixels.dtype, pixels.shape, labels.shape) != (np.uint8, (_CIFAR10_ROWS, 3072), (_CIFAR10_ROWS,)):
             raise ValueError(f"it must hold {_CIFAR10_ROWS:,} images of 3,072 bytes, and as many labels")
         if labels.max() > 9:
@@ -125,30 +130,25 @@ def _read_batch(path: Path, read: Callable[[Path], tuple[np.ndarray, np.ndarray]
     return np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
 
 
-def _read_rows(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _from_rows(content: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Read the binary version: a byte for the label and 3,072 for the pixels, image after image."""
-    content = path.read_bytes()
     if len(content) != _CIFAR10_ROWS * 3073:
         raise ValueError(f"it has {len(content):,} bytes instead of {_CIFAR10_ROWS * 3073:,}")
     rows = np.frombuffer(content, np.uint8).reshape(-1, 3073)
     return rows[:, 1:], rows[:, 0]
 
 
-def _read_pickled(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _unpickled(content: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Read the Python version: a pickled dict with `data`, uint8 [n, 3072], and `labels`, a list of ints."""
-    content = path.read_bytes()
     stream = io.BytesIO(content)
     batch = _ArraysOnly(stream, encoding="bytes").load()
     if stream.read(1):
         raise ValueError("something follows the pickle")
-    expected, found = _CIFAR10[path.name], hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if expected and found != expected:
-        raise ValueError(f"its MD5 is {found[:12]}… instead of {expected[:12]}…")
     return batch[b"data"], np.array(batch[b"labels"], np.uint8)
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """An unpickler that can build nothing but arrays beside Python's plain values, whatever the pickle says."""
+    """An unpickler that builds nothing but arrays and Python's plain values: an MD5 can be forged."""
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what an array is made of; the old files name the module as NumPy 1 did."""

@@ -48,9 +48,9 @@ def batch_of(place):
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Let the files be small, and any content be the expected one."""
+    """Let the files be small, and any content have the expected digest."""
     monkeypatch.setattr(readers, "_CIFAR10_ROWS", ROWS)
-    monkeypatch.setattr(readers, "_CIFAR10", dict.fromkeys(readers._CIFAR10, ""))
+    monkeypatch.setattr(readers, "_check_digest", lambda *_: None)
 
 
 @pytest.fixture
@@ -167,14 +167,15 @@ def test_a_damaged_binary_file_is_named_in_one_line(binary, damage, reason):
 
 
 def test_the_files_of_the_python_version_are_known_by_their_digests(pickled, monkeypatch):
+    monkeypatch.undo()
     digests = {name: hashlib.md5((pickled / name).read_bytes()).hexdigest() for name in readers._CIFAR10}
-    monkeypatch.setattr(readers, "_CIFAR10", digests)
-    assert_is_cifar10(data.load("cifar10", pickled))
-    monkeypatch.setattr(readers, "_CIFAR10", digests | {"data_batch_2": "0" * 32})
     with pytest.raises(
-        ValueError, match=rf"data_batch_2 .* its MD5 is {digests['data_batch_2'][:12]}… instead of 0000"
+        ValueError, match=rf"data_batch_1 .* its MD5 is {digests['data_batch_1'][:12]}… instead of c99c"
     ):
         data.load("cifar10", pickled)
+    monkeypatch.setattr(readers, "_CIFAR10_ROWS", ROWS)
+    monkeypatch.setattr(readers, "_CIFAR10", digests)
+    assert_is_cifar10(data.load("cifar10", pickled))
 
 
 class Calling:

@@ -1,0 +1,21 @@
+"""Makes an .npz of CIFAR-10 from JPEG files, for measuring where its original pixels cannot be had.
+
+python tests/helpers/cifar10_from_jpeg.py FROM.npz TO.npz
+
+FROM holds, for `train` and `test`, `<split>_jpeg` (uint8, all files one after another), `<split>_offsets` (file i lies
+between offsets i and i + 1) and `<split>_labels`.
+"""
+
+import io
+import sys
+
+import numpy as np
+from PIL import Image
+
+source, arrays = np.load(sys.argv[1]), {}
+for split in ("train", "test"):
+    jpeg, offsets = source[f"{split}_jpeg"].tobytes(), source[f"{split}_offsets"]
+    files = (io.BytesIO(jpeg[start:end]) for start, end in zip(offsets[:-1], offsets[1:], strict=True))
+    arrays[f"x_{split}"] = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
+    arrays[f"y_{split}"] = source[f"{split}_labels"]
+np.savez(sys.argv[2], **arrays)
