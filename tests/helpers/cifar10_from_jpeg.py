@@ -7,6 +7,7 @@ between offsets i and i + 1) and `<split>_labels`.
 """
 
 import io
+import itertools
 import sys
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 source, arrays = np.load(sys.argv[1]), {}
 for split in ("train", "test"):
     jpeg, offsets = source[f"{split}_jpeg"].tobytes(), source[f"{split}_offsets"]
-    files = (io.BytesIO(jpeg[start:end]) for start, end in zip(offsets[:-1], offsets[1:], strict=True))
+    files = (io.BytesIO(jpeg[start:end]) for start, end in itertools.pairwise(offsets))
     arrays[f"x_{split}"] = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
     arrays[f"y_{split}"] = source[f"{split}_labels"]
 np.savez(sys.argv[2], **arrays)

@@ -40,11 +40,11 @@ def test_killed_and_resumed_it_goes_on_from_the_last_checkpoint_and_reports_all_
     done = succeed("reproduce_smith.py", *flags, "--resume")
     assert finished.stat().st_mtime_ns == before
     assert (second / "history.csv").read_text().splitlines()[:11] == begun
-    names = ["fixed", "triangular2", "decay", "exp", "exp_range"]
+    names = ["fixed", "triangular2", "fixed_25000", "decay", "exp", "exp_range"]
     assert [line.split(",")[0] for line in done.stdout.splitlines() if ", seed 0: " in line] == names
     assert "images, sgd, batch 10, 0.001 of the paper's steps, validated on test examples, 1 seed\n" in done.stdout
     told = json.loads((output_dir / "smith.json").read_text())["policies"]
-    assert [(row["policy"], row["steps"]) for row in told] == list(zip(names, (70, 20, 20, 70, 40), strict=True))
+    assert [(row["policy"], row["steps"]) for row in told] == list(zip(names, (70, 20, 20, 20, 70, 40), strict=True))
     config = json.loads((second / "config.json").read_text())
     assert (config["model"], config["scale"]) == ("caffe_cifar10", 0.001)
     assert config["rate_multipliers"] == {"(convolution_[12]|logits)/bias": 2.0}

@@ -30,6 +30,7 @@ def triangles(step, base, top, half, num_cycles):
     ("name", "expected"),
     [
         ("fixed", lambda steps: 0.001 / 10.0 ** np.searchsorted([60_000, 65_000], steps, side="right")),
+        ("fixed_25000", lambda steps: 0.001 / 10.0 ** np.searchsorted([16_000, 22_000], steps, side="right")),
         ("decay", corners((0, 0.007), (3_999, 0.001), (25_000, 0.001))),
         ("exp", lambda steps: 0.001 * np.exp(steps * np.log(0.99994))),
         (
@@ -62,6 +63,7 @@ def test_lengths_and_accuracies_are_those_of_the_tables():
     assert told == {
         "fixed": (70_000, 81.4),
         "triangular2": (25_000, 81.4),
+        "fixed_25000": (25_000, None),
         "decay": (25_000, 78.5),
         "exp": (70_000, 79.1),
         "exp_range": (42_000, 82.2),
