@@ -146,7 +146,6 @@ def main() -> int | None:
 def _train(start: Callable[..., TrainingResult], run_dir: Path) -> int | None:
     """Train, write the curves, and say how it ended."""
     from clr_loop.runs.fit import TrainingInterruptedError
-    from clr_loop.studies import plots
     from shared.callbacks import SignalWatch
 
     signals = SignalWatch()
@@ -165,6 +164,8 @@ def _train(start: Callable[..., TrainingResult], run_dir: Path) -> int | None:
         terminal.say(f"{stopped}\n{goes_on}")
         return 128 + signals.received
     with terminal.status("drawing"):
+        from clr_loop.studies import plots  # It brings Matplotlib, which nothing needs before.
+
         plots.training_curves(result).savefig(run_dir / "curves.png")
     metrics = ", ".join(f"{name} {value:#.4g}" for name, value in result.final.items())
     skipped = f"; {result.num_skipped} updates skipped" if result.num_skipped else ""

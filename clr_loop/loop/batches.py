@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from clr_loop.loop.engine import graph_function
+
 Batch = tuple[Any, ...]
 """Inputs, or inputs and targets, or inputs, targets and sample weights: each any nest of tensors."""
 
@@ -26,6 +28,27 @@ def batch_of(inputs: Any, targets: Any, sample_weight: Any) -> Batch:
         return x.astype(np.float32) if x.dtype == np.float64 else x
 
     return tuple(keras.tree.map_structure(array, nest) for nest in given)
+
+
+def tensor_of(x: Any) -> tf.Tensor:
+    """Return an array as a tensor; on a CPU it shares the memory of an array that nobody can write to.
+
+    Others are copied, so that a caller who uses an array again does not change what is trained on.
+    """
+    if not _is_constant(x) or tf.config.list_logical_devices("GPU"):
+        return tf.convert_to_tensor(x)
+
+    def share() -> tf.Tensor:  # In a graph TensorFlow takes the array over; eagerly it makes two copies.
+        return tf.ensure_shape(tf.numpy_function(lambda: x, [], x.dtype), x.shape)
+
+    return graph_function(share)()
+
+
+def _is_constant(x: Any) -> bool:
+    """Return whether an array and all that it is a view of cannot be written to."""
+    if not isinstance(x, np.ndarray):
+        return isinstance(x, bytes)
+    return not x.flags.writeable and (x.base is None or _is_constant(x.base))
 
 
 def with_class_weight(batch: Batch, class_weight: Mapping[int, float]) -> Batch:

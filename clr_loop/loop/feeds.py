@@ -15,7 +15,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from clr_loop.data.order import epoch_order, sha256_of
-from clr_loop.loop.batches import Batch, num_examples_of
+from clr_loop.loop.batches import Batch, num_examples_of, tensor_of
 from clr_loop.loop.engine import graph_function
 from clr_loop.loop.rates import Rates
 from clr_loop.loop.step import TrainStep
@@ -115,13 +115,13 @@ class Resident:
     however many calls step through it.
 
     Args:
-        batch: nests of arrays or tensors [n, …]; tensors are not copied, so several loops can share them.
+        batch: nests of arrays or tensors [n, …]; see `batches.tensor_of` for what is copied.
         batch_size: int, 1 to n.
         shuffle: False visits the examples in the order given.
     """
 
     def __init__(self, batch: Batch, batch_size: int, shuffle: bool) -> None:
-        self._data = keras.tree.map_structure(tf.convert_to_tensor, batch)
+        self._data = keras.tree.map_structure(tensor_of, batch)
         self.num_examples = int(num_examples_of(self._data))
         self.batch_size = batch_size
         leaves = keras.tree.flatten(self._data)
@@ -149,10 +149,14 @@ class Resident:
         self._block = graph_function(block, jit_compile)
 
     def compile(self, seed: int, with_momentums: bool) -> None:
-        """See `Feed`. A block of no steps is enough, and changes nothing."""
+        """See `Feed`. A block of no steps is enough, and changes nothing; memory that nobody fills takes no room."""
         none = np.zeros(0, np.float32)
-        for batch in {0, self._whole} if self.num_examples % self.batch_size else {0}:
-            self._call(seed, 0, batch, none, none if with_momentums else None)
+        for start in {0, self._whole} if self.num_examples % self.batch_size else {0}:
+            shape = self._window_shape(start)
+            window = keras.tree.map_structure(
+                lambda x, shape=shape: tf.raw_ops.Empty(shape=(*shape, *x.shape[1:]), dtype=x.dtype), self._data
+            )
+            self._call(window, 0, none, none if with_momentums else None)
 
     def visit(self, seed: int, position: int, rates: Rates, momentums: Rates | None) -> list[Columns]:
         """See `Feed`."""
@@ -162,8 +166,10 @@ class Resident:
         while position < end:
             epoch, batch = divmod(position, steps_per_epoch)
             n = min(end - position, self._steps_left(batch))
+            start = batch if batch >= self._whole else batch // self.block_steps * self.block_steps
+            window = self._gathered(seed, epoch, start)
             part = self._call(
-                seed, epoch, batch, rates[taken:][:n], None if momentums is None else momentums[taken:][:n]
+                window, batch - start, rates[taken:][:n], None if momentums is None else momentums[taken:][:n]
             )
             parts.append(part)
             taken += len(part["loss"])
@@ -176,7 +182,7 @@ class Resident:
 
     def sha256(self) -> str:
         """Return the hex digest of all arrays."""
-        return sha256_of(keras.tree.map_structure(lambda x: x.numpy(), self._data))
+        return sha256_of(keras.tree.map_structure(np.asarray, self._data))
 
     def _steps_left(self, batch: int) -> int:
         """Steps that can be taken from this batch on, in its window. The short last batch is a window of its own."""
@@ -184,22 +190,23 @@ class Resident:
             return 1
         return min((batch // self.block_steps + 1) * self.block_steps, self._whole) - batch
 
-    def _call(self, seed: int, epoch: int, batch: int, rates: Rates, momentums: Rates | None) -> Columns:
-        n = len(rates)
-        is_short = batch >= self._whole
-        capacity = 1 if is_short else self.block_steps
-        start = batch if is_short else batch // self.block_steps * self.block_steps
-        window = self._gathered(seed, epoch, start, capacity)
+    def _window_shape(self, start: int) -> tuple[int, int]:
+        """Return how many batches the window that begins with this batch holds, and of how many examples."""
+        is_short = start >= self._whole
+        return (1, self.num_examples % self.batch_size) if is_short else (self.block_steps, self.batch_size)
+
+    def _call(self, window: Batch, first: int, rates: Rates, momentums: Rates | None) -> Columns:
+        n, capacity = len(rates), int(keras.tree.flatten(window)[0].shape[0])
         vectors = [None if v is None else tf.constant(np.pad(v, (0, capacity - n))) for v in (rates, momentums)]
-        columns, num_taken, _ = self._block(window, tf.constant(batch - start), *vectors, tf.constant(n))
+        columns, num_taken, _ = self._block(window, tf.constant(first), *vectors, tf.constant(n))
         return {name: values.numpy()[: int(num_taken)] for name, values in columns.items()}
 
-    def _gathered(self, seed: int, epoch: int, start: int, capacity: int) -> Batch:
-        """Return `capacity` batches from batch `start` on; behind the last whole batch they are padding."""
+    def _gathered(self, seed: int, epoch: int, start: int) -> Batch:
+        """Return the window that begins with batch `start`; behind the last whole batch it is padding."""
         key = (seed, epoch, start)
         if self._window is None or self._window[0] != key:
             self._window = None  # The old one goes before the new one comes.
-            size = self.num_examples % self.batch_size if start >= self._whole else self.batch_size
+            capacity, size = self._window_shape(start)
             indices = np.zeros(capacity * size, np.int32)
             chosen = self._epoch_order(seed, epoch)[start * self.batch_size :][: capacity * size]
             indices[: len(chosen)] = chosen

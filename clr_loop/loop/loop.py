@@ -106,8 +106,9 @@ class TrainLoop:
 
         Args:
             model: compiled, as for `fit`. Made in the scope of a strategy, it is trained with that strategy.
-            inputs, targets, sample_weight: any nest (array, tuple, list, dict) of arrays [n, …] of numbers. Tensors are
-                not copied, so several loops can share them. targets are None for a model whose loss needs none.
+            inputs, targets, sample_weight: any nest (array, tuple, list, dict) of arrays [n, …] of numbers. Tensors,
+                and on a CPU arrays that cannot be written to, are not copied, so several loops can share them. targets
+                are None for a model whose loss needs none.
             batch_size: int, 1 to n: examples in a step, over all replicas.
             seed: int in [0, 2**32), of the data order.
             shuffle: False visits the examples in the order given.

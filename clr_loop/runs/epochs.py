@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -112,6 +114,10 @@ class Run:
     _block_steps: int = _FIRST_BLOCK_STEPS
     _is_stopping: bool = False
     _is_profiling: bool = False
+    _num_rated: int = 0
+    _num_cycles: int = 0
+    _num_in_vain: int = -1
+    _best: float = -math.inf
     _spoiled: str | None = None
 
     @property
@@ -151,10 +157,11 @@ class Run:
         while loop.position < end:
             self._stop_if_asked()
             self._block(end)
-            if loop.step in self.lows:
+            if _next(self.lows, loop.step - 1) == loop.step:
                 loop.add_to_average()
-            if loop.step in self.snapshot_steps and self.records is not None:
-                snapshots.save(loop, self.records.directory, self.snapshot_steps.index(loop.step) + 1)
+            if _next(self.snapshot_steps, loop.step - 1) == loop.step and self.records is not None:
+                number = bisect.bisect_right(self.snapshot_steps, loop.step)
+                snapshots.save(loop, self.records.directory, number)
             if self.validate_every and loop.position % self.validate_every == 0 and loop.position < end:
                 self._validate_within(epoch)
             if every and loop.position % every == 0 and loop.position < end:
@@ -200,7 +207,8 @@ class Run:
         position, window = self.loop.position, self.profile
         self._profile(position in window)
         stops = [position + n - position % n for n in (self.checkpoint_every, self.validate_every) if n]
-        stops += [position + step - self.loop.step for step in (*self.lows, *self.snapshot_steps)]
+        following = [_next(steps, self.loop.step) for steps in (self.lows, self.snapshot_steps)]
+        stops += [position + step - self.loop.step for step in following if step is not None]
         to_borders = [border - position for border in (end, *stops, window.start, window.stop) if border > position]
         return min(self._block_steps, self.loop.block_steps, *to_borders)
 
@@ -267,15 +275,21 @@ class Run:
 
         A climb of the rate makes a model worse for a while, so it is no reason to stop.
         """
-        records = self.progress.epochs
-        num_steps = np.array([record.step + 1 for record in records])
-        ends = self.schedule.cycle_ends(int(num_steps[-1])) if isinstance(self.schedule, Schedule) else None
-        if ends is not None:
-            num_cycles = np.searchsorted(ends, num_steps, side="right")
-            records = [record for record, new in zip(records, np.diff(num_cycles, prepend=0), strict=True) if new]
-        ratings = [rating(record.metrics, self.monitor) for record in records]
-        values = [-math.inf if found is None else found for found in ratings]
-        return len(values) - 1 - int(np.argmax(values)) if values else 0
+        for record in self.progress.epochs[self._num_rated :]:  # The last alone; all after resuming.
+            self._num_rated += 1
+            if self._cycle_ends is not None:
+                before, self._num_cycles = self._num_cycles, np.searchsorted(self._cycle_ends, record.step + 1, "right")
+                if self._num_cycles == before:
+                    continue
+            found = rating(record.metrics, self.monitor)
+            value = -math.inf if found is None else found
+            self._num_in_vain = 0 if value > self._best else self._num_in_vain + 1
+            self._best = max(self._best, value)
+        return self._num_in_vain
+
+    @functools.cached_property
+    def _cycle_ends(self) -> NDArray[np.int64] | None:
+        return self.schedule.cycle_ends(self.num_batches) if isinstance(self.schedule, Schedule) else None
 
     @property
     def sound_checkpoint(self) -> Checkpoint | None:
@@ -309,6 +323,12 @@ class Run:
         if any(self.loop.sum_over_workers(self._is_stopping)):  # All stop at the same step.
             self._save()
             raise TrainingInterruptedError(self.loop.step, self._newest_checkpoint)
+
+
+def _next(steps: Sequence[int], after: int) -> int | None:
+    """Return the first of rising steps that comes after this one, without a look at all of them."""
+    i = bisect.bisect_right(steps, after)
+    return steps[i] if i < len(steps) else None
 
 
 def rates_of(schedule: ScheduleFn, steps: NDArray[np.int64]) -> ArrayLike:

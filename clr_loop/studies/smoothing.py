@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 Values = NDArray[np.float64]
 
@@ -74,4 +74,5 @@ def running_average(values: Values, time_constant: float) -> Values:
 
 def _decayed_sums(values: Values, time_constant: float) -> Values:
     """Return for each step the sum of the values so far, each weighted by exp(-age / time_constant)."""
-    return lfilter([1.0], [1.0, -math.exp(-1.0 / time_constant)], values)
+    decay = math.exp(-1.0 / time_constant)
+    return np.array(list(itertools.accumulate(values.tolist(), lambda total, value: decay * total + value)))

@@ -190,6 +190,19 @@ def start_tensorflow(prepare: Callable[[], None] = lambda: None) -> None:
         tf.config.list_logical_devices()
 
 
+@contextlib.contextmanager
+def _without_matplotlib() -> Iterator[None]:
+    """Let Keras do without Matplotlib, as it can: importing it takes long, and only a gallery of images needs it."""
+    if "matplotlib" in sys.modules:
+        yield
+        return
+    sys.modules["matplotlib"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["matplotlib"]
+
+
 def import_tensorflow() -> None:
     """Import TensorFlow, and Keras on it, with the same settings whatever the user's are.
 
@@ -200,7 +213,7 @@ def import_tensorflow() -> None:
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
     if FLAGS.xla_cache:
         xla_cache.use()
-    with status("importing TensorFlow"):
+    with status("importing TensorFlow"), _without_matplotlib():
         if FLAGS.verbosity <= 0:
             clr_loop.quiet()
         import keras

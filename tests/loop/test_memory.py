@@ -1,5 +1,9 @@
-"""Memory, read from the process that holds it."""
+"""Memory: what a process holds, and what is held once."""
 
+import numpy as np
+
+from clr_loop.loop import engine
+from clr_loop.loop.batches import tensor_of
 from helpers.processes import run_code
 
 # Half a gigabyte of images, made on the fly.
@@ -53,3 +57,19 @@ def test_200_epochs_hold_no_more_at_their_end_than_at_the_fiftieth():
         at_50, at_200, num_traces, step = map(int, run_code(EPOCHS, feed).split())
         assert (num_traces, step) == (1, 800)
         assert at_200 < at_50 + 10e6
+
+
+def test_an_array_that_nobody_can_write_to_shares_its_memory_and_others_are_copied():
+    memory = np.arange(1064, dtype=np.uint8)
+    aligned = memory[-memory.ctypes.data % 64 :][:1000]  # As TensorFlow wants it; it copies others.
+    read_only = aligned.view()
+    read_only.setflags(write=False)
+    shifted = np.frombuffer(aligned.tobytes(), np.uint8, offset=1)
+    tensors = {"writable": tensor_of(aligned), "view": tensor_of(read_only), "shifted": tensor_of(shifted)}
+    expected = aligned.copy()
+    memory[:] = 7
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(tensor, expected[1:] if name == "shifted" else expected)
+    memory.setflags(write=False)
+    constant = memory[-memory.ctypes.data % 64 :][:1000]
+    assert np.shares_memory(np.asarray(tensor_of(constant)), constant) == engine.device().startswith("CPU")

@@ -1,3 +1,4 @@
+import collections
 import csv
 import dataclasses
 import json
@@ -13,7 +14,7 @@ from clr_loop.data import Examples
 from clr_loop.runs import epochs as run_epochs
 from clr_loop.runs import fit as run_fit
 from clr_loop.runs.fit import NonFiniteError, NonFiniteLossError, RunOptions, fit
-from clr_loop.runs.records import read_result
+from clr_loop.runs.records import Progress, read_result
 from clr_loop.runs.result import EpochRecord, TrainingResult, higher_is_better
 from clr_loop.schedules import Constant, Triangular
 from clr_loop.schedules.for_keras import CyclicLR
@@ -455,3 +456,43 @@ def test_a_directory_that_holds_something_is_refused_and_untouched(fresh_loop, t
     with pytest.raises(FileExistsError, match="is not empty and holds no run; choose another"):
         fit(fresh_loop(), Constant(0.1), epochs=1, run_dir=tmp_path)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("result.json", "precious")]
+
+
+class Counted(collections.UserList):
+    """A list that counts how many of its entries are looked at."""
+
+    looks = 0
+
+    def __getitem__(self, i):
+        found = super().__getitem__(i)
+        Counted.looks += len(found) if isinstance(i, slice) else 1
+        return found
+
+    def __contains__(self, item):
+        return any(each == item for each in self)
+
+
+def looks_of_an_epoch(monkeypatch, epochs):
+    """Return the most entries of lists that grow with a run which one of its last five epochs looks at."""
+    loop, seen = loop_of(num_examples=60, batch_size=30, average="swa"), []
+    set_lows = run_fit._set_lows
+
+    def counted_lows(run, options):
+        set_lows(run, options)
+        run.lows = Counted(run.lows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_fit, "_set_lows", counted_lows)
+        patch.setattr(run_fit, "Progress", lambda monitor: Progress(Counted(), Counted(), Counted(), monitor=monitor))
+        patch.setattr(loop, "evaluate", lambda *batch: {"loss": 1.0, "accuracy": 0.5})
+        fit(
+            loop, Triangular(0.001, 0.01, 1), (FEATURES, LABELS), epochs=epochs,
+            callbacks=[BatchEnd(lambda done: seen.append(Counted.looks))],
+            options=RunOptions(patience=epochs, average_from=0.0),
+        )  # fmt: skip
+    return max(np.diff(seen)[-10:])
+
+
+def test_an_epoch_late_in_a_long_run_looks_at_no_more_of_its_past_than_one_of_a_short_run(monkeypatch):
+    short, long = (looks_of_an_epoch(monkeypatch, epochs) for epochs in (8, 64))
+    assert 0 < long < 2 * short  # A search in the lows takes a step more where there are twice as many.
