@@ -278,9 +278,10 @@ class Run:
         for record in self.progress.epochs[self._num_rated :]:  # The last alone; all after resuming.
             self._num_rated += 1
             if self._cycle_ends is not None:
-                before, self._num_cycles = self._num_cycles, np.searchsorted(self._cycle_ends, record.step + 1, "right")
-                if self._num_cycles == before:
+                num_cycles = int(np.searchsorted(self._cycle_ends, record.step + 1, "right"))
+                if num_cycles == self._num_cycles:
                     continue
+                self._num_cycles = num_cycles
             found = rating(record.metrics, self.monitor)
             value = -math.inf if found is None else found
             self._num_in_vain = 0 if value > self._best else self._num_in_vain + 1
