@@ -43,16 +43,18 @@ def main() -> int:
     """Train twice, kill one of the runs again and again, and compare."""
     with output_flags.claim(FLAGS.output_dir, "proof") as output_dir:
         whole, killed = output_dir / "whole", output_dir / "killed"
-        _finish(_train(whole, *(["--overwrite"] if FLAGS.overwrite else [])))
+        _finish("training once without a break", _train(whole, *(["--overwrite"] if FLAGS.overwrite else [])))
         output_flags.begin(output_dir, "killed/")  # Now the flags are known to be good.
         train_seconds = run_files.read_json(whole / run_files.RESULT)["train_seconds"]
         num_kills = _kill_often(killed, train_seconds)
-        _finish(_train(killed, "--resume"))
+        _finish("training the killed run to its end", _train(killed, "--resume"))
+        terminal.say("comparing weights, steps, epochs and TensorBoard's points")
         terminal.start_tensorflow()
-        from clr_loop.studies.identity import differences
+        with terminal.status("comparing"):
+            from clr_loop.studies.identity import differences
 
-        found = differences(whole, killed)
-    print("\n".join([*found, f"kills: {num_kills}", f"bit-identical: {'no' if found else 'yes'}"]))
+            found = differences(whole, killed)
+    terminal.say("\n".join([*found, f"kills: {num_kills}", f"bit-identical: {'no' if found else 'yes'}"]))
     return 1 if found else 0
 
 
@@ -61,18 +63,19 @@ def _kill_often(run_dir: Path, train_seconds: float) -> int:
     moments = random.Random(FLAGS.seed)
     num_kills = 0
     for i in range(FLAGS.kills):
-        process = _train(run_dir, *(["--resume"] if i else []))
-        if i % 4 != 3:  # Every fourth dies while it starts.
-            _wait_for_a_step(process, run_dir / run_files.HISTORY)
-        try:
-            # No longer than its share of the run, so that something is left for the last kill.
-            process.wait(timeout=moments.uniform(0.0, train_seconds / FLAGS.kills))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            num_kills += 1
+        with terminal.status(f"training, to be killed: {i + 1} of {FLAGS.kills}"):
+            process = _train(run_dir, *(["--resume"] if i else []))
+            if i % 4 != 3:  # Every fourth dies while it starts.
+                _wait_for_a_step(process, run_dir / run_files.HISTORY)
+            try:
+                # No longer than its share of the run, so that something is left for the last kill.
+                process.wait(timeout=moments.uniform(0.0, train_seconds / FLAGS.kills))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                num_kills += 1
         checkpoints = sorted(path.name for path in (run_dir / run_files.CHECKPOINTS).glob("step_*"))
-        print(f"kill {num_kills:2d}: newest checkpoint {checkpoints[-1] if checkpoints else 'none'}", flush=True)
+        terminal.say(f"kill {num_kills:2d}: newest checkpoint {checkpoints[-1] if checkpoints else 'none'}")
     return num_kills
 
 
@@ -93,8 +96,10 @@ def _train(run_dir: Path, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def _finish(process: subprocess.Popen[str]) -> None:
-    _, errors = process.communicate()
+def _finish(what: str, process: subprocess.Popen[str]) -> None:
+    terminal.say(what)
+    with terminal.status(what):
+        _, errors = process.communicate()
     if process.returncode != 0:
         raise ValueError(f"train.py ended with exit code {process.returncode}: {errors.strip()}")
 

@@ -70,14 +70,17 @@ def main() -> int:
     if num_steps > _MOST_STEPS:
         raise ValueError(f"--num_steps={FLAGS.num_steps} means {num_steps:,} steps; 1000 make a readable curve.")
     with output_flags.claim(FLAGS.output_dir, "range_test") as output_dir:
-        loop = loop_flags.make_loop(dataset, loop_flags.start())
-        from clr_loop.runs.settings import loop_settings
-        from clr_loop.studies import range_test
-        from clr_loop.studies.suggestions import Bounds
+        strategy = loop_flags.start()
+        with terminal.status("making the model and the loop"):
+            from clr_loop.runs.settings import loop_settings
+            from clr_loop.studies import range_test
+            from clr_loop.studies.suggestions import Bounds
 
+            loop = loop_flags.make_loop(dataset, strategy)
         tests = _sweep(loop, dataset, num_steps)
         output_flags.begin(output_dir, "range_test.*", f"seed_*/*{EVENTS_SUFFIX}")
-        range_test.write(tests, FLAGS.epochs, output_dir, {**model_flags.settings(dataset), **loop_settings(loop)})
+        with terminal.status("drawing"):
+            range_test.write(tests, FLAGS.epochs, output_dir, {**model_flags.settings(dataset), **loop_settings(loop)})
         terminal.say(f"{terminal.where(output_dir)}\n\n{range_test.text(tests, FLAGS.epochs)}")
         return 0 if isinstance(range_test.bounds_or_reason(tests, FLAGS.epochs), Bounds) else 1
 
