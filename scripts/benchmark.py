@@ -79,7 +79,7 @@ def main() -> None:
 
         def say(text: str) -> None:
             texts.append(text)
-            terminal.say(f"{text}\n")
+            terminal.say_markdown(f"{text}\n")
 
         versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
         say(f"{machine['cpu']}, {machine['cores']} cores; {versions}")

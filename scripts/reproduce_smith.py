@@ -76,7 +76,8 @@ def main() -> None:
             f"{Path(dataset.name).stem}, {FLAGS.optimizer}, batch {FLAGS.batch_size}, {FLAGS.scale:g} of the paper's "
             f"steps, validated on {examples} examples, {len(FLAGS.seeds)} seed{'s' * (len(FLAGS.seeds) > 1)}"
         )
-        terminal.say(f"\n{smith.write(runs, policies, title, output_dir)}\n{terminal.where(output_dir)}")
+        terminal.say_markdown(f"\n{smith.write(runs, policies, title, output_dir)}")
+        terminal.say(terminal.where(output_dir))
 
 
 def _run_all(dataset: data.Dataset, policies: Sequence[Policy], output_dir: Path) -> list[Run]:

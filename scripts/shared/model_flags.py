@@ -61,7 +61,9 @@ flags.DEFINE_list(
     None,
     "0.9: the optimizer's momentum (sgd, rmsprop) or beta_1 (adam, adamw, nadam, lion). low,high, such as 0.85,0.95: "
     "it is cycled against the rate.",
+    module_name="shared.schedule_flags",  # Where --help lists it.
 )
+flags.declare_key_flag("momentum")
 flags.DEFINE_bool("nesterov", None, "Nesterov's momentum (sgd).")
 flags.DEFINE_float("beta_1", None, "Decay of the mean of gradients (adam, adamw, nadam, lion).")
 flags.DEFINE_float(

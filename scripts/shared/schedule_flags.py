@@ -55,7 +55,6 @@ flags.DEFINE_bool("staircase", False, "exponential_decay: hold the rate in betwe
 flags.DEFINE_string(
     "warmup", None, f"Climb to the schedule's first rate in so many steps first, which it does not count; {UNITS}."
 )
-flags.declare_key_flag("momentum")
 
 _NAMES = ", ".join(SCHEDULES)
 
