@@ -68,7 +68,7 @@ for module in (terminal, output_flags, model_flags, loop_flags, schedule_flags, 
 
 _EVENTS = f"*{EVENTS_SUFFIX}"
 _MADE = (
-    "comparison.*", "report.md", f"report/{_EVENTS}", f"report/*/{_EVENTS}", f"noise_scale/{_EVENTS}",
+    "comparison.*", "report.md", f"report/{_EVENTS}", f"report/*/{_EVENTS}",
     "*_batch_*/seed_*/", "tuning/*_batch_*/seed_*/",
 )  # fmt: skip
 
@@ -82,14 +82,14 @@ def main() -> None:
         from clr_loop.loop import engine
 
         with engine.scope(strategy, FLAGS.precision):
-            _compare(dataset, output_dir)
-    terminal.say(terminal.where(output_dir))
+            summary = _compare(dataset, output_dir)
+    terminal.say(terminal.where(output_dir, summary))
 
 
-def _compare(dataset: data.AnyDataset, output_dir: Path) -> None:
-    """Find what is to be found before the first run, run all, and report."""
+def _compare(dataset: data.AnyDataset, output_dir: Path) -> Path:
+    """Find what is to be found before the first run, run all, and report; return where TensorBoard's summary is."""
     with terminal.status("trying the model"):
-        from clr_loop.studies import report
+        from clr_loop.studies import board, report
         from clr_loop.studies.arms import Plan
         from clr_loop.studies.effects import compare
 
@@ -115,12 +115,13 @@ def _compare(dataset: data.AnyDataset, output_dir: Path) -> None:
     comparison = compare(_run_all(_Work(plan, output_dir, settings), dataset), measure)
     noise_scale = None
     if FLAGS.noise_scale and isinstance(dataset, data.Dataset):
-        noise_scale = _noise_scale(dataset, plan, found, output_dir)
+        noise_scale = _noise_scale(dataset, plan, found)
     with terminal.status("writing the report"):
-        context = report.Context(dataset.name, FLAGS.model, FLAGS.budget, searches, noise_scale)
-        report.write(comparison, output_dir, context)
+        context = report.Context(dataset.name, FLAGS.model, FLAGS.budget, searches, noise_scale, found.range_tests())
+        report.write(comparison, output_dir, context, FLAGS.figure_format)
     terminal.say("")
     terminal.say_markdown((output_dir / "report.md").read_text())
+    return output_dir / board.FOLDER
 
 
 def _measure(dataset: data.AnyDataset) -> Measure:
@@ -169,20 +170,15 @@ def _tuned(plan: Plan, searches: Sequence[Search]) -> Plan:
     return _with_schedules(plan, lambda arm: at_rate(arm.schedule, rates[arm.label]))
 
 
-def _noise_scale(dataset: data.Dataset, plan: Plan, found: arm_flags.Found, output_dir: Path) -> NoiseScale:
+def _noise_scale(dataset: data.Dataset, plan: Plan, found: arm_flags.Found) -> NoiseScale:
     """Measure the gradient noise along a run of the first arm, with the seed of the trials."""
-    import numpy as np
-
-    from clr_loop.runs import events
     from clr_loop.studies import noise_scale, tuning
 
     arm = plan.arms[0]
 
     def measure() -> dict[str, Any]:
         loop = arm_flags.make_loop(dataset, arm.batch_size, tuning.SEED)
-        along = noise_scale.measure(loop, arm.schedule, plan.epochs_of(arm), dataset.train)
-        events.write_curves(output_dir / "noise_scale", {"noise_scale": np.array(along.batch_sizes)})
-        return vars(along)
+        return vars(noise_scale.measure(loop, arm.schedule, plan.epochs_of(arm), dataset.train))
 
     kept: Mapping[str, Any] = found.keep("noise_scale", arm.batch_size, measure)
     found.write()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from clr_loop.runs import files as run_files
 from clr_loop.schedules import describe
 from clr_loop.studies import plots
+from clr_loop.studies.canvas import save
 from shared import model_flags, output_flags, schedule_flags, terminal
 
 FLAGS = flags.FLAGS
@@ -27,6 +28,7 @@ flags.DEFINE_integer("batch_size", 100, "Examples in a step.")
 flags.DEFINE_integer("num_examples", 60000, "Examples in an epoch.")
 flags.DEFINE_string("output_dir", "runs/preview", "Where to draw preview.png.")
 flags.declare_key_flag("epochs")
+flags.declare_key_flag("figure_format")
 for module in (terminal, schedule_flags):
     flags.adopt_module_key_flags(module)
 
@@ -47,7 +49,7 @@ def main() -> None:
     title = f"{FLAGS.schedule}, batch {FLAGS.batch_size}"
     figure = plots.schedule(steps, rates, momentums, steps_per_epoch, title, description.warnings)
     picture = run_files.make(FLAGS.output_dir) / "preview.png"
-    figure.savefig(picture)
+    save(figure, picture, FLAGS.figure_format)
     print(f"{description}\npicture: {picture}")
 
 

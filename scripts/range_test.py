@@ -80,7 +80,8 @@ def main() -> int:
         tests = _sweep(loop, dataset, num_steps)
         output_flags.begin(output_dir, "range_test.*", f"seed_*/*{EVENTS_SUFFIX}")
         with terminal.status("drawing"):
-            range_test.write(tests, FLAGS.epochs, output_dir, {**model_flags.settings(dataset), **loop_settings(loop)})
+            settings = {**model_flags.settings(dataset), **loop_settings(loop)}
+            range_test.write(tests, FLAGS.epochs, output_dir, settings, FLAGS.figure_format)
         terminal.say(f"{terminal.where(output_dir)}\n\n{range_test.text(tests, FLAGS.epochs)}")
         return 0 if isinstance(range_test.bounds_or_reason(tests, FLAGS.epochs), Bounds) else 1
 

@@ -19,10 +19,10 @@ import shared.early  # noqa: F401
 import csv
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -145,6 +145,7 @@ def main() -> int | None:
 
 def _train(start: Callable[..., TrainingResult], run_dir: Path) -> int | None:
     """Train, write the curves, and say how it ended."""
+    from clr_loop.runs import events
     from clr_loop.runs.fit import TrainingInterruptedError
     from shared.callbacks import SignalWatch
 
@@ -165,8 +166,11 @@ def _train(start: Callable[..., TrainingResult], run_dir: Path) -> int | None:
         return 128 + signals.received
     with terminal.status("drawing"):
         from clr_loop.studies import plots  # It brings Matplotlib, which nothing needs before.
+        from clr_loop.studies.canvas import save, to_png
 
-        plots.training_curves(result).savefig(run_dir / "curves.png")
+        curves = plots.training_curves(result)
+        save(curves.together(), run_dir / "curves.png", FLAGS.figure_format)
+        events.write_pictures(run_dir, {f"curves/{name}": to_png(figure) for name, figure in curves.alone().items()})
     metrics = ", ".join(f"{name} {value:#.4g}" for name, value in result.final.items())
     skipped = f"; {result.num_skipped} updates skipped" if result.num_skipped else ""
     terminal.say(
@@ -176,7 +180,7 @@ def _train(start: Callable[..., TrainingResult], run_dir: Path) -> int | None:
     for name, values in result.test.items():
         terminal.say(f"test, {name} model: {', '.join(f'{metric} {value:#.4g}' for metric, value in values.items())}")
     if FLAGS.snapshots:
-        _say_snapshots(run_dir)
+        _say_snapshots(run_dir, result.settings)
     if (FLAGS.patience or FLAGS.restore_best) and not result.test:
         terminal.say(
             "note: the epoch was chosen on the examples that it is reported on; --holdout=0.1 chooses on others"
@@ -185,16 +189,16 @@ def _train(start: Callable[..., TrainingResult], run_dir: Path) -> int | None:
     return None
 
 
-def _say_snapshots(run_dir: Path) -> None:
+def _say_snapshots(run_dir: Path, settings: Mapping[str, Any]) -> None:
     """Print what each snapshot and each ensemble gave, and draw it."""
     from clr_loop.studies import plots
+    from clr_loop.studies.canvas import save
     from clr_loop.studies.tables import table_of
 
     with open(run_dir / "snapshots.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    plots.snapshots([{name: float(value) for name, value in row.items()} for row in rows]).savefig(
-        run_dir / "snapshots.png"
-    )
+    picture = plots.snapshots([{name: float(value) for name, value in row.items()} for row in rows], settings)
+    save(picture.together(), run_dir / "snapshots.png", FLAGS.figure_format)
     shown = [{n: v if n in ("cycle", "ensemble_of") else f"{float(v):#.4g}" for n, v in row.items()} for row in rows]
     terminal.say(f"\n{table_of(shown)}\n")
 

@@ -6,8 +6,9 @@ One event carries all values of a step. Under the run directory, which TensorBoa
     validation/  loss and the metrics at every step after which the model was validated
     .            the settings as text; for the HParams page hyperparameters and final/… values
 
-The HParams page takes its columns from the first list of columns that it finds in any run. So a run has none, and the
-page shows what its runs have; the report of a comparison lists what differs between its runs.
+What a comparison adds to its runs is in `studies.board`. The HParams page takes its columns from the first list of
+columns that it finds in any run. So a run has none, and the page shows what its runs have; the report of a comparison
+lists what differs between its runs.
 
 The events are TensorBoard's own messages in TensorFlow's record files. TensorBoard's `EventFileWriter` writes the same
 files; it computes their checksums in Python, though, and takes 11 ms for 600 steps where this takes 2.
@@ -21,7 +22,7 @@ import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -36,9 +37,9 @@ from tensorboard.plugins.text import summary_v2 as text
 from clr_loop.runs.files import EVENTS_SUFFIX
 
 HYPERPARAMETERS = (
-    "schedule", "batch_size", "seed", "model", "optimizer", "highest_rate", "base_lr", "step_size", "step_size_down",
-    "gamma", "total_steps", "pct_start", "first_cycle_steps", "decay_steps", "decay_rate", "momentum", "epochs",
-    "dataset",
+    "arm", "schedule", "batch_size", "seed", "model", "optimizer", "highest_rate", "base_lr", "step_size",
+    "step_size_down", "gamma", "total_steps", "pct_start", "first_cycle_steps", "decay_steps", "decay_rate", "momentum",
+    "epochs", "dataset",
 )  # fmt: skip
 """The settings that the HParams page shows, where a run has them. Every schedule has a highest rate."""
 
@@ -128,20 +129,44 @@ class SummaryWriter:
 
 
 @_os_errors()
-def write_curves(run_dir: Path, curves: Mapping[str, NDArray[Any]]) -> None:
-    """Write curves, tag → floats [n], with an event for each step, counted from 0; make the directory if need be."""
+def write_curves(run_dir: Path, steps: NDArray[Any], curves: Mapping[str, NDArray[Any]]) -> None:
+    """Write curves, tag → floats [n], over steps, rising ints [n]; make the directory if need be."""
     file = _EventFile(run_dir)
-    for step, row in enumerate(zip(*(values.tolist() for values in curves.values()), strict=True)):
+    for step, *row in zip(steps.tolist(), *(values.tolist() for values in curves.values()), strict=True):
         file.add(step, _scalars(dict(zip(curves, row, strict=True))))
     file.close()
 
 
 @_os_errors()
-def write_picture(run_dir: Path, tag: str, png: bytes) -> None:
-    """Write a picture in PNG format, at step 0."""
+def write_pictures(run_dir: Path, pictures: Mapping[str, bytes]) -> None:
+    """Write pictures in PNG format by their tags, at step 0."""
     file = _EventFile(run_dir)
-    file.add(0, _image(tag, png))
+    for tag, png in pictures.items():
+        file.add(0, _image(tag, png))
     file.close()
+
+
+class Chart(NamedTuple):
+    """A chart of the page Custom Scalars: the curve of a tag in each run, with a band around it where it has tags.
+
+    Attributes:
+        title: above the chart.
+        tag: of the curve.
+        lower, upper: the tags of the band's bounds, or None for a curve alone.
+    """
+
+    title: str
+    tag: str
+    lower: str | None = None
+    upper: str | None = None
+
+    def to_layout(self) -> layout_pb2.Chart:
+        """Return the chart as TensorBoard's own message."""
+        if self.lower is None:
+            lines = layout_pb2.MultilineChartContent(tag=[f"^{self.tag}$"])
+            return layout_pb2.Chart(title=self.title, multiline=lines)
+        series = layout_pb2.MarginChartContent.Series(value=self.tag, lower=self.lower, upper=self.upper)
+        return layout_pb2.Chart(title=self.title, margin=layout_pb2.MarginChartContent(series=[series]))
 
 
 @_os_errors()
@@ -149,38 +174,35 @@ def write_report(
     run_dir: Path,
     report: str,
     pictures: Mapping[str, bytes],
-    metric: str,
-    runs: Sequence[Mapping[str, Any]] = (),
+    charts: Mapping[str, Sequence[Chart]] | None = None,
+    rows: Sequence[Mapping[str, Any]] = (),
     measures: Mapping[str, bool] | None = None,
 ) -> None:
-    """Write a report in Markdown and its pictures in PNG format, by their tags, in place of an earlier report.
-
-    With it come a layout for the page Custom Scalars, which lays the curves of all runs over each other: learning rate,
-    loss, and a metric; and the columns of the page HParams.
+    """Write a report for TensorBoard, in place of an earlier one and of all events in the folders below it.
 
     Args:
-        run_dir: the directory of the report, beside those of the runs.
-        report, pictures: what is shown.
-        metric: the tag of the third chart.
-        runs: the settings of each run, as `SummaryWriter` takes them; those that differ have columns. Without runs
-            TensorBoard chooses the columns.
+        run_dir: the directory of the report.
+        report, pictures: in Markdown, and in PNG format by their tags.
+        charts: of the page Custom Scalars: title of a row → its charts.
+        rows: settings of each row of the page HParams, as `SummaryWriter` and `write_means` take them. Those that all
+            have, and that differ, have columns. Without rows TensorBoard chooses the columns.
         measures: names of the final values that have columns → whether more of it is better.
     """
-    charts = [
-        layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=[f"^{tag}$"]))
-        for title, tag in {"learning rate": "learning_rate", "loss": "loss", metric: metric}.items()
-    ]
-    layout = layout_pb2.Layout(category=[layout_pb2.Category(title="all arms and seeds", chart=charts)])
-    for earlier in run_dir.glob(f"*{EVENTS_SUFFIX}"):  # TensorBoard keeps the first columns that a run has had.
+    layout = layout_pb2.Layout(
+        category=[
+            layout_pb2.Category(title=title, chart=[chart.to_layout() for chart in of_row])
+            for title, of_row in (charts or {}).items()
+        ]
+    )
+    for earlier in run_dir.rglob(f"*{EVENTS_SUFFIX}"):  # TensorBoard would show both.
         earlier.unlink()
     file = _EventFile(run_dir)
     file.add(0, text.text_pb("report", report))
     file.add(0, custom_scalar.pb(layout))
-    if runs:
-        file.add(0, hparams_api.hparams_config_pb(*_columns([_hyperparameters(each) for each in runs], measures or {})))
-    for tag, png in pictures.items():
-        file.add(0, _image(tag, png))
+    if rows:
+        file.add(0, hparams_api.hparams_config_pb(*_columns([_hyperparameters(each) for each in rows], measures or {})))
     file.close()
+    write_pictures(run_dir, pictures)
 
 
 @_os_errors()
@@ -197,7 +219,9 @@ def _hyperparameters(settings: Mapping[str, Any]) -> dict[str, str | float]:
     """Return those of the settings that the HParams page shows."""
     given = {**settings, "highest_rate": _highest_rate(settings)}
     given = {name: given[name] for name in HYPERPARAMETERS if given.get(name) is not None}
-    return {name: float(value) if isinstance(value, int | float) else str(value) for name, value in given.items()}
+    # A seed is a name: the page would write the number as 0.0000, and a row of means has words in its place.
+    is_number = {name: isinstance(value, int | float) and name != "seed" for name, value in given.items()}
+    return {name: float(value) if is_number[name] else str(value) for name, value in given.items()}
 
 
 def _highest_rate(config: Mapping[str, Any]) -> float | None:
@@ -209,8 +233,12 @@ def _highest_rate(config: Mapping[str, Any]) -> float | None:
 def _columns(
     runs: Sequence[Mapping[str, str | float]], measures: Mapping[str, bool]
 ) -> tuple[list[hparams_api.HParam], list[hparams_api.Metric]]:
-    """Return the columns of the HParams page for runs with these hyperparameters: those that differ."""
-    values = {name: sorted({run[name] for run in runs if name in run}) for name in HYPERPARAMETERS}
+    """Return the columns of the HParams page for runs with these hyperparameters: those that all have and that differ.
+
+    What one schedule has and another has not would be a column of empty cells.
+    """
+    shared = [name for name in HYPERPARAMETERS if all(name in run for run in runs)]
+    values = {name: list(dict.fromkeys(run[name] for run in runs)) for name in shared}
     hparams = [hparams_api.HParam(name, hparams_api.Discrete(many)) for name, many in values.items() if len(many) > 1]
     arrows = {name: "↑" if is_higher_better else "↓" for name, is_higher_better in measures.items()}
     return hparams, [hparams_api.Metric(f"final/{name}", display_name=f"{name} {arrows[name]}") for name in measures]

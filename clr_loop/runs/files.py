@@ -40,7 +40,7 @@ _MADE = (
     CONFIG,
     RESULT,
     *_CSV,
-    "curves.png",
+    *(f"{picture}.{suffix}" for picture in ("curves", SNAPSHOTS) for suffix in ("png", "svg", "pdf")),
     ".*.json.draft",
     *_EVENT_FILES,
     *_CHECKPOINT_FILES,
@@ -48,7 +48,6 @@ _MADE = (
     *_MODEL_DRAFTS,
     *_SNAPSHOT_FILES,
     f"{SNAPSHOTS}.csv",
-    f"{SNAPSHOTS}.png",
 )
 
 _in_use: dict[Path, object] = {}

@@ -189,13 +189,20 @@ class TrainingResult:
         for record in self.validated:
             if sign * record.metrics[measure] >= sign * target:
                 earlier = sum(self.epoch_seconds[: record.epoch - 1])
-                examples = (record.epoch - 1) * self.num_examples + self._examples_into_epoch(record)
-                return Reached(record.step + 1, examples, earlier + record.epoch_seconds)
+                (examples,) = self.examples_visited(np.array([record.step]))
+                return Reached(record.step + 1, int(examples), earlier + record.epoch_seconds)
         return None
 
-    def _examples_into_epoch(self, record: EpochRecord) -> int:
-        begin = self.epochs[record.epoch - 2].step + 1 if record.epoch > 1 else 0
-        return min((record.step + 1 - begin) * self.settings["batch_size"], self.num_examples)
+    def examples_visited(self, steps: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many training examples were visited, repeated ones included, when each of these steps was done.
+
+        Args:
+            steps: int [n], 0-based, each up to the last one of the run.
+        """
+        ends = np.array([record.step for record in self.epochs])
+        epochs = np.searchsorted(ends, steps)
+        within = (steps - np.append(-1, ends)[epochs]) * self.settings["batch_size"]
+        return epochs * self.num_examples + np.minimum(within, self.num_examples)
 
     def __repr__(self) -> str:
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in self.final.items())

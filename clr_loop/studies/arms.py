@@ -114,8 +114,8 @@ def run_arms(
     digest = options.settings.get("dataset_sha256") or dataset.sha256()
     settings = {"dataset": dataset.name, **options.settings, "dataset_sha256": digest}
     every = options.checkpoint_every or 0
-    options = dataclasses.replace(options, settings=settings, checkpoint_every=every, save_models=False)
-    train = partial(fit, validation=dataset.validation, options=options, verbose=0)
+    options = dataclasses.replace(options, checkpoint_every=every, save_models=False)
+    train_quietly = partial(fit, validation=dataset.validation, verbose=0)
     loops = _make_loops(dataset, make_model, plan, feed, step_options)
     fresh = {size: loop.snapshot() for size, loop in loops.items()}
     runs: list[Run] = []
@@ -125,18 +125,14 @@ def run_arms(
             loop, epochs = loops[arm.batch_size], plan.epochs_of(arm)
             loop.restore(dataclasses.replace(fresh[arm.batch_size], **initial))
             run_dir = output_dir / arm.directory / f"seed_{seed}"
-            expected = run_settings(loop, arm.schedule, epochs, settings)
+            of_arm = dataclasses.replace(options, settings={"arm": arm.label, **settings})
+            expected = run_settings(loop, arm.schedule, epochs, of_arm.settings)
             result = _finished(run_dir, expected) if resume else None
             if result is None:
+                going_on = resume and _has_checkpoint(run_dir)
+                train = partial(train_quietly, epochs=epochs, options=of_arm, run_dir=run_dir, resume=going_on)
                 try:
-                    result = train(
-                        loop,
-                        arm.schedule,
-                        epochs=epochs,
-                        callbacks=make_callbacks(arm, seed),
-                        run_dir=run_dir,
-                        resume=resume and _has_checkpoint(run_dir),
-                    )
+                    result = train(loop, arm.schedule, callbacks=make_callbacks(arm, seed))
                 except NonFiniteError:
                     if not skip_diverged:
                         raise

@@ -15,6 +15,12 @@ def is_share(name: str) -> bool:
     return "accuracy" in name or "acc" in name.split("_")
 
 
+def in_words(name: str) -> str:
+    """Return a metric's name in words: `validation accuracy`, `training loss`."""
+    split = "validation" if name.startswith("val_") else "training"
+    return f"{split} {name.removeprefix('val_').replace('_', ' ')}"
+
+
 @checked_types
 @dataclass(frozen=True)
 class Measure:
@@ -47,9 +53,8 @@ class Measure:
 
     @property
     def words(self) -> str:
-        """The name in words: `validation accuracy`, `training loss`."""
-        split = "validation" if self.name.startswith("val_") else "training"
-        return f"{split} {self.name.removeprefix('val_').replace('_', ' ')}"
+        """See `in_words`."""
+        return in_words(self.name)
 
     def check(self, names: Iterable[str]) -> None:
         """Raise ValueError if the measure is not among these names."""

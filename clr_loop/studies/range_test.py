@@ -25,10 +25,13 @@ from clr_loop.schedules import ExponentialRamp, LinearRamp
 from clr_loop.schedules.checks import checked_choice, checked_integer, checked_number, checked_whole
 from clr_loop.studies import plots
 from clr_loop.studies.arms import MakeModel, start_of
+from clr_loop.studies.canvas import Format, about, save, to_png
 from clr_loop.studies.suggestions import DIVERGENCE_FACTOR, Bounds, Curve, NoSuggestionError, bounds, suggest
 
 NUM_STEPS = 1000
 """The steps of a sweep unless told otherwise: 125 for each decade of the default range, enough for noisy curves."""
+
+_COLUMNS = ("learning_rate", "loss", "score")
 
 _RAMPS: dict[str, type[ExponentialRamp] | type[LinearRamp]] = {"exponential": ExponentialRamp, "linear": LinearRamp}
 
@@ -58,6 +61,32 @@ class RangeTest:
         score = {curve.measure: curve.score, f"smoothed_{curve.measure}": curve.smoothed_score}
         loss = {"loss": curve.loss, "smoothed_loss": curve.smoothed_loss}
         return {"learning_rate": curve.learning_rate, **loss, **(score if curve.measure != "loss" else {})}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the test as JSON types, with as many digits of its curve as float32 has."""
+        curve = {name: [float(f"{x:.9g}") for x in getattr(self.curve, name)] for name in _COLUMNS}
+        read = [self.curve.time_constant, self.curve.divergence_factor, self.curve.measure]
+        return {"settings": self.settings, "stop_reason": self.stop_reason, "curve": curve, "read": read}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> RangeTest:
+        """Return the test that `to_json` has turned into JSON types."""
+        rates, loss, score = (np.array(content["curve"][name], np.float32).astype(np.float64) for name in _COLUMNS)
+        return cls(content["settings"], Curve(rates, loss, score, *content["read"]), content["stop_reason"])
+
+
+def picture(tests: Mapping[int, Sequence[RangeTest]], settings: Mapping[str, Any]) -> plots.Picture:
+    """Draw the tests of each batch size; settings: names of dataset, model and optimizer."""
+    sizes = [f"batch {size}" for size in tests]
+    (num_seeds,) = {len(of_size) for of_size in tests.values()}
+    what = [about(settings), *(sizes if len(sizes) == 1 else ()), f"{num_seeds} seed{'s' if num_seeds > 1 else ''}"]
+    return plots.range_test(dict(zip(sizes, map(_sweeps, tests.values()), strict=True)), ", ".join(what))
+
+
+def _sweeps(tests: Sequence[RangeTest]) -> plots.Sweeps:
+    found = [each for each in suggest([test.curve for test in tests]) if each.learning_rate is not None]
+    bands = {each.name: (min(each.found), each.learning_rate or 0.0, max(each.found)) for each in found}
+    return plots.Sweeps([test.columns() for test in tests], bands, {each.name: each.explanation for each in found})
 
 
 @checked_types
@@ -208,13 +237,20 @@ def text(tests: Sequence[RangeTest], epochs: int) -> str:
     return "\n".join([*lines, str(pair)])
 
 
-def write(tests: Sequence[RangeTest], epochs: int, output_dir: Path, settings: Mapping[str, Any]) -> None:
-    """Write range_test.json, .csv and .png and TensorBoard's events: a run for each seed, and the picture.
+def write(
+    tests: Sequence[RangeTest],
+    epochs: int,
+    output_dir: Path,
+    settings: Mapping[str, Any],
+    figure_format: Format = "png",
+) -> None:
+    """Write range_test.json, .csv and .png and TensorBoard's events: a run for each seed, and the picture's panels.
 
     Args:
         tests, epochs: see `suggested_bounds`.
         output_dir: an existing directory.
         settings: JSON types, to be kept with the tests: names of dataset, model and so on.
+        figure_format: of a further file of the picture.
     """
     found = suggest([test.curve for test in tests])
     pair = bounds_or_reason(tests, epochs)
@@ -234,15 +270,11 @@ def write(tests: Sequence[RangeTest], epochs: int, output_dir: Path, settings: M
         for step in range(len(curves["loss"]))
     ]
     run_files.write_csv(output_dir / "range_test.csv", rows)
-    named = [str(settings[name]) for name in ("dataset", "model") if name in settings]
-    title = ", ".join([*named, f"batch {tests[0].settings['batch_size']}"])
-    bands = {s.name: (min(s.found), s.learning_rate, max(s.found)) for s in found if s.learning_rate is not None}
-    picture = output_dir / "range_test.png"
-    explanations = {s.name: s.explanation for s in found}
-    plots.range_test(list(columns.values()), bands, title, explanations).savefig(picture)
-    events.write_picture(output_dir, "range_test", picture.read_bytes())
+    drawn = picture({tests[0].settings["batch_size"]: tests}, settings)
+    save(drawn.together(), output_dir / "range_test.png", figure_format)
+    events.write_pictures(output_dir, {f"range_test/{n}": to_png(figure) for n, figure in drawn.alone().items()})
     for seed, curves in columns.items():
-        events.write_curves(output_dir / f"seed_{seed}", curves)
+        events.write_curves(output_dir / f"seed_{seed}", np.arange(len(curves["loss"])), curves)
 
 
 def bounds_or_reason(tests: Sequence[RangeTest], epochs: int) -> Bounds | NoSuggestionError:

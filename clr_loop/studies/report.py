@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import statistics
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from clr_loop.runs import events
 from clr_loop.runs import files as run_files
-from clr_loop.runs.records import flat
-from clr_loop.runs.result import higher_is_better
 from clr_loop.schedules import Constant, Triangular
-from clr_loop.studies import plots, scaling
+from clr_loop.studies import board, comparison_plots, scaling
+from clr_loop.studies.canvas import Format, save, to_png
 from clr_loop.studies.effects import Comparison, Effect, Run
 from clr_loop.studies.measures import Measure
 from clr_loop.studies.noise_scale import NoiseScale
+from clr_loop.studies.range_test import RangeTest
 from clr_loop.studies.tables import table_of
 from clr_loop.studies.tuning import Search
 
@@ -66,6 +65,7 @@ class Context:
         budget: what the arms have in common: "epochs", "steps" or "seconds".
         searches: how each arm was tuned; () if none was.
         noise_scale: of the first arm, if it was measured.
+        range_tests: those of each batch size that bounds or tuning began with.
     """
 
     dataset: str
@@ -73,13 +73,14 @@ class Context:
     budget: Literal["epochs", "steps", "seconds"] = "epochs"
     searches: Sequence[Search] = ()
     noise_scale: NoiseScale | None = None
+    range_tests: Mapping[int, Sequence[RangeTest]] = dataclasses.field(default_factory=dict)
 
 
-def write(comparison: Comparison, output_dir: Path, context: Context) -> None:
+def write(comparison: Comparison, output_dir: Path, context: Context, figure_format: Format = "png") -> None:
     """Write comparison.json, comparison.csv, report.md, the pictures, and all of them for TensorBoard.
 
     The directory must exist. The pictures are comparison.png and, where there is something to draw, beside it
-    comparison.tuning.png, comparison.scaling.png and comparison.loss_against_rate.png.
+    comparison.range_test.png, .tuning.png, .scaling.png and .loss_against_rate.png; and each of them in figure_format.
     """
     measure, text = comparison.measure, markdown(comparison, context)
     (output_dir / "report.md").write_text(text)
@@ -94,28 +95,16 @@ def write(comparison: Comparison, output_dir: Path, context: Context) -> None:
     run_files.write_json(output_dir / "comparison.json", content)
     rows = [_csv_row(run, measure, run.seed in comparison.timed_seeds) for run in comparison.runs]
     run_files.write_csv(output_dir / "comparison.csv", rows)
-    figures = {"comparison": plots.comparison(comparison)}
-    figures |= plots.further_comparison(comparison, context.searches, context.noise_scale)
-    for name, figure in figures.items():
-        figure.savefig(output_dir / f"{name}.png")
-    pictures = {name: (output_dir / f"{name}.png").read_bytes() for name in figures}
-    _show_in_tensorboard(comparison, output_dir / "report", text, pictures)
-
-
-def _show_in_tensorboard(comparison: Comparison, report_dir: Path, text: str, pictures: Mapping[str, bytes]) -> None:
-    """Write the report, the columns of the HParams page, and a row of means for each arm."""
-    measure, final = comparison.measure, comparison.runs[0].result.final
-    names = [name for name in final if name.startswith("val_")] or list(final)
-    names.sort(key=lambda name: name != measure.name)  # The measure first.
-    better = {**{name: higher_is_better(name) for name in names}, "epoch_seconds": False}
-    runs = [flat(run.result.settings) for run in comparison.runs]
-    metric = measure.name.removeprefix("val_")
-    events.write_report(report_dir, text, pictures, metric, runs, better)
-    for arm in comparison.arms:
-        of_arm = [run.result for run in comparison.runs if run.arm == arm.arm]
-        shared = {name: value for name, value in flat(of_arm[0].settings).items() if name != "seed"}
-        means = {name: statistics.fmean(result.final[name] for result in of_arm) for name in names}
-        events.write_means(report_dir / arm.arm.directory, shared, {**means, "epoch_seconds": arm.epoch_seconds})
+    further = context.searches, context.noise_scale, context.range_tests
+    pictures = comparison_plots.pictures(comparison, *further)
+    for name, picture in pictures.items():
+        save(picture.together(), output_dir / f"{name}.png", figure_format)
+    panels = {
+        f"{name.removeprefix('comparison.')}/{panel}": to_png(figure)
+        for name, picture in pictures.items()
+        for panel, figure in picture.alone().items()
+    }
+    board.show(comparison, output_dir / board.FOLDER, text, panels, context.noise_scale)
 
 
 def markdown(comparison: Comparison, context: Context) -> str:

@@ -24,7 +24,8 @@ import keras
 
 from clr_loop.runs import files as run_files
 from clr_loop.schedules import Constant, ExponentialDecay, LinearRamp, Schedule, Triangular, Triangular2, join
-from clr_loop.studies import plots, report
+from clr_loop.studies import comparison_plots, report
+from clr_loop.studies.canvas import save
 from clr_loop.studies.effects import Run, Sample, compare
 from clr_loop.studies.measures import Measure
 from clr_loop.studies.tables import table_of
@@ -142,7 +143,7 @@ def write(runs: Sequence[Run], of: Sequence[Policy], title: str, output_dir: Pat
     text = "\n\n".join(sections) + "\n"
     (output_dir / "report.md").write_text(text)
     run_files.write_json(output_dir / "smith.json", {"title": title, "policies": found})
-    plots.policies(runs, _MEASURE, title).savefig(output_dir / "smith.png")
+    save(comparison_plots.policies(runs, _MEASURE, title).together(), output_dir / "smith.png")
     return text
 
 

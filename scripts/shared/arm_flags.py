@@ -164,7 +164,7 @@ def make_loop(dataset: data.AnyDataset, batch_size: int, seed: int = 0) -> Train
 
 
 class Found:
-    """What is measured before the first run: epochs of a budget in seconds, bounds, centers of tuning, noise.
+    """What is measured before the first run: epochs of a budget, range tests, bounds, centers of tuning, noise.
 
     All of it is kept in a file, so that --resume goes on with the same.
     """
@@ -217,12 +217,20 @@ class Found:
         make_model = partial(model_flags.make_model, self._dataset)
         with terminal.status(f"range test, batch {batch_size}"):
             tests = range_test.run_seeds(make_loop(self._dataset, batch_size), make_model, FLAGS.seeds)
+        self.keep("range tests", batch_size, lambda: [test.to_json() for test in tests])
         try:
             found = dataclasses.asdict(range_test.suggested_bounds(tests, epochs))
         except NoSuggestionError as error:
             raise NoSuggestionError(f"Range test at batch {batch_size}: {error} Or take --bounds=flags.") from error
         terminal.say(f"range test, batch {batch_size}: {as_flags(found)}\n")
         return found
+
+    def range_tests(self) -> dict[int, list[RangeTest]]:
+        """Return the range tests that bounds or centers were read from, by batch size."""
+        from clr_loop.studies.range_test import RangeTest
+
+        kept = {size: self._kept.get(f"range tests, batch {size}", []) for size in batch_sizes()}
+        return {size: [RangeTest.from_json(test) for test in tests] for size, tests in kept.items() if tests}
 
     def centers(self, held_out: data.Dataset) -> dict[int, float]:
         """Return the rate that a range test of the trials' own seed suggests for each batch size.
@@ -235,6 +243,7 @@ class Found:
         def center(batch_size: int) -> float:
             with terminal.status(f"range test, batch {batch_size}"):
                 test: RangeTest = range_test.run(make_loop(held_out, batch_size, tuning.SEED))
+            self.keep("range tests", batch_size, lambda: [test.to_json()])
             found = {suggestion.name: suggestion for suggestion in suggest([test.curve])}
             for suggestion in (found["max_lr"], found["steepest"]):
                 if suggestion.learning_rate is not None:

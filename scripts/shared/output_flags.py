@@ -15,6 +15,7 @@ FLAGS = flags.FLAGS
 
 flags.DEFINE_integer("epochs", 15, "How often to visit the training set.")
 flags.DEFINE_bool("overwrite", False, "Replace what an earlier run of this script has left where this one writes.")
+flags.DEFINE_enum("figure_format", "png", ("png", "svg", "pdf"), "Write pictures in this format, too, beside PNG.")
 
 _LARGEST_SEED, _MOST_SEEDS = 2**32 - 1, 100_000
 

@@ -229,11 +229,22 @@ def status(text: str) -> Iterator[None]:
         yield
 
 
-def where(directory: Path) -> str:
-    """Return the closing lines: where the results are, and how to see them in TensorBoard with every step in it."""
+def where(directory: Path, summary: Path | None = None) -> str:
+    """Return the closing lines: where the results are, and how to see them in TensorBoard from any folder.
+
+    Where there is a summary, the first command opens it alone and the second one all runs.
+    """
     # TensorBoard draws 1,000 random points of a longer series unless told otherwise; 0, once "all", now means none.
-    look = [_as_typed("tensorboard"), "--logdir", str(directory), "--samples_per_plugin", "scalars=1000000000"]
-    return f"results: {directory}\nlook:    {shlex.join(look)}"
+    every_step = ["--samples_per_plugin", "scalars=1000000000"]
+    if summary is None:
+        return f"results: {directory}\nlook:    {_tensorboard(directory, *every_step)}"
+    return f"results: {directory}\nlook:    {_tensorboard(summary)}\nall runs: {_tensorboard(directory, *every_step)}"
+
+
+def _tensorboard(directory: Path, *options: str) -> str:
+    """Return a command that opens a directory in TensorBoard and shows its address and errors, not TensorFlow's log."""
+    command = [_as_typed("tensorboard", os.path.abspath), "--logdir", os.path.abspath(directory), *options]
+    return f"{shlex.join(command)} 2>&1 | grep -E 'http:|rror'"
 
 
 def resume_command() -> str:
@@ -246,11 +257,11 @@ def resume_command() -> str:
     return shlex.join([_as_typed("python"), *kept, *rebased, "--resume"])
 
 
-def _as_typed(program: str) -> str:
-    """Return how to call a program of this Python's environment from here: by its name if that finds it."""
+def _as_typed(program: str, path_of: Callable[[Path], str] = os.path.relpath) -> str:
+    """Return how to call a program of this Python's environment: by its name if that finds it, else by its path."""
     own = Path(sys.executable).with_name(program)
     found = shutil.which(program)
-    return program if found and Path(found).samefile(own) else os.path.relpath(own)
+    return program if found and Path(found).samefile(own) else path_of(own)
 
 
 def given_flags(left_out: Collection[str]) -> list[str]:

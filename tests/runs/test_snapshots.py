@@ -103,7 +103,8 @@ def test_a_regression_is_averaged_as_it_is(tmp_path):
 
 
 def test_the_picture_has_a_panel_for_each_metric(run):
-    figure = plots.snapshots(rows_of(run[0]))
+    settings = {"dataset": "made up", "batch_size": 10, "seed": 3}
+    figure = plots.snapshots(rows_of(run[0]), settings).together()
     assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy"]
     assert [len(axes.lines) for axes in figure.axes] == [2, 2]
 

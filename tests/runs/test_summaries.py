@@ -134,10 +134,11 @@ def write_runs(log_dir):
 
 def test_a_comparison_has_columns_of_what_differs_a_row_for_each_run_and_one_for_their_mean(tmp_path):
     runs = write_runs(tmp_path)
-    write_report(tmp_path / "report", "first", {}, "accuracy", runs[:1], {})
-    write_report(tmp_path / "report", "again", {}, "accuracy", runs, {"val_accuracy": True, "val_loss": False})
-    shared = {name: value for name, value in runs[0].items() if name != "seed"}
-    write_means(tmp_path / "report" / "Constant", shared, {"val_accuracy": 0.625})
+    mean = {**runs[0], "seed": "mean of 2"}
+    write_report(tmp_path / "report", "first", {}, rows=runs[:1])
+    measures = {"val_accuracy": True, "val_loss": False}
+    write_report(tmp_path / "report", "again", {}, rows=[*runs, mean], measures=measures)
+    write_means(tmp_path / "report" / "Constant", mean, {"val_accuracy": 0.625})
     columns, measures, rows = hparams_page(tmp_path)
     assert columns == ["highest_rate", "schedule", "seed"]
     assert measures == ["val_accuracy ↑", "val_loss ↓"]

@@ -15,7 +15,7 @@ def preview(tmp_path, *flags):
 
 
 def test_it_prints_the_description_and_draws_it(tmp_path):
-    process = preview(tmp_path / "new" / "folder", "--num_examples=59999")
+    process = preview(tmp_path / "new" / "folder", "--num_examples=59999", "--figure_format=svg")
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
     lines = process.stdout.splitlines()
@@ -24,6 +24,7 @@ def test_it_prints_the_description_and_draws_it(tmp_path):
     picture = tmp_path / "new" / "folder" / "preview.png"
     assert lines[-1] == f"picture: {picture}"
     assert imread(picture).std() > 0.01  # Something is drawn.
+    assert picture.with_suffix(".svg").read_bytes().startswith(b"<?xml")
 
 
 def test_a_schedule_that_ends_before_the_run_is_told_of_once_and_only_in_the_notes(tmp_path):

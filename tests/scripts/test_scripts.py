@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from helpers.scripts import assert_one_line_error, run_script, start_script, succeed
 from helpers.scripts import without_tensorflow as blocked
@@ -64,9 +65,10 @@ def test_train_prints_a_line_for_each_epoch_and_where_to_look_and_nothing_else(t
     final = json.loads((run_dir / "result.json").read_text())["final"]
     words = "  ".join(f"{name} {final[name]:#.4g}" for name in ("loss", "accuracy", "val_loss", "val_accuracy"))
     assert f"  lr 0.0028  {words}  " in epochs[1]
-    look = shlex.split(lines[-1].removeprefix("look:"))
+    look = shlex.split(lines[-1].removeprefix("look:").partition("2>&1")[0])
     assert Path(look[0]).name == "tensorboard"
     assert look[1:4] == ["--logdir", str(run_dir), "--samples_per_plugin"]
+    assert Path(look[2]).is_absolute()  # So the line works from any folder.
     assert done.stderr == ""  # No bar where there is no terminal, and no start-up noise of TensorFlow.
 
 
@@ -127,6 +129,8 @@ def test_compare_writes_and_prints_the_report(npz, tmp_path):
         "constant_batch_64", "triangular_batch_64", "constant_batch_300", "triangular_batch_300",
     }  # fmt: skip
     assert (output_dir / "report.md").read_text() in done.stdout
+    opened = [line.partition("--logdir ")[2].split()[0] for line in done.stdout.splitlines() if "--logdir" in line]
+    assert opened == [str(output_dir / "report"), str(output_dir)]  # The summary, and then all runs.
     content = json.loads((output_dir / "comparison.json").read_text())
     assert len(content["runs"]) == 8
     assert len({run["weights_sha256"] for run in content["runs"]}) == 8
@@ -205,6 +209,9 @@ def test_a_comparison_with_measured_bounds_goes_on_with_the_same_bounds(tmp_path
     runs = tmp_path / "compared" / "triangular_batch_1000"
     schedules = [json.loads((runs / f"seed_{n}" / "config.json").read_text())["schedule"] for n in (0, 1)]
     assert schedules[0] == schedules[1]
+    assert (tmp_path / "compared" / "comparison.range_test.png").is_file()
+    images = EventAccumulator(str(tmp_path / "compared" / "report")).Reload().Tags()["images"]
+    assert {tag for tag in images if tag.startswith("range_test/")} == {"range_test/loss, batch 1000"}
 
 
 def test_range_test_prints_its_suggestions_and_replaces_its_own_files_only_when_it_has_new_ones(npz, tmp_path):

@@ -286,7 +286,14 @@ def test_a_regression_gets_its_pair_from_the_loss_alone(tmp_path):
     found = range_test.suggested_bounds([test], epochs=2)
     assert 1e-4 < found.base_lr < 0.01 < found.max_lr < 1.0
     assert "where the loss begins to fall" in range_test.text([test], 2)
-    range_test.write([test], 2, tmp_path, {"model": "a line"})
+    read_back = range_test.RangeTest.from_json(json.loads(json.dumps(test.to_json())))
+    assert (read_back.settings, read_back.stop_reason) == (test.settings, test.stop_reason)
+    assert range_test.text([read_back], 2) == range_test.text([test], 2)
+    for name, values in test.columns().items():
+        np.testing.assert_array_equal(read_back.columns()[name], values, err_msg=name)
+
+    range_test.write([test], 2, tmp_path, {"model": "a line"}, "svg")
+    assert (tmp_path / "range_test.svg").is_file()
     content = json.loads((tmp_path / "range_test.json").read_text())
     assert content["measure"] == "loss"
     with open(tmp_path / "range_test.csv", newline="") as file:

@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.custom_scalar import layout_pb2
 
 from clr_loop.runs.result import EpochRecord
 from clr_loop.schedules import Constant
@@ -107,15 +106,13 @@ def test_the_report_shows_what_was_tried_what_it_cost_and_what_the_rules_would_h
 
     report.write(compared, tmp_path, context)
     events = EventAccumulator(str(tmp_path / "report"), size_guidance={"tensors": 0, "images": 0}).Reload()
-    assert set(events.Tags()["images"]) == {"comparison", "comparison.tuning", "comparison.scaling"}
-    for tag in events.Tags()["images"]:
-        assert events.Images(tag)[0].encoded_image_string == (tmp_path / f"{tag}.png").read_bytes()
+    panels = {tag.partition("/")[0] for tag in events.Tags()["images"]}
+    assert panels == {"comparison", "tuning", "scaling"}
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "comparison.png", "comparison.tuning.png", "comparison.scaling.png",
+    }  # fmt: skip
     texts = [tag for tag in events.Tags()["tensors"] if not tag.startswith("_hparams_")]
-    shown = {tag: events.Tensors(tag)[0].tensor_proto.string_val[0] for tag in texts}
-    assert text.encode() in shown.values()
-    layout = layout_pb2.Layout.FromString(shown["custom_scalars__config__"])
-    tags = [tag for chart in layout.category[0].chart for tag in chart.multiline.tag]
-    assert tags == ["^learning_rate$", "^loss$", "^accuracy$"]
+    assert text.encode() in [events.Tensors(tag)[0].tensor_proto.string_val[0] for tag in texts]
 
 
 def test_a_diverged_trial_is_counted_and_never_the_best():

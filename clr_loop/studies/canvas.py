@@ -1,0 +1,152 @@
+"""What all pictures have in common: panels, legends, colors, axes and files. There is no window and no global state."""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
+
+from clr_loop.studies.measures import is_share
+
+Format = Literal["png", "svg", "pdf"]
+
+# Okabe and Ito's palette, whose colors the color-blind can tell apart.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+# Inches. TensorBoard shrinks pictures to some 350 pixels, where letters can be read in one of this size.
+_ALONE = (5.2, 3.9)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Panels that are drawn together as a file, or each alone, to be read at thumbnail size.
+
+    Attributes:
+        title: what it shows: data, model, optimizer, seeds.
+        rows: the names of the panels, row by row.
+        panels: name → what draws it.
+        note: above the legend, which has each label of the panels once.
+        size: inches, of the whole.
+        shares_x: whether all panels have one axis of steps or rates.
+    """
+
+    title: str
+    rows: Sequence[Sequence[str]]
+    panels: Mapping[str, Callable[[Axes], None]]
+    note: str = ""
+    size: tuple[float, float] = (12.0, 9.0)
+    shares_x: bool = False
+
+    def together(self) -> Figure:
+        """Return all panels in one figure."""
+        figure = new_figure(*self.size)
+        for name, axes in mosaic(figure, self.rows, self.shares_x).items():
+            self.panels[name](axes)
+            if self.shares_x and name not in self.rows[-1]:
+                axes.set_xlabel("")
+        self._finish(figure)
+        return figure
+
+    def alone(self) -> dict[str, Figure]:
+        """Return a figure of each panel, by its name."""
+        figures = {name: new_figure(*_ALONE) for name in self.panels}
+        for name, figure in figures.items():
+            self.panels[name](figure.subplots())
+            self._finish(figure, most_letters=45)
+        return figures
+
+    def _finish(self, figure: Figure, most_letters: int = 1000) -> None:
+        """Write title and legend, which has as many columns as fit; of longer labels only what is before the colon."""
+        labeled: dict[str, Any] = {}
+        for axes in figure.axes:
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+                labeled.setdefault(label if len(label) <= most_letters else label.partition(":")[0], handle)
+        letters = 11 * figure.get_figwidth()
+        if labeled:
+            wrapped = [textwrap.fill(label, int(letters) - 6, subsequent_indent="    ") for label in labeled]
+            columns = max(1, int(letters // (max(map(len, labeled)) + 6)))
+            note = textwrap.fill(self.note, int(letters)) or None
+            figure.legend(
+                list(labeled.values()), wrapped, loc="outside lower center", ncols=columns, title=note, fontsize=9
+            )
+        figure.suptitle(textwrap.fill(self.title, int(letters)), fontsize=11)
+
+
+def save(figure: Figure, path: Path, figure_format: Format = "png") -> None:
+    """Write a picture as a PNG file and, where another format is asked for, in that format beside it."""
+    for suffix in dict.fromkeys((".png", f".{figure_format}")):
+        figure.savefig(path.with_suffix(suffix))
+
+
+def to_png(figure: Figure) -> bytes:
+    """Return a picture in PNG format."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of so many inches."""
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def mosaic(figure: Figure, rows: Sequence[Sequence[str]], shares_x: bool = False) -> dict[str, Axes]:
+    """Make a row of named panels for each of these; all rows are equally wide."""
+    width = math.lcm(*map(len, rows))
+    cells: list[Any] = [[name for name in row for _ in range(width // len(row))] for row in rows]
+    return dict(figure.subplot_mosaic(cells, sharex=shares_x))
+
+
+def finish(axes: Axes, measure: str = "") -> None:
+    """Draw a grid, and write an accuracy in percent."""
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
+    if is_share(measure):
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+
+
+def style(i: int) -> dict[str, Any]:
+    """Return the color and line style of an arm."""
+    turn, place = divmod(i, len(COLORS))
+    return {"color": COLORS[place], "linestyle": ("solid", "dashed", "dotted")[turn % 3]}
+
+
+def about(settings: Mapping[str, Any]) -> str:
+    """Return what was trained, as far as the settings say: `mnist, relu_mlp, Adam`."""
+    return ", ".join(str(settings[name]) for name in ("dataset", "model", "optimizer") if settings.get(name))
+
+
+def is_wide(rates: NDArray[Any]) -> bool:
+    """Return whether the rates span more than a decade and a half, so that a linear axis hides the low ones."""
+    above = rates[rates > 0]
+    return len(above) > 0 and bool(above.max() > 10**1.5 * above.min())
+
+
+def add_epochs(axes: Axes, steps_per_epoch: int) -> None:
+    """Write epochs along the top."""
+    to_epochs = (lambda step: step / steps_per_epoch, lambda epoch: epoch * steps_per_epoch)
+    axes.secondary_xaxis("top", functions=to_epochs).set_xlabel("epoch")
+
+
+def show_range(axes: Axes, decisive: NDArray[Any], every: NDArray[Any], is_higher_better: bool) -> None:
+    """Let the decisive values take at least half of the axis: the others may be far worse."""
+    sign = 1.0 if is_higher_better else -1.0
+    every, decisive = (sign * values[np.isfinite(values)] for values in (every, decisive))
+    if len(decisive) and np.ptp(every) > 0:
+        high, low = every.max(), decisive.min()
+        low = max(every.min(), 2.0 * low - high)
+        margin = 0.05 * (high - low)
+        axes.set_ylim(*sorted((sign * (low - margin), sign * (high + margin))))

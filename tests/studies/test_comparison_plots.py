@@ -1,0 +1,110 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from matplotlib.ticker import PercentFormatter
+
+from clr_loop.studies import comparison_plots as plots
+from clr_loop.studies.effects import compare
+from clr_loop.studies.measures import Measure
+from clr_loop.studies.tuning import Search, Trial
+from helpers.made_up_runs import ARMS, make_run
+
+
+def is_in_percent(axes):
+    return isinstance(axes.yaxis.get_major_formatter(), PercentFormatter)
+
+
+def comparison_of(values, measure="val_accuracy", arm=ARMS[0], **arguments):
+    """A picture of one arm whose seeds end with these values; the last seed was not timed."""
+    runs = [
+        make_run(arm, seed, value, measure=measure, epoch_seconds=1.0 + seed / 2, is_timed=seed < 2, **arguments)
+        for seed, value in enumerate(values)
+    ]
+    return plots.comparison(compare(runs, Measure(measure))).together()
+
+
+@pytest.mark.parametrize(("name", "in_percent"), [("val_accuracy", True), ("val_loss", False)])
+def test_a_comparison_is_drawn_by_the_measure(name, in_percent):
+    figure = comparison_of([0.5, 0.6, 0.1], name, num_epochs=2)
+    by_seconds, by_examples, last, rates = figure.axes
+    assert by_seconds.get_ylabel() == by_examples.get_ylabel() == Measure(name).words
+    assert by_seconds.lines[0].get_xdata() == pytest.approx([1.25, 2.5])
+    assert by_examples.lines[0].get_xdata() == pytest.approx([60.0, 120.0])
+    assert by_seconds.lines[0].get_ydata() == pytest.approx([0.4, 0.4])
+    assert last.lines[0].get_xdata() == pytest.approx([0.5, 0.6, 0.1])
+    np.testing.assert_array_equal(rates.lines[0].get_ydata(), np.full(1200, 0.1, np.float32))
+    assert rates.lines[0].get_xdata()[[0, 600]] == pytest.approx([0.0, 1.0])
+    assert [is_in_percent(axes) for axes in figure.axes] == [in_percent] * 2 + [False] * 2
+    assert isinstance(last.xaxis.get_major_formatter(), PercentFormatter) == in_percent
+
+
+def test_bands_and_bars_are_the_standard_deviation_and_the_legend_says_so():
+    figure = comparison_of([0.5, 0.6, 0.1], num_epochs=2)
+    by_seconds, _, last, _ = figure.axes
+    sd = np.sqrt((0.1**2 + 0.2**2 + 0.3**2) / 2)
+    heights = by_seconds.collections[0].get_paths()[0].vertices[:, 1]
+    assert [heights.min(), heights.max()] == pytest.approx([0.4 - sd, 0.4 + sd])
+    (bar,) = last.collections[0].get_segments()
+    assert bar[:, 0] == pytest.approx([0.4 - sd, 0.4 + sd])
+    assert "± standard deviation" in by_seconds.get_title()
+    (row,) = last.get_yticklabels()
+    assert row.get_text() == f"constant, batch 100\n40.00 ± {100 * sd:.2f} %"
+
+
+def test_a_comparison_of_one_epoch_and_one_seed_shows_each_arm_by_name_and_value():
+    figure = comparison_of([0.5], num_epochs=1)
+    last, by_seconds, _ = figure.axes
+    assert [text.get_text() for text in last.get_yticklabels()] == ["constant, batch 100\n50.00 %"]
+    assert by_seconds.lines[0].get_marker() == "o"
+    assert [text.get_text().strip() for text in by_seconds.texts] == ["constant, batch 100"]
+    assert by_seconds.get_xlim()[0] == 0.0
+
+
+def test_constants_of_one_rate_show_beside_each_other_and_cycles_fill_a_linear_panel():
+    runs = [make_run(arm, 0, 0.5, num_epochs=15) for arm in ARMS]
+    *_, linear, log = plots.comparison(compare(runs, Measure())).together().axes
+    assert (linear.get_yscale(), log.get_yscale()) == ("linear", "log")
+    assert [line.get_label() for line in linear.lines] == ["triangular, batch 100", "triangular, batch 2000"]
+    assert linear.get_title() == "the arms whose rate changes"
+    assert linear.get_ylim()[0] == 0.0
+    assert 0.006 < linear.get_ylim()[1] < 0.007
+    first, first_cycle, second, second_cycle = (line.get_linewidth() for line in log.lines)
+    assert first > second == first_cycle == second_cycle
+    assert len({line.get_color() for line in log.lines}) == 4
+
+
+@pytest.mark.parametrize(("name", "limits"), [("val_accuracy", (0.4, 0.9)), ("val_loss", (0.1, 0.6))])
+def test_epochs_near_chance_leave_half_of_the_axis_to_the_later_ones(name, limits):
+    run = make_run(ARMS[0], 0, 0.0, measure=name, num_epochs=6)
+    is_loss = name == "val_loss"
+    for i, value in enumerate([0.1, 0.2, 0.65, 0.7, 0.8, 0.9]):
+        metrics = {name: 1.0 - value if is_loss else value}
+        run.result.epochs[i] = dataclasses.replace(run.result.epochs[i], metrics=metrics)
+    low, high = plots.comparison(compare([run], Measure(name))).together().axes[0].get_ylim()
+    assert (low, high) == pytest.approx((limits[0] - 0.025, limits[1] + 0.025))
+
+
+def test_each_panel_stands_alone_with_the_title_and_the_arms_that_are_in_it():
+    picture = plots.comparison(compare([make_run(arm, 0, 0.5, num_epochs=2) for arm in ARMS]))
+    figures = picture.alone()
+    assert set(figures) == {"seconds", "examples", "last", "rate", "rate_log"}
+    assert {figure.get_suptitle() for figure in figures.values()} == {"Adam, 1 seed"}
+    named = {name: [text.get_text() for text in f.legends[0].get_texts()] for name, f in figures.items() if f.legends}
+    assert named["examples"] == named["rate_log"] == [arm.label for arm in ARMS]
+    assert named["rate"] == ["triangular, batch 100", "triangular, batch 2000"]
+    assert "last" not in named  # Its rows have the arms' names.
+
+
+@pytest.mark.parametrize(("name", "place"), [("val_accuracy", 0), ("val_loss", 1)])
+def test_a_trial_that_diverged_is_a_cross_at_the_worse_end_of_the_axis(name, place):
+    values = (0.5, 0.9, 0.7) if name == "val_accuracy" else (0.9, 0.2, 0.5)
+    trials = [Trial(rate, value, 1.0) for rate, value in zip((0.1, 0.2, 0.4), values, strict=True)]
+    search = Search(ARMS[0], (*trials, Trial(0.8, None, 0.0)), Measure(name))
+    compared = compare([make_run(ARMS[0], 0, 0.5)])
+    (axes,) = plots.tuning(compared, [search]).together().axes
+    curve, best, cross = axes.lines
+    assert curve.get_ydata()[:3] == pytest.approx(values)
+    assert (best.get_marker(), *best.get_data()) == ("*", [0.2], [values[1]])
+    assert (cross.get_marker(), *cross.get_data()) == ("X", [0.8], [axes.get_ylim()[place]])
+    assert plots.tuning(compared, []) is None
