@@ -56,6 +56,7 @@ flags.DEFINE_integer("rounds", 9, "Timed epochs of each contender.", lower_bound
 flags.DEFINE_integer("num_examples", 60000, "The first so many of MNIST.", lower_bound=1, upper_bound=60000)
 flags.DEFINE_string("output_dir", "runs/benchmark", f"Where to write; {output_flags.EMPTY}, unless --overwrite.")
 flags.declare_key_flag("overwrite")
+flags.declare_key_flag("figure_format")
 flags.adopt_module_key_flags(terminal)
 
 
@@ -181,6 +182,7 @@ def write(
 ) -> None:
     """Write benchmark.md, benchmark.json and benchmark.png."""
     from clr_loop.studies import plots  # Only here: the processes that are measured import this script too.
+    from clr_loop.studies.canvas import save
 
     (output_dir / "benchmark.md").write_text("\n\n".join(texts) + "\n")
     content = {"machine": machine, "rounds": FLAGS.rounds, "cases": _to_json(cases), "growth": _to_json(growth)}
@@ -194,7 +196,7 @@ def write(
         CONTENDERS[key].label: {n: sizes[n][key].median for n in sorted(sizes) if n in GROWTH_BATCH_SIZES}
         for key in ("clr_loop", "products")
     }
-    plots.benchmark(bars, lines if growth else {}, texts[0]).savefig(output_dir / "benchmark.png")
+    save(plots.benchmark(bars, lines if growth else {}, texts[0]), output_dir / "benchmark.png", FLAGS.figure_format)
 
 
 def _to_json(cases: Sequence[Case]) -> list[dict[str, Any]]:

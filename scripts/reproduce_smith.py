@@ -50,6 +50,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_bool("resume", False, "Go on with what is in --output_dir, from the last checkpoint.")
 flags.declare_key_flag("overwrite")
+flags.declare_key_flag("figure_format")
 flags.adopt_module_key_flags(terminal)
 
 _MADE = ("report.md", "smith.*", "*_batch_*/seed_*/")
@@ -76,7 +77,8 @@ def main() -> None:
             f"{Path(dataset.name).stem}, {FLAGS.optimizer}, batch {FLAGS.batch_size}, {FLAGS.scale:g} of the paper's "
             f"steps, validated on {examples} examples, {len(FLAGS.seeds)} seed{'s' * (len(FLAGS.seeds) > 1)}"
         )
-        terminal.say_markdown(f"\n{smith.write(runs, policies, title, output_dir)}")
+        report = smith.write(runs, policies, title, output_dir, FLAGS.figure_format)
+        terminal.say_markdown(f"\n{report}")
         terminal.say(terminal.where(output_dir))
 
 

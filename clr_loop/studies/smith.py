@@ -25,7 +25,7 @@ import keras
 from clr_loop.runs import files as run_files
 from clr_loop.schedules import Constant, ExponentialDecay, LinearRamp, Schedule, Triangular, Triangular2, join
 from clr_loop.studies import comparison_plots, report
-from clr_loop.studies.canvas import save
+from clr_loop.studies.canvas import Format, save
 from clr_loop.studies.effects import Run, Sample, compare
 from clr_loop.studies.measures import Measure
 from clr_loop.studies.tables import table_of
@@ -122,13 +122,16 @@ def make_optimizer(name: str) -> keras.optimizers.Optimizer:
     return keras.optimizers.SGD(momentum=0.9, nesterov=name == "nesterov")
 
 
-def write(runs: Sequence[Run], of: Sequence[Policy], title: str, output_dir: Path) -> str:
+def write(
+    runs: Sequence[Run], of: Sequence[Policy], title: str, output_dir: Path, figure_format: Format = "png"
+) -> str:
     """Write report.md, smith.json and smith.png into a directory that exists, and return the report.
 
     Args:
         runs: every policy with every seed; the schedule's name is the policy's.
         of: the policies, `fixed` first.
         title: what was run, for the head of report and picture.
+        figure_format: of a further file of the picture.
     """
     found = [_row(policy, runs, of[0].name) for policy in of]
     compared = compare(runs, Measure(_MEASURE))
@@ -143,7 +146,7 @@ def write(runs: Sequence[Run], of: Sequence[Policy], title: str, output_dir: Pat
     text = "\n\n".join(sections) + "\n"
     (output_dir / "report.md").write_text(text)
     run_files.write_json(output_dir / "smith.json", {"title": title, "policies": found})
-    save(comparison_plots.policies(runs, _MEASURE, title).together(), output_dir / "smith.png")
+    save(comparison_plots.policies(runs, _MEASURE, title).together(), output_dir / "smith.png", figure_format)
     return text
 
 

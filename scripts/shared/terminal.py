@@ -244,7 +244,7 @@ def where(directory: Path, summary: Path | None = None) -> str:
 def _tensorboard(directory: Path, *options: str) -> str:
     """Return a command that opens a directory in TensorBoard and shows its address and errors, not TensorFlow's log."""
     command = [_as_typed("tensorboard", os.path.abspath), "--logdir", os.path.abspath(directory), *options]
-    return f"{shlex.join(command)} 2>&1 | grep -E 'http:|rror'"
+    return f"{shlex.join(command)} 2>&1 | grep -i ^tensorboard"
 
 
 def resume_command() -> str:
