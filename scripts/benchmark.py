@@ -5,9 +5,10 @@ Examples:
     python scripts/benchmark.py
     python scripts/benchmark.py --tables=1 --models=relu_mlp --batch_sizes=100 --rounds=3
 
-It prints up to three tables (1: an epoch of each; 2: the same with every step in TensorBoard; 3: how clr_loop's cost
-grows) and writes benchmark.json, benchmark.md and benchmark.png into --output_dir. JAX (with optax) and PyTorch take
-part where they are installed. For figures to be trusted, nothing else may run on the machine.
+It prints up to three kinds of tables (1: an epoch of each, and all of them side by side; 2: the same with every step in
+TensorBoard; 3: how clr_loop's cost grows) and writes benchmark.json, benchmark.md and benchmark.png into --output_dir.
+small_cnn takes the first 10,000 images. JAX (with optax) and PyTorch take part where they are installed. For figures to
+be trusted, nothing else may run on the machine.
 """
 
 import shared.early  # noqa: F401
@@ -36,6 +37,8 @@ FLAGS = flags.FLAGS
 GROWTH_BATCH_SIZES = (32, 128, 512, 2048, 8192)
 GROWTH_COPIES = (1, 4)
 GROWTH_WIDTHS = (4, 16)
+# An image costs a convolutional model some forty times as much.
+MOST_FOR_CONVOLUTIONS = 10_000
 
 Measured = Mapping[str, Measurement]
 Case = tuple[Job, Measured]
@@ -49,7 +52,7 @@ def _define_list(name: str, choices: Sequence[str], help_text: str) -> None:
 
 
 _define_list("contenders", list(CONTENDERS), "; clr_loop among them.")
-_define_list("models", ("article_mlp", "relu_mlp"), ".")
+_define_list("models", ("article_mlp", "relu_mlp", "small_cnn"), ".")
 _define_list("tables", ("1", "2", "3"), "; 2 brings 1 along.")
 flags.DEFINE_list("batch_sizes", ["100", "2000"], "Examples in a step, at most num_examples.")
 flags.DEFINE_integer("rounds", 9, "Timed epochs of each contender.", lower_bound=1)
@@ -72,6 +75,9 @@ def _are_sizes(values: list[str]) -> bool:
 
 def main() -> None:
     """Measure what the flags ask for, print the tables and write them."""
+    dense = [model for model in FLAGS.models if not Job(model, 1, 1).is_convolutional]
+    if "3" in FLAGS.tables and not dense:
+        raise ValueError("Table 3 widens a dense model; add article_mlp or relu_mlp to --models, or leave it out.")
     batch_sizes = [int(size) for size in FLAGS.batch_sizes]
     if max(batch_sizes) > FLAGS.num_examples:
         raise ValueError(f"The batch size {max(batch_sizes)} is above num_examples {FLAGS.num_examples}; lower it.")
@@ -88,20 +94,27 @@ def main() -> None:
         cases: list[Case] = []
         for model in FLAGS.models if {"1", "2"} & set(FLAGS.tables) else []:
             for size in batch_sizes:
+                job = Job(model, size, FLAGS.num_examples)
+                if job.is_convolutional:
+                    most = max(MOST_FOR_CONVOLUTIONS, size)
+                    job = dataclasses.replace(job, num_examples=min(job.num_examples, most))
                 # Whole batches only: not every library can take a short last one.
-                job = Job(model, size, FLAGS.num_examples // size * size)
-                present = [key for key in keys if CONTENDERS[key].is_installed()]
+                job = dataclasses.replace(job, num_examples=job.num_examples // size * size)
+                able = [key for key in keys if CONTENDERS[key].has_convolutions or not job.is_convolutional]
+                present = [key for key in able if CONTENDERS[key].is_installed()]
                 measured = measure(present, job, f"{model}, batch {size}", record="2" in FLAGS.tables)
                 cases.append((job, measured))
-                say(f"## {model}, batch {size}\n\n{epoch_table(keys, measured)}")
+                say(f"## {model}, batch {size}\n\n{epoch_table(able, measured)}")
                 if "2" in FLAGS.tables:
-                    say(f"With every step in TensorBoard:\n\n{recorded_table(keys, measured)}")
+                    say(f"With every step in TensorBoard:\n\n{recorded_table(able, measured)}")
+        if cases:
+            say(f"## Side by side\n\n{side_by_side(keys, cases)}")
         growth: list[Case] = []
-        for job in growth_jobs(FLAGS.models[0], batch_sizes) if "3" in FLAGS.tables else []:
+        for job in growth_jobs(dense[0], batch_sizes) if "3" in FLAGS.tables else []:
             what = f"batch {job.batch_size}, {job.copies}× data, {job.width}× width"
             growth.append((job, measure(("clr_loop", "products"), job, what, record=False)))
         if growth:
-            say(f"## How an epoch's cost grows, {FLAGS.models[0]}\n\n{growth_table(growth)}")
+            say(f"## How an epoch's cost grows, {dense[0]}\n\n{growth_table(growth)}")
         write(output_dir, machine, texts, cases, growth)
     terminal.say(f"results: {output_dir}")
 
@@ -133,6 +146,23 @@ def epoch_table(keys: Sequence[str], measured: Measured) -> str:
         "loss of epoch 1": lambda it: "–" if it.loss is None else f"{it.loss:.4f}",
     }
     return _table(keys, measured, columns)
+
+
+def side_by_side(keys: Sequence[str], cases: Sequence[Case]) -> str:
+    """Return the one table of all cases: seconds of an epoch, median (range), and clr_loop's part of it."""
+    header = ["seconds: median (min–max), clr_loop ÷ it", *(f"{job.model}, {job.batch_size}" for job, _ in cases), "MB"]
+    rows = []
+    for key in [key for key in keys if any(key in measured for _, measured in cases)]:
+        found = [measured.get(key) for _, measured in cases]
+        ours = [measured["clr_loop"].median for _, measured in cases]
+        cells = ["–" if it is None else _cell(it, ratio_to) for it, ratio_to in zip(found, ours, strict=True)]
+        peak = max(it.peak_bytes for it in found if it is not None)
+        rows.append([CONTENDERS[key].label, *cells, f"{peak / 1e6:,.0f}"])
+    return markdown_table(header, rows)
+
+
+def _cell(it: Measurement, ours: float) -> str:
+    return f"{it.median:.3f} ({min(it.epoch_seconds):.3f}–{max(it.epoch_seconds):.3f}), {ours / it.median:.2f}"
 
 
 def recorded_table(keys: Sequence[str], measured: Measured) -> str:

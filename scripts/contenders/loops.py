@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
+import math
 import os
 import time
 from collections.abc import Callable
@@ -39,7 +41,7 @@ _PREFETCHED_BATCHES = 4
 class Job:
     """What all contenders are to do."""
 
-    model: str  # The hidden layers of article_mlp or relu_mlp, before an output of logits.
+    model: str  # The hidden layers of article_mlp, relu_mlp or small_cnn, before an output of logits.
     batch_size: int
     num_examples: int  # The first so many of MNIST's 60,000.
     copies: int = 1  # How often these are repeated, to make larger data.
@@ -48,12 +50,20 @@ class Job:
     @property
     def activation(self) -> str:
         """The name of the hidden layers' activation."""
-        return {"article_mlp": "softmax", "relu_mlp": "relu"}[self.model]
+        return "softmax" if self.model == "article_mlp" else "relu"
 
     @property
-    def units(self) -> list[int]:
-        """The lengths of the vectors between the layers, with input and logits."""
-        return [784, 100 * self.width, 50 * self.width, 10]
+    def is_convolutional(self) -> bool:
+        """Whether the model begins with convolutions, each with max pooling."""
+        return self.model == "small_cnn"
+
+    @property
+    def kernels(self) -> list[tuple[int, ...]]:
+        """The shapes of the kernels, [inputs, outputs] or [height, width, inputs, outputs], in the layers' order."""
+        if self.is_convolutional:
+            return [(3, 3, 1, 16), (3, 3, 16, 32), (5 * 5 * 32, 64), (64, 10)]
+        units = [784, 100 * self.width, 50 * self.width, 10]
+        return list(itertools.pairwise(units))
 
     @property
     def examples(self) -> int:
@@ -87,17 +97,24 @@ class Job:
         """Return the initial kernels, Glorot-uniform, and biases, zero, in the layers' order."""
         rng = np.random.default_rng(0)
         weights = []
-        for rows, columns in zip(self.units[:-1], self.units[1:], strict=True):
-            limit = np.sqrt(6.0 / (rows + columns))
-            weights += [rng.uniform(-limit, limit, (rows, columns)), np.zeros(columns)]
+        for shape in self.kernels:
+            limit = np.sqrt(6.0 / (math.prod(shape[:-2]) * sum(shape[-2:])))
+            weights += [rng.uniform(-limit, limit, shape), np.zeros(shape[-1])]
         return [weight.astype(np.float32) for weight in weights]
 
     def keras_model(self, rate: Any = 0.001, **compiled: Any) -> keras.Model:
         """Return a compiled Keras model with the initial weights."""
         import keras
+        from keras import layers
 
-        hidden = [keras.layers.Dense(units, self.activation) for units in self.units[1:-1]]
-        model = keras.Sequential([keras.Input((28, 28)), keras.layers.Flatten(), *hidden, keras.layers.Dense(10)])
+        stack: list[Any] = [layers.Reshape((28, 28, 1))] if self.is_convolutional else []
+        *hidden, _ = self.kernels
+        for shape in hidden:
+            if len(shape) == 4:
+                stack += [layers.Conv2D(shape[-1], 3, activation=self.activation), layers.MaxPooling2D()]
+            else:
+                stack += [layers.Flatten(), layers.Dense(shape[-1], self.activation)]
+        model = keras.Sequential([keras.Input((28, 28)), *stack, layers.Dense(10)])
         model.set_weights(self.weights())
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.Adam(rate, epsilon=ADAM_EPSILON), loss, metrics=["accuracy"], **compiled)
@@ -107,8 +124,9 @@ class Job:
 def keras_fit(job: Job, log_dir: Path, at_best: bool = False) -> Epoch:
     """Keras `fit` with a callback that sets the rate before each batch and keeps what follows, as the article does.
 
-    At its best it takes many steps in a call, with XLA, and the schedule is inside the optimizer. Callbacks see the end
-    of a call only, so a row of the result, and of what is recorded, then stands for many steps.
+    At its best it takes many steps in a call, with XLA (on a CPU not for convolutions, which are much slower there),
+    and the schedule is inside the optimizer. Callbacks see the end of a call only, so a row of the result, and of what
+    is recorded, then stands for many steps.
     """
     import keras
     import tensorflow as tf
@@ -131,7 +149,7 @@ def keras_fit(job: Job, log_dir: Path, at_best: bool = False) -> Epoch:
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             self.means.append((logs["loss"], logs["accuracy"]))
 
-    many = {"steps_per_execution": min(STEPS_PER_EXECUTION, job.steps), "jit_compile": True}
+    many = {"steps_per_execution": min(STEPS_PER_EXECUTION, job.steps), "jit_compile": not job.is_convolutional}
     model = job.keras_model(as_keras(job.schedule), **many) if at_best else job.keras_model()
     order, batches = _keras_batches(job)
     writer = tf.summary.create_file_writer(str(log_dir))
@@ -230,7 +248,11 @@ def clr_loop(job: Job, log_dir: Path) -> Epoch:
 
 
 def jax_scan(job: Job, log_dir: Path) -> Epoch:
-    """JAX: an epoch is one jitted `lax.scan` with optax, data resident, the state donated."""
+    """JAX: an epoch is one jitted `lax.scan` with optax, data resident, the state donated.
+
+    Convolution and pooling are written as a matrix product and a maximum, which XLA computes many times as fast on a
+    CPU as its own operations for them.
+    """
     import jax
     import jax.numpy as jnp
     import optax
@@ -240,12 +262,22 @@ def jax_scan(job: Job, log_dir: Path) -> Epoch:
     weights = [jnp.asarray(weight) for weight in job.weights()]
     state = (weights, adam.init(weights))
     images, labels = (jnp.asarray(array) for array in job.load())
-    images = images.reshape(len(images), -1)
+    images = images[..., None] if job.is_convolutional else images.reshape(len(images), -1)
+
+    def layer(x: Any, kernel: Any, bias: Any) -> Any:
+        if kernel.ndim == 2:
+            return activation(x.reshape(len(x), -1) @ kernel + bias)
+        rows, columns, _, channels = kernel.shape
+        height, width = x.shape[1] + 1 - rows, x.shape[2] + 1 - columns
+        shifted = [x[:, i : i + height, j : j + width] for i in range(rows) for j in range(columns)]
+        x = activation(jnp.concatenate(shifted, axis=-1) @ kernel.reshape(-1, channels) + bias)
+        x = x[:, : height // 2 * 2, : width // 2 * 2]
+        return x.reshape(len(x), height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
 
     def loss_fn(weights: list[Any], images: Any, labels: Any) -> tuple[Any, Any]:
         *hidden, last = zip(weights[::2], weights[1::2], strict=True)
         for kernel, bias in hidden:
-            images = activation(images @ kernel + bias)
+            images = layer(images, kernel, bias)
         logits = images @ last[0] + last[1]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return losses.mean(), (logits.argmax(-1) == labels).mean()
@@ -274,21 +306,32 @@ def jax_scan(job: Job, log_dir: Path) -> Epoch:
 def pytorch(job: Job, log_dir: Path, is_compiled: bool = False) -> Epoch:
     """PyTorch with fused Adam, the data in memory as float32, and no wait for a value inside the epoch.
 
-    Forward and backward pass run eagerly, or through `torch.compile`.
+    Forward and backward pass run eagerly, or through `torch.compile`. Images and kernels have the channels last.
     """
     import torch
     from torch.nn import functional
 
-    weights = [torch.from_numpy(weight).requires_grad_() for weight in job.weights()]
+    def tensor(weight: Any) -> Any:
+        made = torch.from_numpy(weight)
+        return made.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last) if made.ndim == 4 else made
+
+    weights = [tensor(weight).requires_grad_() for weight in job.weights()]
     *hidden, last = zip(weights[::2], weights[1::2], strict=True)
     activation = functools.partial(torch.softmax, dim=-1) if job.activation == "softmax" else torch.relu
     optimizer = torch.optim.Adam(weights, eps=ADAM_EPSILON, fused=True)
     images, labels = map(torch.from_numpy, job.load())
-    images, labels = images.flatten(1).float().div_(255.0), labels.long()
+    images = images.unsqueeze(1) if job.is_convolutional else images.flatten(1)
+    images, labels = images.float().div_(255.0), labels.long()
+
+    def layer(x: Any, kernel: Any, bias: Any) -> Any:
+        if kernel.ndim == 4:
+            return functional.max_pool2d(activation(functional.conv2d(x, kernel, bias)), 2)
+        x = x.permute(0, 2, 3, 1).flatten(1) if x.ndim == 4 else x
+        return activation(torch.addmm(bias, x, kernel))
 
     def forward(batch: Any, classes: Any) -> tuple[Any, Any]:
         for kernel, bias in hidden:
-            batch = activation(torch.addmm(bias, batch, kernel))
+            batch = layer(batch, kernel, bias)
         logits = torch.addmm(last[1], batch, last[0])
         return functional.cross_entropy(logits, classes), (logits.detach().argmax(-1) == classes).float().mean()
 
@@ -341,7 +384,8 @@ def matrix_products(job: Job, log_dir: Path) -> Epoch:
     # for each would cost more than some of the products.
     pixels = job.load()[0].reshape(job.examples, -1).astype(np.float32) / 255.0
     rng = np.random.default_rng(0)
-    inputs, gradients = ([rng.random((job.batch_size, units), np.float32) for units in job.units] for _ in range(2))
+    units = [784, *(shape[-1] for shape in job.kernels)]
+    inputs, gradients = ([rng.random((job.batch_size, n), np.float32) for n in units] for _ in range(2))
     kernels = job.weights()[::2]
     of_kernels, outputs = [np.empty_like(kernel) for kernel in kernels], [np.empty_like(array) for array in inputs]
 
@@ -367,6 +411,7 @@ class Contender(NamedTuple):
     begin: Callable[[Job, Path], Epoch]
     requires: tuple[str, ...] = ()
     on_tensorflow: bool = True
+    has_convolutions: bool = True
 
     def is_installed(self) -> bool:
         """Return whether all that it needs can be imported."""
@@ -383,5 +428,5 @@ CONTENDERS = {
     "pytorch_compiled": Contender(
         "PyTorch, torch.compile", functools.partial(pytorch, is_compiled=True), ("torch",), on_tensorflow=False
     ),
-    "products": Contender("matrix products alone", matrix_products, on_tensorflow=False),
+    "products": Contender("matrix products alone", matrix_products, on_tensorflow=False, has_convolutions=False),
 }

@@ -3,9 +3,10 @@
 import functools
 import json
 
+import numpy as np
 import pytest
 
-from contenders.loops import CONTENDERS
+from contenders.loops import CONTENDERS, Job
 from helpers.scripts import assert_one_line_error, run_script
 
 run = functools.partial(run_script, "benchmark.py")
@@ -48,12 +49,26 @@ def test_all_that_train_compute_the_same_losses(finished):
     assert losses == pytest.approx(dict.fromkeys(losses, losses["clr_loop"]), rel=1e-4)
 
 
+def test_with_convolutions_too(tmp_path):
+    losses = {}
+    for key, contender in CONTENDERS.items():
+        if contender.has_convolutions and contender.is_installed():
+            (tmp_path / key).mkdir()
+            epoch = contender.begin(Job("small_cnn", 20, 60), tmp_path / key)
+            losses[key] = [float(np.mean(epoch(number, False)["loss"])) for number in range(2)]
+    assert len(losses) >= 4
+    for key in losses:
+        assert losses[key] == pytest.approx(losses["clr_loop"], rel=1e-4)
+
+
 def test_tables_are_printed_and_written_alike_and_the_picture_is_one(finished):
     stdout, output_dir = finished
     written = (output_dir / "benchmark.md").read_text()
     assert written.strip() in stdout
     (row,) = [line for line in written.splitlines() if line.startswith("| clr_loop") and line.count("|") == 10]
     assert [cell.strip() for cell in row.split("|")][5:7] == ["1.00", "1.00"]
+    (all_cases,) = [line for line in written.splitlines() if line.startswith("| clr_loop") and line.count("|") == 4]
+    assert all_cases.split("|")[2].rstrip().endswith("), 1.00")
     assert (output_dir / "benchmark.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -75,7 +90,8 @@ def test_growth_is_measured_along_batch_size_data_and_width(tmp_path):
         ("--batch_sizes=0", "whole numbers of at least 1"),
         ("--batch_sizes=200", "The batch size 200 is above num_examples 100; lower it"),
         ("--tables=4", "must be of 1, 2, 3"),
-        ("--models=cnn", "must be of article_mlp, relu_mlp"),
+        ("--models=cnn", "must be of article_mlp, relu_mlp, small_cnn"),
+        ("--models=small_cnn", "Table 3 widens a dense model; add article_mlp or relu_mlp to --models"),
         ("--contenders=jax", "must include clr_loop"),
     ],
 )
