@@ -112,7 +112,9 @@ def _compare(dataset: data.AnyDataset, output_dir: Path) -> Path:
     for arm in plan.arms:
         length = output_flags.run_length(dataset.num_examples, arm.batch_size, epochs[arm.batch_size])
         terminal.say(f"{arm.label}:\n{schedules.describe(arm.schedule, length[1], length[0])}\n")
-    comparison = compare(_run_all(_Work(plan, output_dir, settings), dataset), measure)
+    runs = _run_all(_Work(plan, output_dir, settings), dataset)
+    with terminal.status("comparing"):
+        comparison = compare(runs, measure)
     noise_scale = None
     if FLAGS.noise_scale and isinstance(dataset, data.Dataset):
         noise_scale = _noise_scale(dataset, plan, found)
@@ -177,8 +179,9 @@ def _noise_scale(dataset: data.Dataset, plan: Plan, found: arm_flags.Found) -> N
     arm = plan.arms[0]
 
     def measure() -> dict[str, Any]:
-        loop = arm_flags.make_loop(dataset, arm.batch_size, tuning.SEED)
-        return vars(noise_scale.measure(loop, arm.schedule, plan.epochs_of(arm), dataset.train))
+        with terminal.status("measuring the gradient noise along a run"):
+            loop = arm_flags.make_loop(dataset, arm.batch_size, tuning.SEED)
+            return vars(noise_scale.measure(loop, arm.schedule, plan.epochs_of(arm), dataset.train))
 
     kept: Mapping[str, Any] = found.keep("noise_scale", arm.batch_size, measure)
     found.write()
