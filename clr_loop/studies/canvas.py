@@ -63,24 +63,23 @@ class Picture:
         figures = {name: new_figure(*_ALONE) for name in self.panels}
         for name, figure in figures.items():
             self.panels[name](figure.subplots())
-            self._finish(figure, most_letters=45)
+            self._finish(figure, is_short=True)
         return figures
 
-    def _finish(self, figure: Figure, most_letters: int = 1000) -> None:
-        """Write title and legend, which has as many columns as fit; of longer labels only what is before the colon."""
+    def _finish(self, figure: Figure, is_short: bool = False) -> None:
+        """Write title and legend, which has as many columns as fit; in short, without a long note and explanations."""
+        letters = int(11 * figure.get_figwidth())
         labeled: dict[str, Any] = {}
         for axes in figure.axes:
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-                labeled.setdefault(label if len(label) <= most_letters else label.partition(":")[0], handle)
-        letters = 11 * figure.get_figwidth()
+                labeled.setdefault(label.partition(":")[0] if is_short and len(label) > 24 else label, handle)
         if labeled:
-            wrapped = [textwrap.fill(label, int(letters) - 6, subsequent_indent="    ") for label in labeled]
-            columns = max(1, int(letters // (max(map(len, labeled)) + 6)))
-            note = textwrap.fill(self.note, int(letters)) or None
-            figure.legend(
-                list(labeled.values()), wrapped, loc="outside lower center", ncols=columns, title=note, fontsize=9
-            )
-        figure.suptitle(textwrap.fill(self.title, int(letters)), fontsize=11)
+            handles = list(labeled.values())
+            wrapped = [textwrap.fill(label, letters - 6, subsequent_indent="    ") for label in labeled]
+            columns = max(1, letters // (max(map(len, labeled)) + 6))
+            note = None if is_short and len(self.note) > letters else textwrap.fill(self.note, letters) or None
+            figure.legend(handles, wrapped, loc="outside lower center", ncols=columns, title=note, fontsize=9)
+        figure.suptitle(textwrap.fill(self.title, letters), fontsize=11)
 
 
 def save(figure: Figure, path: Path, figure_format: Format = "png") -> None:

@@ -114,7 +114,7 @@ def _draw_last(compared: Comparison, axes: Axes) -> None:
     form, factor, unit = (".2f", 100.0, " %") if compared.measure.is_share else (".4g", 1.0, "")
     labels = [f"{summary.arm.label}\n{summary.final.in_words(form, factor)}{unit}" for summary in compared.arms]
     axes.set_yticks(range(len(compared.arms)), labels, fontsize=9)
-    axes.invert_yaxis()
+    axes.set_ylim(len(compared.arms) - 0.4, -0.6)
     axes.margins(x=0.1)
     many = len(compared.arms[0].final.values) > 1
     dots = "dots: seeds; bar: mean ± standard deviation" if many else "one seed"

@@ -136,7 +136,7 @@ def range_test(sweeps: Mapping[str, Sweeps], title: str) -> Picture:
         for place, tests in sweeps.items()
     }
     rows = [[f"{name}, {place}" for place in sweeps] for name in names]
-    note = "a color for each seed; gray: from the lowest seed to the highest"
+    note = "a color for each seed; gray: from the lowest to the highest; smoothed: exponential average to both sides"
     return Picture(f"LR range test: {title}", rows, panels, note, (max(10, 5.2 * len(sweeps)), 4 * len(names) + 1))
 
 
@@ -152,10 +152,10 @@ def _draw_sweeps(tests: Sweeps, name: str, place: str, axes: Axes) -> None:
     for curves, color in zip(tests.seeds, COLORS * len(tests.seeds), strict=False):
         rates, values = curves["learning_rate"], curves[f"smoothed_{name}"]
         axes.plot(rates, curves[name], color=color, linewidth=0.7, alpha=0.6, label="thin: each batch")
-        axes.plot(rates, values, color=color, linewidth=2, label="bold: exponential average to both sides")
+        axes.plot(rates, values, color=color, linewidth=2, label="bold: smoothed")
         for end in np.flatnonzero(np.isfinite(values))[-1:]:
             looks: dict[str, Any] = {"color": color, "ms": 9, "mec": "black", "clip_on": False, "zorder": 3}
-            axes.plot(rates[end], min(values[end], top), "X", label="cross: the end of the sweep", **looks)
+            axes.plot(rates[end], min(values[end], top), "X", label="cross: end of sweep", **looks)
     styles = {"base_lr": ("black", "solid"), "max_lr": ("black", "dashed")}
     for suggestion, (low, middle, high) in sorted(tests.bands.items(), key=lambda item: item[1][1]):
         color, line = styles.get(suggestion, ("dimgray", "dotted" if suggestion == "steepest" else "dashdot"))

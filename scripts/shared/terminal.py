@@ -235,10 +235,9 @@ def where(directory: Path, summary: Path | None = None) -> str:
     Where there is a summary, the first command opens it alone and the second one all runs.
     """
     # TensorBoard draws 1,000 random points of a longer series unless told otherwise; 0, once "all", now means none.
-    every_step = ["--samples_per_plugin", "scalars=1000000000"]
-    if summary is None:
-        return f"results: {directory}\nlook:    {_tensorboard(directory, *every_step)}"
-    return f"results: {directory}\nlook:    {_tensorboard(summary)}\nall runs: {_tensorboard(directory, *every_step)}"
+    every_step = _tensorboard(directory, "--samples_per_plugin", "scalars=1000000000")
+    look = every_step if summary is None else f"{_tensorboard(summary)}\nall:     {every_step}"
+    return f"results: {directory}\nlook:    {look}"
 
 
 def _tensorboard(directory: Path, *options: str) -> str:

@@ -55,6 +55,9 @@ def test_every_arm_runs_at_the_best_of_its_own_trials(tuned):
             assert schedule["step_size"] == to_steps("25%", steps // 2, steps, "step_size")
     assert "compares schedules, each at its best" in done.stdout
     assert "## Gradient noise scale" in done.stdout
+    assert {path.name for path in output_dir.glob("*.png")} >= {
+        "comparison.png", "comparison.range_test.png", "comparison.tuning.png",
+    }  # fmt: skip
 
 
 def test_trials_train_on_what_is_left_with_a_seed_of_their_own_and_never_see_the_test_set(tuned):
