@@ -15,6 +15,13 @@ if "TF_XLA_FLAGS" not in os.environ:
         f"--tf_xla_persistent_cache_directory={programs} --tf_xla_persistent_cache_device_types=CPU"
     )
 
+# The programs of tests are small and run for a moment. XLA compiles them in a fifth of the time if it does not optimize
+# them; "emitters" are the newer and slower way in which it writes machine code.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+)
+
 # TensorFlow's C++ logs before it can be asked not to, and pytest would print that after its own summary.
 kept = os.dup(2)
 with open(os.devnull, "w") as nowhere:

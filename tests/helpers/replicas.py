@@ -12,8 +12,8 @@ from clr_loop.loop.step import StepOptions
 from clr_loop.loop.stream import dataset_of_arrays
 from helpers.small import FEATURES, LABELS, classifier
 
-RATES = 0.5 + np.abs(np.arange(100) % 40 - 20) / 10
-MOMENTUMS = np.linspace(0.95, 0.85, 100)
+RATES = 0.5 + np.abs(np.arange(40) - 20) / 10
+MOMENTUMS = np.linspace(0.95, 0.85, 40)
 
 
 def strategy_of(name):

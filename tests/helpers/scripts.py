@@ -1,15 +1,24 @@
 """The scripts as a user meets them: in a process of their own."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+from helpers.processes import Fork
+
+READ_AT_IMPORT = {"PYTHONPATH", "KERAS_HOME", "TF_ENABLE_ONEDNN_OPTS"}
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
 def start_script(name, *flags, **arguments):
-    """Start a script; its output is piped."""
+    """Start a script in a fork, with the arguments of `Fork`."""
+    return Fork(_run, SCRIPTS / name, *flags, **arguments)
+
+
+def start_python(name, *flags, **arguments):
+    """Start a script by a new Python, which imports TensorFlow itself; its output is piped."""
     return subprocess.Popen(
         [sys.executable, str(SCRIPTS / name), *map(str, flags)],
         stdout=subprocess.PIPE,
@@ -19,15 +28,18 @@ def start_script(name, *flags, **arguments):
     )
 
 
+def _run(path, *flags):
+    sys.argv = [str(path), *map(str, flags)]
+    sys.path.insert(0, str(path.parent))
+    runpy.run_path(str(path), run_name="__main__")
+
+
 def run_script(name, *flags, **environment):
-    """Run a script; return the finished process."""
-    return subprocess.run(
-        [sys.executable, str(SCRIPTS / name), *map(str, flags)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | environment,
-    )
+    """Run a script; return the finished process. A new Python starts it if it gets what is read at an import."""
+    starts = start_python if READ_AT_IMPORT & set(environment) else start_script
+    process = starts(name, *flags, env=os.environ | environment)
+    stdout, stderr = process.communicate()
+    return subprocess.CompletedProcess([name, *flags], process.returncode, stdout, stderr)
 
 
 def succeed(name, *flags, **environment):

@@ -1,5 +1,7 @@
 """Small compiled models and data for the tests of the loop itself: quick to trace, and there is something to learn."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import layers
@@ -35,15 +37,35 @@ def with_dropout_and_batch_norm(optimizer=None, **arguments):
     return compiled(*hidden, optimizer=optimizer, **arguments)
 
 
-def loop_of(model=None, feed="resident", num_examples=NUM_EXAMPLES, batch_size=64, shuffle=True, seed=0, **options):
-    """Return a loop over the first examples, resident or streamed: the same batches in the same order."""
+def loop_of(model=None, feed="resident", num_examples=NUM_EXAMPLES, batch_size=50, shuffle=True, seed=0, **options):
+    """Return a loop over the first examples, resident or streamed: the same batches in the same order.
+
+    By default it compiles one program, without XLA; batches of 64, of which an epoch's last is short, need another.
+    """
     model = classifier() if model is None else model
+    options = {"jit_compile": False, **options}
     arrays = FEATURES[:num_examples], LABELS[:num_examples]
     if feed == "resident":
         arguments = {"batch_size": batch_size, "shuffle": shuffle, "seed": seed}
         return TrainLoop(model, *arrays, **arguments, options=StepOptions(**options))
     dataset_of = dataset_of_arrays(arrays, batch_size, shuffle)
     return TrainLoop.from_dataset(model, dataset_of, num_examples, seed=seed, options=StepOptions(**options))
+
+
+@functools.cache
+def _made(make_model, **arguments):
+    loop = loop_of(make_model(), **arguments)
+    return loop, loop.snapshot()
+
+
+def loop_again(make_model=classifier, **arguments):
+    """Return the loop that `loop_of` makes of these arguments, compiled but once: the same one, put back to its start.
+
+    So it is good for one training at a time, as by one process after another.
+    """
+    loop, start = _made(make_model, **arguments)
+    loop.restore(start)
+    return loop
 
 
 def loop_that_shows_its_batches(num_examples, batch_size, **arguments):

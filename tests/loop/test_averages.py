@@ -7,16 +7,14 @@ import pytest
 from clr_loop.loop.step import StepOptions
 from helpers.small import FEATURES, RATES, assert_same_weights, classifier, loop_of, with_dropout_and_batch_norm
 
-MANY = np.concatenate([RATES] * 7)[:200]
-
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("feed", ["resident", "stream"])
 def test_the_exponential_average_is_that_of_keras(feed, jit_compile):
     loop = loop_of(classifier(), feed, average=0.97, jit_compile=jit_compile)
-    loop.run(MANY)
+    loop.run(RATES)
     kerass = loop_of(classifier(keras.optimizers.Adam(use_ema=True, ema_momentum=0.97)), feed, jit_compile=jit_compile)
-    kerass.run(MANY)
+    kerass.run(RATES)
     kerass.finalize()
     with loop.averaged():
         assert_same_weights(loop.model, kerass.model, rtol=1e-5, atol=1e-6)
@@ -26,7 +24,7 @@ def test_a_mean_over_chosen_moments_is_their_mean():
     loop = loop_of(average="swa")
     moments = []
     for n in (3, 20, 7):
-        loop.run(MANY[:n])
+        loop.run(RATES[:n])
         loop.add_to_average()
         moments.append(loop.model.get_weights())
     with loop.averaged():
@@ -35,7 +33,7 @@ def test_a_mean_over_chosen_moments_is_their_mean():
 
 @pytest.mark.parametrize("feed", ["resident", "stream"])
 def test_batch_norms_statistics_are_those_of_one_pass(feed):
-    loop = loop_of(with_dropout_and_batch_norm(), feed, average="swa", shuffle=False)
+    loop = loop_of(with_dropout_and_batch_norm(), feed, batch_size=64, average="swa", shuffle=False)
     loop.run(RATES)
     loop.add_to_average()
     with loop.averaged():

@@ -130,6 +130,7 @@ class Unsupported(layers.Layer):
 
 
 def refused(feed, **options):
+    options = {"jit_compile": "auto", **options}
     return loop_of(compiled(Unsupported, lambda: layers.Dense(8, activation="tanh")), feed, **options)
 
 

@@ -18,11 +18,14 @@ from helpers.small import (
     with_dropout_and_batch_norm,
 )
 
+PLAIN = StepOptions(jit_compile=False)
+
 
 @pytest.mark.parametrize("jit_compile", [True, False], ids=["xla", "plain"])
 def test_resident_and_streamed_the_same_batches_give_the_same_weights_to_the_bit(jit_compile):
     resident, stream = (
-        loop_of(with_dropout_and_batch_norm(), feed, jit_compile=jit_compile) for feed in ("resident", "stream")
+        loop_of(with_dropout_and_batch_norm(), feed, batch_size=64, jit_compile=jit_compile)
+        for feed in ("resident", "stream")
     )
     assert (stream.steps_per_epoch, stream.batch_size, stream.num_examples) == (4, 64, 200)
     assert_same_metrics(stream.run(RATES), resident.run(RATES))  # Seven epochs with a short batch each.
@@ -78,7 +81,7 @@ def test_a_run_of_one_step_at_a_time_reads_each_batch_of_a_stream_once():
 
         return tf.data.Dataset.range(10).map(batch)
 
-    loop = TrainLoop.from_dataset(classifier(), dataset_of, 40)
+    loop = TrainLoop.from_dataset(classifier(), dataset_of, 40, options=PLAIN)
     loop.compile()
     drawn.clear()
     for _ in range(10):
@@ -88,14 +91,14 @@ def test_a_run_of_one_step_at_a_time_reads_each_batch_of_a_stream_once():
 
 def test_changed_arrays_of_the_caller_do_not_change_what_is_trained_on():
     features, labels = FEATURES.copy(), LABELS.copy()
-    loop = TrainLoop(classifier(), features, labels, batch_size=64)
+    loop = TrainLoop(classifier(), features, labels, batch_size=50, options=PLAIN)
     features[:], labels[:] = 0, 0
     assert_same_metrics(loop.run(RATES), loop_of().run(RATES))
 
 
 def test_tensors_are_shared_by_several_loops_and_not_copied():
     tensors = tf.constant(FEATURES), tf.constant(LABELS)
-    loops = [TrainLoop(classifier(), *tensors, batch_size=64) for _ in range(2)]
+    loops = [TrainLoop(classifier(), *tensors, batch_size=50, options=PLAIN) for _ in range(2)]
     assert_same_metrics(loops[0].run(RATES), loops[1].run(RATES))
     assert_same_metrics(loops[0].run(RATES), loop_and_run_twice())
 
@@ -106,15 +109,14 @@ def loop_and_run_twice():
     return loop.run(RATES)
 
 
-def batches_of(*arrays, batch_size=64):
+def batches_of(*arrays, batch_size=50):
     return tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size)
 
 
 def test_a_plain_dataset_is_counted_and_gives_every_epoch_its_batches():
-    options = StepOptions(jit_compile=False)
-    stream = TrainLoop.from_dataset(classifier(), batches_of(FEATURES, LABELS), options=options)
+    stream = TrainLoop.from_dataset(classifier(), batches_of(FEATURES, LABELS), options=PLAIN)
     assert (stream.num_examples, stream.steps_per_epoch) == (200, 4)
-    assert_same_metrics(stream.run(RATES), loop_of(shuffle=False, jit_compile=False).run(RATES))
+    assert_same_metrics(stream.run(RATES), loop_of(shuffle=False).run(RATES))
 
 
 def test_the_wait_for_a_slow_input_is_most_of_the_time_and_for_resident_data_there_is_none():
@@ -127,7 +129,7 @@ def test_the_wait_for_a_slow_input_is_most_of_the_time_and_for_resident_data_the
     fast = batches_of(FEATURES, LABELS, batch_size=10)
     waits = []
     for dataset in (fast.cache(), fast.map(slow)):
-        loop = TrainLoop.from_dataset(classifier(), dataset)
+        loop = TrainLoop.from_dataset(classifier(), dataset, options=PLAIN)
         loop.run([0.01] * 40)
         waits.append(loop.input_wait_seconds)
     assert 0.0 < waits[0] < waits[1]
@@ -152,7 +154,7 @@ def nan_at(bad):
 
 
 def loop_over(dataset, num_examples=80):
-    return TrainLoop.from_dataset(classifier(keras.optimizers.SGD()), dataset, num_examples)
+    return TrainLoop.from_dataset(classifier(keras.optimizers.SGD()), dataset, num_examples, options=PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +226,7 @@ def test_a_bad_batch_in_an_evaluated_dataset_is_named():
         (generated(10, nan_at(0)), 80, ValueError, "The first batch: inputs holds NaN or infinity"),
         (generated(10), 4, ValueError, "num_examples is 4, but the dataset has at least one batch of 8"),
         (tf.data.Dataset.range(10).batch(5), 10, ValueError, r"map it to \(inputs, targets\)"),
-        (batches_of(FEATURES, LABELS), 80, ValueError, "num_examples is 80, but the dataset has 4 batches of 64"),
+        (batches_of(FEATURES, LABELS), 80, ValueError, "num_examples is 80, but the dataset has 4 batches of 50"),
         (batches_of(FEATURES, LABELS).repeat(), None, ValueError, "has no end.*; give num_examples"),
         (generated(10**9), None, ValueError, "no end, or more than 1,000,000 batches of 8; give num_examples"),
         (
@@ -248,13 +250,15 @@ def test_what_cannot_be_streamed_is_refused_at_once(dataset, num_examples, error
 
 
 def test_a_dataset_without_an_end_trains_with_num_examples():
-    endless = TrainLoop.from_dataset(classifier(), batches_of(FEATURES[:192], LABELS[:192]).repeat(), 192)
-    plain = TrainLoop.from_dataset(classifier(), batches_of(FEATURES[:192], LABELS[:192]))
+    endless = TrainLoop.from_dataset(
+        classifier(), batches_of(FEATURES[:150], LABELS[:150]).repeat(), 150, options=PLAIN
+    )
+    plain = TrainLoop.from_dataset(classifier(), batches_of(FEATURES[:150], LABELS[:150]), options=PLAIN)
     assert_same_metrics(endless.run(RATES), plain.run(RATES))
 
 
 def test_a_dataset_that_is_shuffled_the_same_way_each_time_is_taken():
-    dataset = batches_of(FEATURES, LABELS).unbatch().shuffle(200, seed=1, reshuffle_each_iteration=False).batch(64)
-    loop = TrainLoop.from_dataset(classifier(), dataset)
+    dataset = batches_of(FEATURES, LABELS).unbatch().shuffle(200, seed=1, reshuffle_each_iteration=False).batch(50)
+    loop = TrainLoop.from_dataset(classifier(), dataset, options=PLAIN)
     assert loop.num_examples == 200
     assert np.isfinite(loop.run(RATES)["loss"]).all()

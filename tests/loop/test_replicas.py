@@ -22,7 +22,7 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory):
-    """Where 100 clipped steps end: with one replica, two on logical CPUs, two workers, and in parts."""
+    """Where 40 clipped steps end: with one replica, two on logical CPUs, two workers, and in parts."""
     directory = tmp_path_factory.mktemp("ends")
 
     def training(strategy, runs, **environment):
@@ -85,10 +85,10 @@ def test_the_norm_clips_something(ends):
 
 
 def test_threads_and_handles_of_two_workers_stay_flat():
-    code = "from helpers.replicas import count_threads; count_threads(200)"  # One step, and one iterator, an epoch.
+    code = "from helpers.replicas import count_threads; count_threads(60)"  # One step, and one iterator, an epoch.
     for said in finish(*(start(code, TF_CONFIG=config) for config in tf_configs(2))):
         (threads, handles), (threads_at_end, handles_at_end) = (map(int, line.split()) for line in said.splitlines())
-        assert threads_at_end <= threads + 20  # One for each step or epoch would be 150.
+        assert threads_at_end <= threads + 20  # One for each step or epoch would be 45.
         assert handles_at_end <= handles + 20
 
 

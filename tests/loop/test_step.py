@@ -26,8 +26,8 @@ BOTH = pytest.mark.parametrize("jit_compile", [True, False], ids=["xla", "plain"
 @pytest.mark.parametrize(("feed", "parts"), [("resident", 2), ("stream", 5)])  # 5 divides neither 64 nor 8.
 def test_parts_of_a_batch_make_one_update_and_rates_count_updates(feed, parts, jit_compile):
     optimizer = keras.optimizers.SGD
-    whole = loop_of(classifier(optimizer()), jit_compile=jit_compile)
-    split = loop_of(classifier(optimizer()), feed, jit_compile=jit_compile, accumulate=parts)
+    whole = loop_of(classifier(optimizer()), batch_size=64, jit_compile=jit_compile)
+    split = loop_of(classifier(optimizer()), feed, batch_size=64, jit_compile=jit_compile, accumulate=parts)
     assert_same_metrics(split.run(50 * RATES), whole.run(50 * RATES), rtol=1e-4)
     assert split.step == 30
     assert_same_weights(split.model, whole.model, rtol=1e-4, atol=1e-6)
@@ -54,7 +54,7 @@ def test_options_out_of_range_are_refused_in_one_line(options, error, message):
 @pytest.mark.parametrize(("num_examples", "parts"), [(200, 9), (193, 2)], ids=["last_of_8", "last_of_1"])
 def test_a_last_batch_that_is_too_short_for_its_parts_is_refused(num_examples, parts):
     with pytest.raises(ValueError, match=f"cannot be split among 1 replicas and {parts} parts"):
-        loop_of(num_examples=num_examples, accumulate=parts)
+        loop_of(num_examples=num_examples, batch_size=64, accumulate=parts)
 
 
 def nan_for_class_3(labels, logits):
@@ -122,15 +122,14 @@ def eagerly(model, features, labels, batch_size, rates, momentums, name):
         model.optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
 
 
-@pytest.mark.parametrize(("feed", "jit_compile"), [("resident", True), ("stream", False)])
 @pytest.mark.parametrize(
-    ("make_optimizer", "name"),
+    ("make_optimizer", "name", "feed", "jit_compile"),
     [
-        (keras.optimizers.Adam, "beta_1"),
-        (keras.optimizers.Nadam, "beta_1"),
-        (lambda: keras.optimizers.SGD(momentum=0.5), "momentum"),
-        (lambda: keras.optimizers.SGD(momentum=0.5, nesterov=True), "momentum"),
-        (lambda: keras.optimizers.RMSprop(momentum=0.5), "momentum"),
+        (keras.optimizers.Adam, "beta_1", "resident", True),
+        (keras.optimizers.Nadam, "beta_1", "stream", False),
+        (lambda: keras.optimizers.SGD(momentum=0.5), "momentum", "stream", True),
+        (lambda: keras.optimizers.SGD(momentum=0.5, nesterov=True), "momentum", "resident", False),
+        (lambda: keras.optimizers.RMSprop(momentum=0.5), "momentum", "resident", False),
     ],
     ids=["adam", "nadam", "sgd", "nesterov", "rmsprop"],
 )

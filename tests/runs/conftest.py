@@ -1,3 +1,5 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.step import StepOptions
 from clr_loop.runs.fit import RunOptions, fit
 from clr_loop.schedules import Triangular
-from helpers.small import FEATURES, LABELS, loop_of, with_dropout_and_batch_norm
+from helpers.small import FEATURES, LABELS, loop_again, with_dropout_and_batch_norm
 
 TRIANGULAR = Triangular(0.001, 0.02, 3)
 
@@ -18,18 +20,11 @@ def validation():
 
 @pytest.fixture(scope="session")
 def fresh_loop():
-    """Makes a loop as a new process would have it, with dropout, batch-norm and a short last batch; compiles once.
+    """Makes a loop as a new process would have it, with dropout, batch-norm and a short last batch.
 
     An epoch has five steps.
     """
-    loop = loop_of(with_dropout_and_batch_norm(), num_examples=90, batch_size=20, jit_compile=False)
-    start = loop.snapshot()
-
-    def make():
-        loop.restore(start)
-        return loop
-
-    return make
+    return functools.partial(loop_again, with_dropout_and_batch_norm, num_examples=90, batch_size=20)
 
 
 @pytest.fixture
@@ -44,11 +39,15 @@ def train(fresh_loop, validation):
     return train
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def line_loop():
-    """Makes a loop that fits a line: regression with a metric, inputs in a dictionary, and batch-norm if asked for."""
+    """Makes a loop that fits a line: regression with a metric, inputs in a dictionary, and batch-norm if asked for.
 
-    def make(batch_size=20, optimizer=None, metrics=("mae",), loss="mse", norm=False, seed=0, **options):
+    With the same arguments it is the same loop, put back to its start.
+    """
+
+    @functools.cache
+    def made(batch_size=20, optimizer=None, metrics=("mae",), loss="mse", norm=False, seed=0, **options):
         keras.utils.set_random_seed(0)
         inputs = {"a": keras.Input((2,), name="a"), "b": keras.Input((1,), name="b")}
         hidden = keras.layers.Concatenate()([inputs["a"], inputs["b"]])
@@ -59,6 +58,12 @@ def line_loop():
         arrays = {"a": rng.normal(size=(90, 2)).astype("float32"), "b": rng.normal(size=(90, 1)).astype("float32")}
         options = StepOptions(**{"jit_compile": False, **options})
         targets = arrays["a"][:, :1] - arrays["b"]
-        return TrainLoop(model, arrays, targets, batch_size=batch_size, seed=seed, options=options)
+        loop = TrainLoop(model, arrays, targets, batch_size=batch_size, seed=seed, options=options)
+        return loop, loop.snapshot()
+
+    def make(**arguments):
+        loop, start = made(**arguments)
+        loop.restore(start)
+        return loop
 
     return make

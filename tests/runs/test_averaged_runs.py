@@ -11,7 +11,7 @@ from clr_loop.runs.records import read_result
 from clr_loop.schedules import Constant, Triangular
 from clr_loop.studies.identity import differences
 from helpers.runs import CrashError, crash_after
-from helpers.small import FEATURES, LABELS, assert_same_weights, loop_of, with_dropout_and_batch_norm
+from helpers.small import FEATURES, LABELS, assert_same_weights, loop_again, with_dropout_and_batch_norm
 
 VALIDATION = FEATURES[120:160], LABELS[120:160]
 SCHEDULE = Triangular(0.001, 0.1, 3)
@@ -20,7 +20,7 @@ SCHEDULE = Triangular(0.001, 0.1, 3)
 def train(run_dir, average, epochs=4, **arguments):
     """Sixteen steps: cycles end after 6 and 12."""
     options = {name: arguments.pop(name) for name in ("average_from", "checkpoint_every") if name in arguments}
-    loop = loop_of(with_dropout_and_batch_norm(), num_examples=120, batch_size=30, average=average)
+    loop = loop_again(with_dropout_and_batch_norm, num_examples=120, batch_size=30, average=average)
     return loop, fit(
         loop, SCHEDULE, VALIDATION, epochs=epochs, run_dir=run_dir, options=RunOptions(**options), **arguments
     )
@@ -29,7 +29,7 @@ def train(run_dir, average, epochs=4, **arguments):
 @pytest.mark.parametrize(("average_from", "lows"), [(0.0, [6, 12]), (0.5, [12])])
 def test_the_mean_is_that_of_the_lows(average_from, lows):
     loop, _ = train(None, "swa", average_from=average_from)
-    other = loop_of(with_dropout_and_batch_norm(), num_examples=120, batch_size=30)
+    other = loop_again(with_dropout_and_batch_norm, num_examples=120, batch_size=30)
     moments = []
     for low in lows:
         other.run(SCHEDULE(np.arange(other.step, low)))
@@ -55,14 +55,16 @@ def test_it_is_validated_beside_the_weights_and_saved(tmp_path):
 
 
 @pytest.mark.parametrize("average", [0.9, "swa"])
-@pytest.mark.parametrize("position", [5, 7, 13])
-def test_broken_off_and_resumed_it_is_the_same(tmp_path, average, position):
-    whole, _ = train(tmp_path / "whole", average, checkpoint_every=2, average_from=0.0)
-    with pytest.raises(CrashError):
-        train(tmp_path / "run", average, checkpoint_every=2, average_from=0.0, callbacks=[crash_after(position)])
-    loop, _ = train(tmp_path / "run", average, checkpoint_every=2, average_from=0.0, resume=True)
+def test_broken_off_and_resumed_it_is_the_same(tmp_path, average):
+    options = {"checkpoint_every": 2, "average_from": 0.0}
+    loop, _ = train(tmp_path / "whole", average, **options)
+    expected = loop.snapshot().averages
+    for position in (5, 7, 13):
+        with pytest.raises(CrashError):
+            train(tmp_path / "run", average, callbacks=[crash_after(position)], resume=position > 5, **options)
+    train(tmp_path / "run", average, resume=True, **options)
     assert differences(tmp_path / "whole", tmp_path / "run") == []
-    assert_same_weights(loop.snapshot().averages, whole.snapshot().averages, rtol=0, atol=0)
+    assert_same_weights(loop.snapshot().averages, expected, rtol=0, atol=0)
 
 
 def test_the_run_itself_is_the_same_with_and_without():
@@ -71,7 +73,7 @@ def test_the_run_itself_is_the_same_with_and_without():
 
 
 def test_the_averages_can_rate_an_epoch(tmp_path):
-    loop = loop_of(num_examples=120, batch_size=30, average=0.9)
+    loop = loop_again(num_examples=120, batch_size=30, average=0.9)
     options = RunOptions(monitor="averaged_val_accuracy")
     result = fit(loop, SCHEDULE, VALIDATION, epochs=3, run_dir=tmp_path / "run", options=options)
     best = max(result.epochs, key=lambda record: record.metrics["averaged_val_accuracy"])
@@ -82,7 +84,7 @@ def test_the_averages_can_rate_an_epoch(tmp_path):
 def test_the_lows_are_those_of_the_schedule_that_is_kept(tmp_path):
     with pytest.raises(CrashError):
         train(tmp_path / "run", "swa", average_from=0.0, callbacks=[crash_after(5)])
-    loop = loop_of(with_dropout_and_batch_norm(), num_examples=120, batch_size=30, average="swa")
+    loop = loop_again(with_dropout_and_batch_norm, num_examples=120, batch_size=30, average="swa")
     options = RunOptions(average_from=0.0, on_change="keep")
     fit(loop, Triangular(0.001, 0.1, 2), VALIDATION, epochs=4, run_dir=tmp_path / "run", resume=True, options=options)
     assert loop.averages.count == 2  # After 6 and 12 steps, not after each fourth.
@@ -91,4 +93,4 @@ def test_the_lows_are_those_of_the_schedule_that_is_kept(tmp_path):
 @pytest.mark.parametrize("schedule", [Constant(0.1), Triangular(0.001, 0.1, 100)])
 def test_a_run_without_a_low_has_no_mean_of_lows(schedule):
     with pytest.raises(ValueError, match="no cycle of the schedule ends in the run from 50% of its 12 steps on"):
-        fit(loop_of(num_examples=120, batch_size=30, average="swa"), schedule, VALIDATION, epochs=3)
+        fit(loop_again(num_examples=120, batch_size=30, average="swa"), schedule, VALIDATION, epochs=3)

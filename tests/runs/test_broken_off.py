@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from clr_loop.studies.identity import differences
-from helpers.processes import LIMIT_SECONDS, finish, start
+from helpers.processes import finish, start
 
 TRAIN = """
 import os, resource, sys, keras
@@ -51,7 +51,7 @@ def whole(tmp_path_factory):
 def test_killed_three_times_and_resumed_it_ends_the_same_to_the_bit(whole, tmp_path):
     for i, position in enumerate((5, 44, 83)):
         process = train(tmp_path / "run", resume=i > 0, kill_at=position)
-        process.communicate(timeout=LIMIT_SECONDS)
+        process.communicate()
         assert process.returncode == -9
     finish(train(tmp_path / "run", resume=True))
     assert differences(whole, tmp_path / "run") == []
@@ -61,7 +61,7 @@ def test_killed_three_times_and_resumed_it_ends_the_same_to_the_bit(whole, tmp_p
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(whole, tmp_path, share):
     largest = max(path.stat().st_size for path in whole.rglob("*"))
     process = train(tmp_path / "run", limit=int(share * largest))
-    _, errors = process.communicate(timeout=LIMIT_SECONDS)
+    _, errors = process.communicate()
     assert process.returncode == 1
     assert errors.splitlines()[-1].startswith("error: ")
     assert not (tmp_path / "run" / "result.json").exists()
@@ -75,7 +75,7 @@ def test_a_second_process_is_kept_out_until_the_first_has_gone(whole, tmp_path):
     try:
         assert holder.stdout.readline() == "held\n"
         process = train(tmp_path / "run", resume=True)
-        _, errors = process.communicate(timeout=LIMIT_SECONDS)
+        _, errors = process.communicate()
         assert "is held by another process; wait for that to end" in errors.splitlines()[-1]
     finally:
         holder.kill()

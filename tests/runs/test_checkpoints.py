@@ -10,21 +10,13 @@ from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.step import StepOptions
 from clr_loop.runs import checkpoints
 from clr_loop.runs.checkpoints import CheckpointError, DamagedCheckpointError, RunCheckpoints
-from helpers.small import FEATURES, LABELS, classifier, compiled, loop_of
-
-
-@pytest.fixture(scope="module")
-def shared_loop():
-    """A loop of five batches an epoch, without XLA, and its start: tests restore it and need not compile again."""
-    loop = loop_of(num_examples=100, batch_size=20, jit_compile=False)
-    return loop, loop.snapshot()
+from helpers.small import FEATURES, LABELS, classifier, compiled, loop_again, loop_of
 
 
 @pytest.fixture
-def loop(shared_loop):
-    loop, start = shared_loop
-    loop.restore(start)
-    return loop
+def loop():
+    """A loop of five batches an epoch."""
+    return loop_again(num_examples=100, batch_size=20)
 
 
 def save_at(writer, loop, *steps, metrics=()):
@@ -60,7 +52,7 @@ def test_a_restored_loop_goes_on_as_if_it_had_never_stopped(loop, tmp_path):
 
 def test_half_precision_variables_and_paths_with_brackets_are_restored_to_the_bit(tmp_path):
     model = compiled(lambda: keras.layers.Dense(8, activation="tanh", dtype="bfloat16"))
-    loop = loop_of(model, num_examples=100, batch_size=20, jit_compile=False)
+    loop = loop_of(model, num_examples=100, batch_size=20)
     assert "bfloat16" in [str(variable.dtype) for variable in model.variables]
     directory = tmp_path / "a[1]*" / "back\\slash"
     save_at(RunCheckpoints(directory, loop, keep=3), loop, 3)

@@ -15,7 +15,7 @@ from clr_loop.runs.checkpoints import CheckpointError
 from clr_loop.runs.fit import RunOptions, fit
 from clr_loop.schedules import Constant, Triangular
 from helpers.runs import CrashError, crash_after
-from helpers.small import FEATURES, LABELS, classifier, loop_of, with_dropout_and_batch_norm
+from helpers.small import FEATURES, LABELS, classifier, loop_again, with_dropout_and_batch_norm
 
 VALIDATION, TEST = (FEATURES[120:160], LABELS[120:160]), (FEATURES[160:], LABELS[160:])
 SCHEDULE = Triangular(0.001, 0.3, 6)  # So high that the best epoch is not the last.
@@ -24,15 +24,16 @@ OPEN = """
 import json, os, sys
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import keras, numpy as np
-model = keras.models.load_model(sys.argv[1])
-data = np.load(sys.argv[2])
-print(json.dumps([model.evaluate(data["x"], data["y"], verbose=0), type(model.optimizer).__name__]))
+data = np.load("data.npz")
+for name in ("final", "best"):
+    model = keras.models.load_model(f"run/{name}.keras")
+    print(json.dumps([model.evaluate(data["x"], data["y"], verbose=0), type(model.optimizer).__name__]))
 assert "clr_loop" not in sys.modules
 """
 
 
 def train(run_dir, epochs=4, callbacks=(), resume=False, **options):
-    loop = loop_of(with_dropout_and_batch_norm(), num_examples=120, batch_size=30)
+    loop = loop_again(with_dropout_and_batch_norm, num_examples=120, batch_size=30)
     result = fit(loop, SCHEDULE, VALIDATION, epochs=epochs, test=TEST, run_dir=run_dir, callbacks=callbacks,
                  resume=resume, options=RunOptions(**options))  # fmt: skip
     return loop, result
@@ -51,15 +52,14 @@ def test_after_a_kill_and_resuming_the_models_open_in_a_python_without_this_pack
     assert result.weights_sha256 == whole.weights_sha256 == whole_loop.weights_sha256()
     assert result.test == whole.test
     np.savez(tmp_path / "data.npz", x=VALIDATION[0], y=VALIDATION[1])
-    expected = {"final": result.epochs[-1], "best": best_epoch(result)}
-    assert expected["best"] is not expected["final"]
+    expected = [result.epochs[-1], best_epoch(result)]
+    assert expected[0] is not expected[1]
     environment = {**os.environ, "PYTHONPATH": ""}
-    for name, record in expected.items():
-        done = subprocess.run(
-            [sys.executable, "-c", OPEN, tmp_path / "run" / f"{name}.keras", tmp_path / "data.npz"],
-            capture_output=True, text=True, check=True, env=environment, cwd=tmp_path,
-        )  # fmt: skip
-        (loss, accuracy), optimizer = json.loads(done.stdout)
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN], capture_output=True, text=True, check=True, env=environment, cwd=tmp_path
+    )
+    for record, line in zip(expected, done.stdout.splitlines(), strict=True):
+        (loss, accuracy), optimizer = json.loads(line)
         assert (loss, accuracy) == pytest.approx(
             (record.metrics["val_loss"], record.metrics["val_accuracy"]), rel=1e-6, abs=1e-6
         )
@@ -182,7 +182,7 @@ def test_a_file_that_holds_no_weights_is_named(tmp_path):
 
 def stopped_after(monkeypatch, schedule, values, patience, epochs=12, **arguments):
     """Return after how many epochs a run stops whose validation accuracies are given."""
-    loop = loop_of(num_examples=60, batch_size=30)
+    loop = loop_again(num_examples=60, batch_size=30)
     remaining = iter(values)
     monkeypatch.setattr(loop, "evaluate", lambda *batch: {"loss": 1.0, "accuracy": next(remaining)})
     monkeypatch.setattr(loop, "evaluate", _after_the_first(loop.evaluate))
@@ -236,12 +236,12 @@ def test_patience_goes_on_after_a_kill(tmp_path, monkeypatch):
 )
 def test_what_cannot_be_chosen_by_is_told_before_training(options, validation, message):
     with pytest.raises(ValueError, match=message):
-        fit(loop_of(), SCHEDULE, validation, epochs=1, options=RunOptions(**options))
+        fit(loop_again(), SCHEDULE, validation, epochs=1, options=RunOptions(**options))
 
 
 def test_test_examples_that_do_not_fit_are_told_before_training(tmp_path):
     with pytest.raises(ValueError, match="inputs"):
-        fit(loop_of(), SCHEDULE, VALIDATION, epochs=1, test=(TEST[0][:, :3], TEST[1]), run_dir=tmp_path / "run")
+        fit(loop_again(), SCHEDULE, VALIDATION, epochs=1, test=(TEST[0][:, :3], TEST[1]), run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -4,7 +4,7 @@ import tensorflow as tf
 from clr_loop.runs.fit import RunOptions, fit
 from clr_loop.schedules import Constant
 from helpers.runs import BatchEnd
-from helpers.small import loop_of
+from helpers.small import loop_again
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_the_trace_is_where_tensorboard_looks_for_it_and_changes_nothing(tmp_pat
     for profile in (None, (1, 3)):
         run_dir = tmp_path / str(profile)
         options = RunOptions(profile=profile)
-        digests.append(fit(loop_of(), Constant(0.01), epochs=1, run_dir=run_dir, options=options).weights_sha256)
+        digests.append(fit(loop_again(), Constant(0.01), epochs=1, run_dir=run_dir, options=options).weights_sha256)
     assert digests[0] == digests[1]
     (trace,) = run_dir.glob("plugins/profile/*/*.xplane.pb")
     assert trace.stat().st_size > 1000

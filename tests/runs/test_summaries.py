@@ -10,7 +10,7 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_g
 from clr_loop.runs.events import SummaryWriter, write_means, write_report
 from clr_loop.runs.fit import NonFiniteLossError, RunOptions, fit
 from clr_loop.schedules import ExpRange
-from helpers.small import FEATURES, LABELS, loop_of
+from helpers.small import FEATURES, LABELS, loop_again
 
 SCHEDULE = ExpRange(0.001, 0.01, 5, gamma=0.99, momentum=(0.8, 0.9))
 
@@ -40,7 +40,7 @@ def hparams(directory, field):
 def run(tmp_path_factory):
     directory = tmp_path_factory.mktemp("summaries") / "triangular" / "seed_3"
     options = RunOptions(settings={"dataset": "made up", "model": "small"})
-    loop = loop_of(seed=3)
+    loop = loop_again(seed=3)
     return directory, fit(loop, SCHEDULE, (FEATURES, LABELS), epochs=3, run_dir=directory, options=options)
 
 
@@ -92,7 +92,7 @@ def test_a_run_has_its_settings_and_final_values_for_the_hparams_page(run):
         "momentum", "epochs", "dataset",
     }  # fmt: skip
     assert start.hparams["schedule"].string_value == "ExpRange"
-    assert start.hparams["batch_size"].number_value == 64
+    assert start.hparams["batch_size"].number_value == 50
     assert start.hparams["momentum"].string_value == "[0.8, 0.9]"
     assert start.hparams["highest_rate"].number_value == 0.01
     assert hparams(directory, "session_end_info").status == api_pb2.STATUS_SUCCESS
@@ -167,7 +167,7 @@ def test_the_highest_rate_of_joined_schedules_is_that_of_the_highest_part(tmp_pa
 
 def test_a_failed_run_is_marked_as_failed_and_its_steps_are_there(tmp_path):
     with pytest.raises(NonFiniteLossError):
-        fit(loop_of(batch_size=50), lambda steps: np.full(len(steps), 1e38), epochs=1, run_dir=tmp_path)
+        fit(loop_again(), lambda steps: np.full(len(steps), 1e38), epochs=1, run_dir=tmp_path)
     assert hparams(tmp_path, "session_end_info").status == api_pb2.STATUS_FAILURE
     assert [step for step, _ in scalars(tmp_path / "train", "loss")] == [0, 1]
 

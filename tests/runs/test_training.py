@@ -19,7 +19,7 @@ from clr_loop.runs.result import EpochRecord, TrainingResult, higher_is_better
 from clr_loop.schedules import Constant, Triangular
 from clr_loop.schedules.for_keras import CyclicLR
 from helpers.runs import BatchEnd
-from helpers.small import FEATURES, LABELS, loop_of
+from helpers.small import FEATURES, LABELS, loop_again, loop_of
 
 SCHEDULE = Triangular(0.001, 0.01, 5)
 
@@ -57,9 +57,9 @@ for _name in ("on_train_begin", "on_epoch_begin", "on_train_batch_begin", "on_tr
 
 
 def test_fit_is_the_loop_driven_by_the_schedule(validation):
-    by_hand, fitted = loop_of(), loop_of()
+    result = fit(loop_again(), SCHEDULE, validation, epochs=3)
+    by_hand = loop_again()
     metrics = by_hand.run(SCHEDULE(np.arange(12)))
-    result = fit(fitted, SCHEDULE, validation, epochs=3)
     assert result.weights_sha256 == by_hand.weights_sha256()
     np.testing.assert_array_equal(result.history["step"], np.arange(12))
     for name, values in metrics.items():
@@ -70,9 +70,9 @@ def test_fit_is_the_loop_driven_by_the_schedule(validation):
 
 def test_momentum_of_the_schedule_reaches_the_optimizer_and_the_records(validation, tmp_path):
     schedule = schedules.OneCycle(0.01, total_steps=8, momentum=(0.5, 0.95))
-    by_hand, fitted = loop_of(), loop_of()
+    result = fit(loop_again(), schedule, validation, epochs=2, run_dir=tmp_path / "run")
+    by_hand = loop_again()
     by_hand.run(schedule(np.arange(8)), schedule.momentum_at(np.arange(8)))
-    result = fit(fitted, schedule, validation, epochs=2, run_dir=tmp_path / "run")
     assert result.weights_sha256 == by_hand.weights_sha256()
     expected = schedule.momentum_at(np.arange(8)).astype(np.float32)
     np.testing.assert_array_equal(
@@ -100,7 +100,7 @@ def test_an_epochs_mean_has_the_same_bits_however_it_was_cut(fresh_loop, monkeyp
 
 
 def test_an_epochs_record_is_of_its_own_steps(validation):
-    result = fit(loop_of(batch_size=50), SCHEDULE, validation, epochs=2)
+    result = fit(loop_again(), SCHEDULE, validation, epochs=2)
     assert [(record.epoch, record.step) for record in result.epochs] == [(1, 3), (2, 7)]
     assert result.epochs[1].learning_rate == np.float32(SCHEDULE(7))
     for name in ("loss", "accuracy"):
@@ -109,8 +109,8 @@ def test_an_epochs_record_is_of_its_own_steps(validation):
 
 
 def test_any_function_of_steps_is_a_schedule():
-    result = fit(loop_of(batch_size=100), lambda steps: 0.01 / (1 + steps), epochs=2)
-    np.testing.assert_array_equal(result.history["learning_rate"], (0.01 / np.arange(1, 5)).astype(np.float32))
+    result = fit(loop_again(), lambda steps: 0.01 / (1 + steps), epochs=2)
+    np.testing.assert_array_equal(result.history["learning_rate"], (0.01 / np.arange(1, 9)).astype(np.float32))
 
 
 def test_validation_may_be_a_dataset_or_nothing_and_may_have_weights(line_loop):
@@ -129,7 +129,7 @@ def test_validation_may_be_a_dataset_or_nothing_and_may_have_weights(line_loop):
 
 def test_callbacks_are_called_as_keras_does_but_once_a_block(line_loop, monkeypatch):
     loop, seen = line_loop(), Seen()
-    loop.block_steps = 2
+    monkeypatch.setattr(loop, "block_steps", 2)
     x, y = {"a": np.ones((7, 2), np.float32), "b": np.zeros((7, 1), np.float32)}, np.ones((7, 1), np.float32)
     result = fit(loop, SCHEDULE, (x, y), epochs=2, callbacks=[seen])
     epoch = [
@@ -182,7 +182,7 @@ def test_keras_own_callbacks_write_what_they_write_in_keras_fit(validation, tmp_
         keras.callbacks.TerminateOnNaN(),
         keras.callbacks.History(),
     ]
-    loop = loop_of()
+    loop = loop_again()
     result = fit(loop, SCHEDULE, validation, epochs=2, callbacks=callbacks)
     rows = read_csv(tmp_path / "log.csv")
     assert [float(row["val_accuracy"]) for row in rows] == [record.metrics["val_accuracy"] for record in result.epochs]
@@ -259,7 +259,7 @@ def test_an_epochs_time_is_training_alone_and_compilation_comes_before(validatio
 
 def test_files_hold_what_the_result_holds(validation, tmp_path):
     options = RunOptions(settings={"dataset": "made up"})
-    result = fit(loop_of(seed=5), SCHEDULE, validation, epochs=2, run_dir=tmp_path / "run", options=options)
+    result = fit(loop_again(seed=5), SCHEDULE, validation, epochs=2, run_dir=tmp_path / "run", options=options)
     history = read_csv(tmp_path / "run" / "history.csv")
     assert list(history[0]) == ["step", "learning_rate", "loss", "accuracy"]
     assert [int(row["step"]) for row in history] == list(range(8))
@@ -274,7 +274,7 @@ def test_files_hold_what_the_result_holds(validation, tmp_path):
         assert {name: float(row[name]) for name in record.metrics} == record.metrics
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["schedule"] == json.loads(json.dumps(SCHEDULE.to_config()))
-    assert (config["dataset"], config["optimizer"], config["seed"], config["batch_size"]) == ("made up", "Adam", 5, 64)
+    assert (config["dataset"], config["optimizer"], config["seed"], config["batch_size"]) == ("made up", "Adam", 5, 50)
     assert config["loss"]["class"] == "SparseCategoricalCrossentropy"
     saved = json.loads((tmp_path / "run" / "result.json").read_text())
     assert set(saved.pop("records")) == {"history.csv", "epochs.csv"}
@@ -297,7 +297,7 @@ def test_metrics_of_any_name_are_recorded_and_read_back(line_loop, tmp_path):
 
 def test_a_metric_with_a_name_of_the_records_is_refused(line_loop, tmp_path):
     with pytest.raises(ValueError, match="A metric has the name val_mae, which the records use"):
-        fit(line_loop(metrics=[keras.metrics.MeanAbsoluteError(name="val_mae")]), SCHEDULE, epochs=1)
+        fit(line_loop(metrics=(keras.metrics.MeanAbsoluteError(name="val_mae"),)), SCHEDULE, epochs=1)
 
 
 def test_a_seed_repeats_itself_and_another_differs():
@@ -311,7 +311,7 @@ def explode_at(step):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_written(tmp_path):
     with pytest.raises(NonFiniteLossError) as caught:
-        fit(loop_of(batch_size=20), explode_at(3), epochs=2, run_dir=tmp_path / "run",
+        fit(loop_again(num_examples=100, batch_size=20), explode_at(3), epochs=2, run_dir=tmp_path / "run",
             options=RunOptions(checkpoint_every=0))  # fmt: skip
     assert caught.value.step == 4  # The update of step 3 breaks the weights; the next loss shows it.
     assert caught.value.learning_rate == np.float32(1e38)
@@ -346,7 +346,7 @@ def test_metrics_that_are_not_finite_are_read_back(line_loop, tmp_path):
     def odd(y, y_pred):
         return keras.ops.zeros_like(y) / 0.0
 
-    result = fit(line_loop(metrics=[odd]), SCHEDULE, epochs=2, run_dir=tmp_path / "run")
+    result = fit(line_loop(metrics=(odd,)), SCHEDULE, epochs=2, run_dir=tmp_path / "run")
     read = read_result(tmp_path / "run")
     assert np.isnan([record.metrics["odd"] for record in read.epochs]).all()
     assert np.isnan(read.history["odd"]).all()

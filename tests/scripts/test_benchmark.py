@@ -75,6 +75,7 @@ def test_tables_are_printed_and_written_alike_and_the_picture_is_one(finished):
 def test_growth_is_measured_along_batch_size_data_and_width(tmp_path):
     process = run(
         "--models=relu_mlp", "--batch_sizes=32", "--num_examples=40", "--tables=3", "--rounds=1",
+        "--contenders=clr_loop",
         f"--output_dir={tmp_path / 'out'}",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr

@@ -3,6 +3,7 @@
 import os
 import shlex
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -39,47 +40,46 @@ def start_workers(npz, run_dir, *flags):
     ]
 
 
-def test_a_worker_that_is_killed_ends_the_other_and_resumed_the_run_is_bit_identical(npz, tmp_path):
-    killed = start_workers(npz, tmp_path / "killed", "--epochs=100000")
-    checkpoints = tmp_path / "killed" / "checkpoints"
-    while not list(checkpoints.glob("step_*")):
-        assert killed[0].poll() is None, killed[0].communicate()
-    killed[1].kill()
-    _, errors = killed[0].communicate()
-    assert killed[0].returncode == 2, errors
+def newest_checkpoint(run_dir):
+    return max((int(path.name.removeprefix("step_")) for path in (run_dir / "checkpoints").glob("step_*")), default=0)
+
+
+def end_after_a_checkpoint(npz, run_dir, told, number):
+    """Start or resume a run without an end, and send one worker a signal after the next checkpoint; return the ends."""
+    before = newest_checkpoint(run_dir)
+    processes = start_workers(npz, run_dir, "--epochs=100000", *(["--resume"] if before else []))
+    while newest_checkpoint(run_dir) <= before:
+        assert processes[0].poll() is None, processes[0].communicate()
+        time.sleep(0.01)
+    processes[told].send_signal(number)
+    ends = [process.communicate() for process in processes]
+    return [(process.returncode, *end) for process, end in zip(processes, ends, strict=True)]
+
+
+def test_what_ends_one_worker_ends_all_and_the_run_goes_on_to_the_same_last_bit(npz, tmp_path):
+    run_dir = tmp_path / "run"
+    (code, _, errors), _ = end_after_a_checkpoint(npz, run_dir, 1, signal.SIGKILL)
+    assert code == 2, errors
     assert errors.startswith("error: A worker has gone, and the others cannot go on without it")
     assert errors.count("\n") == 1
-    killed[1].communicate()
-    newest = max(int(path.name.removeprefix("step_")) for path in checkpoints.glob("step_*"))
+
+    for told, number in ((0, signal.SIGTERM), (1, signal.SIGINT)):
+        ends = end_after_a_checkpoint(npz, run_dir, told, number)
+        stopped, other = ends[told], ends[1 - told]
+        assert (stopped[0], other[0]) == (128 + number, 2)
+        assert stopped[2] == "stopping after this block of steps; once more stops at once\n"
+        newest = newest_checkpoint(run_dir)
+        said, _, command = other[2].partition("; resume: ")
+        assert said == f"error: Another worker was told to stop, so all stopped after {newest} steps"
+        assert shlex.split(command)[-1] == "--resume"
+        assert len((run_dir / "history.csv").read_text().splitlines()) == 1 + newest
+
     epochs = f"--epochs={newest // 5 + 2}"
-    finish(*start_workers(npz, tmp_path / "killed", "--resume", epochs, "--on_change=replace"))
+    finish(*start_workers(npz, run_dir, "--resume", epochs, "--on_change=replace"))
     said, nothing = finish(*start_workers(npz, tmp_path / "whole", epochs))
     assert "2 replicas of MultiWorkerMirroredStrategy" in said
     assert nothing == ""  # Only the chief speaks, and only the chief writes.
     assert len(list((tmp_path / "whole" / "train").glob("*tfevents*"))) == 1
-    assert differences(tmp_path / "whole", tmp_path / "killed") == []
-
-
-@pytest.mark.parametrize(("told", "number"), [(0, signal.SIGTERM), (1, signal.SIGINT)])
-def test_a_signal_to_one_worker_stops_all_with_a_checkpoint_and_resumed_the_run_is_bit_identical(
-    told, number, npz, tmp_path
-):
-    run_dir = tmp_path / "stopped"
-    processes = start_workers(npz, run_dir, "--epochs=100000")
-    while not list((run_dir / "checkpoints").glob("step_*")):
-        assert processes[0].poll() is None, processes[0].communicate()
-    processes[told].send_signal(number)
-    ends = [process.communicate() for process in processes]
-    assert [process.returncode for process in processes] == [128 + number if told == each else 2 for each in (0, 1)]
-    assert ends[told][1] == "stopping after this block of steps; once more stops at once\n"
-    newest = max(int(path.name.removeprefix("step_")) for path in (run_dir / "checkpoints").glob("step_*"))
-    said, _, command = ends[1 - told][1].partition("; resume: ")
-    assert said == f"error: Another worker was told to stop, so all stopped after {newest} steps"
-    assert shlex.split(command)[-1] == "--resume"
-    assert len((run_dir / "history.csv").read_text().splitlines()) == 1 + newest
-    epochs = f"--epochs={newest // 5 + 2}"
-    finish(*start_workers(npz, run_dir, "--resume", epochs, "--on_change=replace"))
-    finish(*start_workers(npz, tmp_path / "whole", epochs))
     assert differences(tmp_path / "whole", run_dir) == []
 
 

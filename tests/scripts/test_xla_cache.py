@@ -14,7 +14,7 @@ from shared import xla_cache
 @pytest.fixture
 def cache(tmp_path):
     """An empty cache folder, with the environment of a user who has chosen no other."""
-    return tmp_path / "cache", {"XDG_CACHE_HOME": str(tmp_path / "cache"), "TF_XLA_FLAGS": ""}
+    return tmp_path / "cache", {"XDG_CACHE_HOME": str(tmp_path / "cache"), "TF_XLA_FLAGS": "", "XLA_FLAGS": ""}
 
 
 def train(run_dir, environment, *flags):

@@ -1,6 +1,7 @@
 import dataclasses
 import gc
 import json
+import shutil
 import weakref
 
 import keras
@@ -10,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from clr_loop.data import Examples, build_model, load
 from clr_loop.loop.loop import TrainLoop
+from clr_loop.loop.step import StepOptions
 from clr_loop.runs.fit import RunOptions, StopRun, TrainingInterruptedError, fit
 from clr_loop.schedules import Constant, Triangular
 from clr_loop.studies import arms as arms_module
@@ -18,7 +20,9 @@ from clr_loop.studies.effects import Arm, compare
 from clr_loop.studies.measures import Measure
 
 SCHEDULES = {"constant": Constant(0.1), "triangular": Triangular(0.001, 0.01, 4)}
+PLAIN = StepOptions(jit_compile=False)
 ARMS = [Arm(size, name, schedule) for size in (50, 80) for name, schedule in SCHEDULES.items()]
+FINISHED = Plan(ARMS[:1], [0], 1)
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +62,18 @@ def compared(small, make_model, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arms_module, "make_loop", seen_loop)
-        runs = run_arms(small, seen_model, Plan(ARMS, range(2), 2, Measure(target=0.5)), directory, on_run=count)
+        plan = Plan(ARMS, range(2), 2, Measure(target=0.5))
+        runs = run_arms(small, seen_model, plan, directory, step_options=PLAIN, on_run=count)
     return compare(runs, Measure(target=0.5)), directory, loops, alive
 
 
 def test_every_run_is_the_one_that_a_fresh_loop_of_its_seed_makes(compared, small, make_model):
     result, *_ = compared
     assert [(run.arm, run.seed) for run in result.runs] == [(arm, seed) for seed in (0, 1) for arm in ARMS]
-    for run in result.runs:
-        loop = TrainLoop(make_model(run.seed), *small.train[:2], batch_size=run.arm.batch_size, seed=run.seed)
+    for run in (result.runs[1], result.runs[4], result.runs[7]):  # Either seed, schedule and batch size.
+        loop = TrainLoop(
+            make_model(run.seed), *small.train[:2], batch_size=run.arm.batch_size, seed=run.seed, options=PLAIN
+        )
         alone = fit(loop, run.arm.schedule, small.validation, epochs=2)
         assert run.result.weights_sha256 == alone.weights_sha256
 
@@ -75,7 +82,8 @@ def test_each_batch_size_is_compiled_once(compared):
     result, _, loops, _ = compared
     assert [loop.batch_size for loop in loops] == [50, 80]
     for loop in loops:
-        alone = TrainLoop(loop.model, np.zeros((200, 28, 28)), np.zeros(200, np.int32), batch_size=loop.batch_size)
+        arrays = np.zeros((200, 28, 28)), np.zeros(200, np.int32)
+        alone = TrainLoop(loop.model, *arrays, batch_size=loop.batch_size, options=PLAIN)
         alone.compile()
         assert loop.num_traces == alone.num_traces
     assert {arm.compile_seconds for arm in result.arms if arm.arm.batch_size == 50} == {
@@ -97,7 +105,7 @@ def test_the_data_are_on_the_device_once(small, make_model, tmp_path, monkeypatc
         return real_make_loop(model, dataset, batch_size, **named)
 
     monkeypatch.setattr(arms_module, "make_loop", seen_loop)
-    run_arms(small, make_model, Plan([ARMS[0], ARMS[2]], [0], 1), tmp_path)
+    run_arms(small, make_model, Plan([ARMS[0], ARMS[2]], [0], 1), tmp_path, step_options=PLAIN)
     assert inputs[0] is inputs[1]
     assert inputs[0].dtype == "uint8"
 
@@ -138,7 +146,7 @@ def test_resuming_takes_what_is_finished_runs_anew_what_is_not_and_refuses_other
 
     plan = Plan(ARMS[:2], [0], 2)
     with pytest.raises(TrainingInterruptedError):
-        run_arms(small, make_model, plan, tmp_path, make_callbacks=lambda arm, seed: [Stop()] if arm == ARMS[1] else [])
+        run_arms(small, make_model, plan, tmp_path, make_callbacks=lambda arm, _: [Stop()] if arm == ARMS[1] else [])
     finished, broken_off = (tmp_path / arm.directory / "seed_0" for arm in ARMS[:2])
     before = (finished / "history.csv").stat()
     assert not (broken_off / "result.json").exists()
@@ -193,10 +201,18 @@ def test_arms_may_differ_in_length_and_a_broken_off_run_goes_on_from_its_checkpo
     assert runs[1].result.weights_sha256 == whole.weights_sha256
 
 
+@pytest.fixture(scope="module")
+def finished(small, make_model, tmp_path_factory):
+    """A comparison of one run; its directory."""
+    directory = tmp_path_factory.mktemp("finished")
+    run_arms(small, make_model, FINISHED, directory, step_options=PLAIN)
+    return directory
+
+
 @pytest.mark.parametrize("name", ["history.csv", "epochs.csv", "result.json", "config.json"])
-def test_a_finished_run_whose_files_are_gone_or_changed_is_refused(small, make_model, tmp_path, name):
-    plan = Plan(ARMS[:1], [0], 1)
-    run_arms(small, make_model, plan, tmp_path)
+def test_a_finished_run_whose_files_are_gone_or_changed_is_refused(finished, small, make_model, tmp_path, name):
+    plan = FINISHED
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     path = tmp_path / ARMS[0].directory / "seed_0" / name
     whole = path.read_text()
     lines = whole.splitlines(keepends=True)
@@ -213,13 +229,13 @@ def test_a_finished_run_whose_files_are_gone_or_changed_is_refused(small, make_m
     for what, content in cut.items():
         path.write_text(content)
         with pytest.raises(ValueError, match=r"seed_0.* restore (it|them) or ") as caught:
-            run_arms(small, make_model, plan, tmp_path, resume=True)
+            run_arms(small, make_model, plan, tmp_path, step_options=PLAIN, resume=True)
         assert "\n" not in str(caught.value), what
         assert path.read_text() == content
     if name != "result.json":  # Without that a run is not finished.
         path.unlink()
         with pytest.raises(ValueError, match=rf"seed_0/{name} .* restore it or "):
-            run_arms(small, make_model, plan, tmp_path, resume=True)
+            run_arms(small, make_model, plan, tmp_path, step_options=PLAIN, resume=True)
 
 
 @pytest.mark.parametrize(
