@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -39,7 +40,7 @@ def finish(script, *flags, **arguments):
 def start_line(line):
     """Start what a line "resume: …" says."""
     python, script, *flags = shlex.split(line.removeprefix("resume:"))
-    assert os.path.samefile(python, sys.executable)
+    assert os.path.samefile(shutil.which(python), sys.executable)
     assert os.path.samefile(os.path.dirname(script), SCRIPTS)
     return start(os.path.basename(script), *flags)
 
