@@ -27,6 +27,7 @@ SHORT = {
     "train.py": ["--epochs=1", "--batch_size=100"],
     "prove_resume.py": ["--kills=1"],
     "preview.py": [],
+    "reproduce_smith.py": ["--data_dir=cifar-10.npz", "--scale=0.001", "--batch_size=10", "--seeds=1"],
 }
 
 
@@ -60,6 +61,8 @@ def run(tmp_path_factory):
     arrays = {"x_train": mnist.train.inputs, "y_train": mnist.train.targets}
     arrays |= {"x_test": mnist.validation.inputs, "y_test": mnist.validation.targets}
     np.savez(place / "small.npz", **{name: array[:1000] for name, array in arrays.items()})
+    images, labels = np.zeros((50, 32, 32, 3), np.uint8), np.arange(50) % 10
+    np.savez(place / "cifar-10.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     (place / ".venv" / "bin").mkdir(parents=True)
     path = f"{place / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "SMALL": str(place / "small.npz"), "COLUMNS": "100"}
