@@ -66,7 +66,7 @@ def run(tmp_path_factory):
     (place / ".venv" / "bin").mkdir(parents=True)
     path = f"{place / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "SMALL": str(place / "small.npz"), "COLUMNS": "100"}
-    with forks.serving(place, "test_readme:short") as make:
+    with forks.serving(place, short) as make:
         for name in ("python", "python3", "pip", "tensorboard"):
             make(place / ".venv" / "bin" / name)
 

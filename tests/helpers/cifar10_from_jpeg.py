@@ -13,10 +13,17 @@ import sys
 import numpy as np
 from PIL import Image
 
-source, arrays = np.load(sys.argv[1]), {}
-for split in ("train", "test"):
-    jpeg, offsets = source[f"{split}_jpeg"].tobytes(), source[f"{split}_offsets"]
-    files = (io.BytesIO(jpeg[start:end]) for start, end in itertools.pairwise(offsets))
-    arrays[f"x_{split}"] = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
-    arrays[f"y_{split}"] = source[f"{split}_labels"]
-np.savez(sys.argv[2], **arrays)
+
+def convert(source, target):
+    """Decode all files of one archive into the arrays of another."""
+    packed, arrays = np.load(source), {}
+    for split in ("train", "test"):
+        jpeg, offsets = packed[f"{split}_jpeg"].tobytes(), packed[f"{split}_offsets"]
+        files = (io.BytesIO(jpeg[start:end]) for start, end in itertools.pairwise(offsets))
+        arrays[f"x_{split}"] = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
+        arrays[f"y_{split}"] = packed[f"{split}_labels"]
+    np.savez(target, **arrays)
+
+
+if __name__ == "__main__":
+    convert(*sys.argv[1:])

@@ -1,18 +1,17 @@
-"""A Python that has imported TensorFlow already: commands run in forks of it, which saves each of them some seconds."""
+"""Programs for a shell that start in a moment: each stands for a fork, see `processes`."""
 
 import contextlib
 import json
 import os
-import signal
+import runpy
 import socket
-import stat
-import subprocess
 import sys
 import threading
-import traceback
-from pathlib import Path
+from multiprocessing.connection import Connection, wait
 
-# What stands in for a program: it hands arguments, environment, folder and files to the server, and ends as the fork.
+from helpers.processes import start_fork
+
+# It hands its arguments, environment, folder and files to the server, and ends as the fork does.
 _CLIENT = f"""#!{sys.executable} -SE
 import json, os, socket, sys
 server = socket.socket(socket.AF_UNIX)
@@ -28,84 +27,47 @@ sys.exit(int(server.recv(16)))
 def serving(directory, prepare):
     """Serve programs made by the function that this yields, path → None, until the end.
 
-    `prepare` names a function, `module:name`: arguments → the arguments to run instead, or None to run nothing.
+    `prepare` is called in the fork: arguments → the arguments to run instead, or None to run nothing.
     """
-    address = str(directory / "socket")
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(directory / "socket"))
+    server.listen()
+    threading.Thread(target=_serve, args=(server, prepare), daemon=True).start()
 
     def make(path):
-        path.write_text(_CLIENT.replace("ADDRESS", repr(address)))
-        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        path.write_text(_CLIENT.replace("ADDRESS", repr(server.getsockname())))
+        path.chmod(0o755)
 
-    code = "import sys; from helpers import forks; forks.serve(*sys.argv[1:])"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, [Path(__file__).parents[1], *sys.path]))}
-    server = subprocess.Popen([sys.executable, "-c", code, address, prepare], env=environment, stdout=subprocess.PIPE)
     try:
-        assert server.stdout.readline() == b"ready\n"
         yield make
     finally:
-        server.kill()
-        server.wait()
-        server.stdout.close()
+        server.shutdown(socket.SHUT_RDWR)
 
 
-def serve(address, prepare):
-    """Run what clients ask for, each in a fork."""
-    import pkgutil
-    import runpy
-
-    import clr_loop
-
-    clr_loop.quiet()
-    import clr_loop.loop.make_loop
-    import clr_loop.studies.report
-
-    asked = socket.socket(socket.AF_UNIX)
-    asked.bind(address)
-    asked.listen()
-    print("ready", flush=True)
-    prepared = pkgutil.resolve_name(prepare)
-    while True:
-        client, _ = asked.accept()
-        if os.fork():
-            client.close()
-            with contextlib.suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
-            continue
-        size, files, _, _ = socket.recv_fds(client, 4, 3)
-        told = b""
-        while len(told) < int.from_bytes(size, "big"):
-            told += client.recv(65536)
-        arguments, environment, folder = json.loads(told)
-        if not (runner := os.fork()):
-            for i, file in enumerate(files):
-                os.dup2(file, i)
-            os.environ.clear()
-            os.environ.update(environment)
-            os.chdir(folder)
-            code = 1
-            try:
-                sys.argv = prepared(arguments)
-                if sys.argv is not None:
-                    sys.executable = os.path.abspath(arguments[0])  # What it starts is served, too.
-                    sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))
-                    runpy.run_path(sys.argv[0], run_name="__main__")
-                code = 0
-            except SystemExit as end:
-                code = end.code if isinstance(end.code, int) else int(end.code is not None)
-            except BaseException:
-                traceback.print_exc()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-        threading.Thread(target=_end_with, args=(client, runner), daemon=True).start()
-        _, status = os.waitpid(runner, 0)
-        with contextlib.suppress(OSError):
-            client.sendall(str(os.waitstatus_to_exitcode(status)).encode())
-        os._exit(0)
+def _serve(server, prepare):
+    with contextlib.suppress(OSError), server:
+        while True:
+            threading.Thread(target=_answer, args=(server.accept()[0], prepare), daemon=True).start()
 
 
-def _end_with(client, runner):
-    """Kill a fork when the program is killed that it runs for."""
-    if not client.recv(1):
-        os.kill(runner, signal.SIGKILL)
+def _answer(client, prepare):
+    """Run what a client asks for, and tell it how that ended; if it is killed, so is the fork."""
+    size, files, _, _ = socket.recv_fds(client, 4, 3)
+    told = b""
+    while len(told) < int.from_bytes(size, "big"):
+        told += client.recv(65536)
+    arguments, environment, directory = json.loads(told)
+    fork = start_fork(map(Connection, files), environment, directory, _run, prepare, arguments)
+    if client in wait([client, fork.sentinel]):
+        fork.kill()
+    fork.join()
+    with contextlib.suppress(OSError), client:
+        client.sendall(str(fork.exitcode).encode())
+
+
+def _run(prepare, arguments):
+    prepared = prepare(arguments)
+    if prepared is not None:
+        sys.argv, sys.executable = prepared, os.path.abspath(arguments[0])  # What it starts is served, too.
+        sys.path.insert(0, os.path.dirname(os.path.abspath(prepared[0])))
+        runpy.run_path(prepared[0], run_name="__main__")

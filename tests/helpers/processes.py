@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 from multiprocessing import forkserver
+from multiprocessing.connection import Connection
 from unittest import mock
 
 # Far above what any of them takes. A test that hangs shall end; a busy machine shall not end a test.
@@ -22,21 +23,49 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["keras", "tensorflow", "clr_loop.runs.fit", "clr_loop.studies.report"])
 
 
+def start_fork(streams, environment, directory, function, *arguments):
+    """Start a forked process that calls a function, and return it.
+
+    streams: Connections that become its stdin, stdout and stderr, of which None leaves one alone. They are closed here.
+    environment: TensorFlow has read its own already.
+    """
+    with mock.patch.dict(os.environ, TF_ENABLE_ONEDNN_OPTS="1"):  # As scripts ask for it.
+        forkserver.ensure_running()
+    streams = list(streams)
+    process = _CONTEXT.Process(target=_begin, args=(streams, environment, directory, function, arguments))
+    process.start()
+    for stream in filter(None, streams):
+        stream.close()
+    return process
+
+
+def _begin(streams, environment, directory, function, arguments):
+    """Make this process what a shell would have started, and call the function."""
+    for number, stream in enumerate(streams):
+        if stream is not None:
+            os.dup2(stream.fileno(), number)
+            stream.close()
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(directory)
+    try:
+        function(*arguments)
+    finally:
+        atexit._run_exitfuncs()  # As Python does at its end; multiprocessing leaves that out.
+
+
 class Fork:
     """A forked process that calls a function, with what the tests need of `subprocess.Popen`.
 
-    env is its environment, and `prepare` is called before all else. TensorFlow has read the environment already.
+    env is its environment, and `prepare` is called before all else.
     """
 
     def __init__(self, function, *arguments, env=None, prepare=None):
-        with mock.patch.dict(os.environ, TF_ENABLE_ONEDNN_OPTS="1"):  # As scripts ask for it.
-            forkserver.ensure_running()
         reader, writer = multiprocessing.Pipe(duplex=False)
-        self._errors = tempfile.NamedTemporaryFile("r")  # noqa: SIM115
-        place = writer, self._errors.name, dict(os.environ if env is None else env), os.getcwd()
-        self._process = _CONTEXT.Process(target=_begin, args=(*place, prepare, function, arguments))
-        self._process.start()
-        writer.close()
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        streams = None, writer, Connection(os.dup(self._errors.fileno()))
+        environment = dict(os.environ if env is None else env)
+        self._process = start_fork(streams, environment, os.getcwd(), _call, prepare, function, arguments)
         self.stdout = os.fdopen(os.dup(reader.fileno()))
 
     def poll(self):
@@ -57,23 +86,14 @@ class Fork:
         said = self.stdout.read()
         self._process.join()
         limit.cancel()
+        self._errors.seek(0)
         return said, self._errors.read()
 
 
-def _begin(writer, errors, environment, directory, prepare, function, arguments):
-    """Make this process what a shell would have started, and call the function."""
-    os.dup2(writer.fileno(), 1)
-    os.dup2(os.open(errors, os.O_WRONLY), 2)
-    writer.close()
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(directory)
+def _call(prepare, function, arguments):
     if prepare is not None:
         prepare()
-    try:
-        function(*arguments)
-    finally:
-        atexit._run_exitfuncs()  # As Python does at its end; multiprocessing leaves that out.
+    function(*arguments)
 
 
 def _run(code, *arguments):
