@@ -39,7 +39,11 @@ schedule_flags.define_schedule()
 flags.DEFINE_integer("batch_size", 100, "Examples in a step.")
 flags.DEFINE_integer("seed", 0, "Of the initial weights and of the order of the data.")
 flags.DEFINE_string("run_dir", "runs/train", f"Where to write; {output_flags.EMPTY}, unless --resume or --overwrite.")
-flags.DEFINE_string("checkpoint_every", "1ep", f"From one checkpoint to the next; {schedule_flags.UNITS}; or never.")
+flags.DEFINE_string(
+    "checkpoint_every",
+    "1ep",
+    f"From one checkpoint to the next; {schedule_flags.UNITS}; with never there is none, and no best.keras.",
+)
 flags.DEFINE_integer("keep_checkpoints", 3, "How many of the newest checkpoints to keep, beside the best.")
 flags.DEFINE_string(
     "validate_every", None, f"From one validation to the next, beside that of each epoch; {schedule_flags.UNITS}."

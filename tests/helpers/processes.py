@@ -90,6 +90,11 @@ class Fork:
         return said, self._errors.read()
 
 
+def fork_for_spawn():
+    """Let this process fork what it would spawn; for `prepare`."""
+    multiprocessing.get_context = lambda method=None: _CONTEXT
+
+
 def _call(prepare, function, arguments):
     if prepare is not None:
         prepare()

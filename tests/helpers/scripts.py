@@ -37,7 +37,11 @@ def _run(path, *flags):
 def run_script(name, *flags, **environment):
     """Run a script; return the finished process. A new Python starts it if it gets what is read at an import."""
     starts = start_python if READ_AT_IMPORT & set(environment) else start_script
-    process = starts(name, *flags, env=os.environ | environment)
+    return finished(starts(name, *flags, env=os.environ | environment), name, *flags)
+
+
+def finished(process, name, *flags):
+    """Wait for a script, and return what it ended with."""
     stdout, stderr = process.communicate()
     return subprocess.CompletedProcess([name, *flags], process.returncode, stdout, stderr)
 

@@ -1,15 +1,19 @@
 """The benchmark runs, says what it was asked for, and its contenders do the same work. Nothing here is about time."""
 
-import functools
 import json
 
 import numpy as np
 import pytest
 
 from contenders.loops import CONTENDERS, Job
-from helpers.scripts import assert_one_line_error, run_script
+from helpers import scripts
+from helpers.processes import fork_for_spawn
+from helpers.scripts import assert_one_line_error
 
-run = functools.partial(run_script, "benchmark.py")
+
+def run(*flags):
+    """Run the benchmark; its contenders are forked."""
+    return scripts.finished(scripts.start_script("benchmark.py", *flags, prepare=fork_for_spawn), "benchmark.py")
 
 
 @pytest.fixture(scope="module")
