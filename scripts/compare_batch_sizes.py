@@ -89,7 +89,7 @@ def main() -> None:
 def _compare(dataset: data.AnyDataset, output_dir: Path) -> Path:
     """Find what is to be found before the first run, run all, and report; return where TensorBoard's summary is."""
     with terminal.status("trying the model"):
-        from clr_loop.studies import board, report
+        from clr_loop.studies import report, tensorboard_report
         from clr_loop.studies.arms import Plan
         from clr_loop.studies.effects import compare
 
@@ -123,7 +123,7 @@ def _compare(dataset: data.AnyDataset, output_dir: Path) -> Path:
         report.write(comparison, output_dir, context, FLAGS.figure_format)
     terminal.say("")
     terminal.say_markdown((output_dir / "report.md").read_text())
-    return output_dir / board.FOLDER
+    return output_dir / tensorboard_report.FOLDER
 
 
 def _measure(dataset: data.AnyDataset) -> Measure:

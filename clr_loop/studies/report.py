@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from clr_loop.runs import files as run_files
 from clr_loop.schedules import Constant, Triangular
-from clr_loop.studies import board, comparison_plots, scaling
+from clr_loop.studies import comparison_plots, scaling, tensorboard_report
 from clr_loop.studies.canvas import Format, save, to_png
 from clr_loop.studies.effects import Comparison, Effect, Run
 from clr_loop.studies.measures import Measure
@@ -104,7 +104,7 @@ def write(comparison: Comparison, output_dir: Path, context: Context, figure_for
         for name, picture in pictures.items()
         for panel, figure in picture.alone().items()
     }
-    board.show(comparison, output_dir / board.FOLDER, text, panels, context.noise_scale)
+    tensorboard_report.show(comparison, output_dir / tensorboard_report.FOLDER, text, panels, context.noise_scale)
 
 
 def markdown(comparison: Comparison, context: Context) -> str:

@@ -5,7 +5,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from clr_loop.studies import board
+from clr_loop.studies import tensorboard_report
 from clr_loop.studies.canvas import to_png
 from clr_loop.studies.comparison_plots import comparison
 from clr_loop.studies.effects import compare
@@ -33,11 +33,11 @@ def compared():
 
 @pytest.fixture(scope="module")
 def shown(compared, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("shown") / board.FOLDER
+    directory = tmp_path_factory.mktemp("shown") / tensorboard_report.FOLDER
     png = to_png(comparison(compared).alone()["last"])
     noise = NoiseScale((0, 600), (50.0, 90.0), (0.5, 0.3), 1000)
     for text in ("an earlier report", "the report"):
-        board.show(compared, directory, text, {"comparison/last": png}, noise)
+        tensorboard_report.show(compared, directory, text, {"comparison/last": png}, noise)
     return directory
 
 
