@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from clr_loop.runs.result import TrainingResult, higher_is_better
 from clr_loop.studies import range_test
-from clr_loop.studies.bands import Band
+from clr_loop.studies.bands import Band, validation_bands
 from clr_loop.studies.canvas import COLORS, Picture, about, finish, is_wide, show_range, style
 from clr_loop.studies.effects import Comparison, Run
+from clr_loop.studies.measures import in_words
 from clr_loop.studies.noise_scale import NoiseScale
 from clr_loop.studies.range_test import RangeTest
 from clr_loop.studies.smoothing import smooth
@@ -144,26 +145,26 @@ def _draw_rates(compared: Comparison, histories: Sequence[NDArray[np.float32]], 
 
 
 def policies(runs: Sequence[Run], measure: str, title: str) -> Picture:
-    """Draw a measure at each validation, its mean and range over seeds, and the learning rates, over steps."""
-    panels = {"measure": partial(_draw_ranges, runs, measure), "rate": partial(_draw_rates_over_steps, runs)}
-    note = "line: mean; band: range over seeds; dot: the end"
-    return Picture(title, [["measure"], ["rate"]], panels, note, (10, 8), shares_x=True)
+    """Draw a measure at each validation, mean ± standard deviation over seeds, and the learning rates, over steps."""
+    panels = {"measure": partial(_draw_policies, runs, measure), "rate": partial(_draw_rates_over_steps, runs)}
+    is_one = len({run.seed for run in runs}) == 1
+    spread = "line: one seed" if is_one else "line: mean over seeds; band: ± standard deviation"
+    return Picture(title, [["measure"], ["rate"]], panels, f"{spread}; dot: the end", (10, 8), shares_x=True)
 
 
-def _draw_ranges(runs: Sequence[Run], measure: str, axes: Axes) -> None:
-    every = []
+def _draw_policies(runs: Sequence[Run], measure: str, axes: Axes) -> None:
+    bands = []
     for i, arm in enumerate(dict.fromkeys(run.arm for run in runs)):
         results = [run.result for run in runs if run.arm == arm]
         steps = [record.step + 1 for record in results[0].validated]
-        values = np.array([[record.metrics[measure] for record in result.validated] for result in results])
-        color = style(i)["color"]
-        axes.plot(steps, values.mean(axis=0), label=arm.schedule_name, **style(i))
-        axes.plot(steps[-1], values[:, -1].mean(), "o", color=color)
-        axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15, lw=0)
-        every.append(values)
-    later = np.concatenate([values[:, values.shape[1] // 3 :].ravel() for values in every])
-    show_range(axes, later, np.concatenate([values.ravel() for values in every]), higher_is_better(measure))
-    axes.set(xlabel="step", ylabel=measure.replace("_", " "))
+        band = validation_bands(results)[measure]
+        axes.plot(steps, band.mean, label=arm.schedule_name, **style(i))
+        axes.plot(steps[-1], band.mean[-1], "o", color=style(i)["color"])
+        axes.fill_between(steps, band.lower, band.upper, color=style(i)["color"], alpha=0.15, lw=0)
+        bands.append(np.array([band.lower, band.upper]))
+    later = np.concatenate([ends[:, ends.shape[1] // 3 :].ravel() for ends in bands])
+    show_range(axes, later, np.concatenate([ends.ravel() for ends in bands]), higher_is_better(measure))
+    axes.set(xlabel="step", ylabel=in_words(measure))
     finish(axes, measure)
 
 

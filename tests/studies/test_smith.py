@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from clr_loop.runs.result import EpochRecord
-from clr_loop.studies import smith
+from clr_loop.studies import comparison_plots, smith
 from clr_loop.studies.effects import Arm
 from helpers.made_up_runs import make_run
 
@@ -102,7 +102,7 @@ def made_up(policy, seed, curve):
     """A run of a policy whose validations, one after every 100 steps, have these accuracies."""
     run = make_run(Arm(100, policy.name, policy.schedule), seed, curve[-1], num_epochs=1)
     records = [EpochRecord(1, 100 * i + 99, 0.1, {"val_accuracy": value}, 1.0) for i, value in enumerate(curve)]
-    last = dataclasses.replace(run.result.epochs[0], step=records[-1].step)
+    last = dataclasses.replace(run.result.epochs[0], step=records[-1].step, metrics=records[-1].metrics)
     result = dataclasses.replace(run.result, epochs=[last], validations=records[:-1])
     return dataclasses.replace(run, result=result)
 
@@ -128,3 +128,13 @@ def test_the_report_has_the_end_the_best_step_and_the_steps_to_the_fixed_policys
     assert second["accuracy"] == pytest.approx([65.0, 50.0])
     assert (second["best_steps"], second["steps_to_fixed"]) == ([200, 300], [200, None])
     assert (tmp_path / "smith.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_band_of_a_policy_is_the_standard_deviation_of_the_table():
+    policy = TABLE_1["fixed"]
+    runs = [made_up(policy, seed, curve) for seed, curve in enumerate([[0.5, 0.7], [0.5, 0.6], [0.5, 0.8]])]
+    picture = comparison_plots.policies(runs, "val_accuracy", "made up")
+    (band,) = picture.together().axes[0].collections
+    assert sorted({round(y, 6) for y in band.get_paths()[0].vertices[:, 1]}) == [0.5, 0.6, 0.8]  # 0.7 ± 0.1.
+    assert "band: ± standard deviation" in picture.note
+    assert "one seed" in comparison_plots.policies(runs[:1], "val_accuracy", "made up").note
