@@ -160,7 +160,8 @@ class TrainLoop:
             model, seed, class_weight, options: as above.
             dataset: the batches (inputs, targets[, sample_weight]) of an epoch. Every batch has the size of the first,
                 except for the last, which may be short. Read again, it must give the same batches. For another order in
-                each epoch give a function of (seed, epoch), ints, that returns the dataset of that epoch.
+                each epoch give a function of (seed, epoch), ints, that returns the dataset of that epoch. It is read
+                without tf.data's autotuning, so AUTOTUNE in a `map` stands for as many calls as there are cores.
             num_examples: int, examples in an epoch. None reads the first epoch once to count them.
 
         Raises:

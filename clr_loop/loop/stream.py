@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.data.ops import multi_device_iterator_ops
 
 from clr_loop.data.functions import in_one_line
 from clr_loop.data.order import epoch_order, sha256_of
@@ -21,6 +23,14 @@ from clr_loop.loop.step import TrainStep
 
 DatasetOf = Callable[[int, int], tf.data.Dataset]
 """(seed, epoch) → the batches of that epoch."""
+
+# Batches that are made ready while a step is taken.
+_PREFETCHED = 2
+
+# tf.data tunes a pipeline in a thread. At the end of an iterator that thread is waited for, and now and then it sleeps
+# on, for as long again as the iterator was read.
+_WITHOUT_AUTOTUNE = tf.data.Options()
+_WITHOUT_AUTOTUNE.autotune.enabled = False
 
 # Batches of a dataset of unknown length that are counted before the user is asked for the number.
 _MOST_BATCHES = 1_000_000
@@ -149,9 +159,9 @@ class Stream:
 
     def _iterate(self, dataset: tf.data.Dataset, only_size: int | None, batch: int = 0) -> Iterator[Any]:
         """Return an iterator over (checked batch, its number of examples), dealt out to the replicas."""
-        checked = self._checked(dataset, only_size, batch)
+        checked = self._checked(dataset, only_size, batch).with_options(_WITHOUT_AUTOTUNE)
         if not is_distributed(self._strategy):
-            return iter(checked.map(lambda *batch: (batch, tf.shape(_first_leaf(batch))[0])).prefetch(tf.data.AUTOTUNE))
+            return iter(checked.map(lambda *batch: (batch, tf.shape(_first_leaf(batch))[0])).prefetch(_PREFETCHED))
         num_replicas = self._strategy.num_replicas_in_sync
 
         def shares_of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
@@ -171,9 +181,10 @@ class Stream:
             # Called endless, because only as many batches are taken as there are, and tf.distribute would otherwise ask
             # all workers before each batch whether they still have one.
             endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-            return checked.flat_map(shares).apply(endless).prefetch(tf.data.AUTOTUNE)
+            return checked.flat_map(shares).apply(endless).prefetch(_PREFETCHED)
 
-        return iter(self._strategy.distribute_datasets_from_function(shares_of_worker))
+        with _devices_without_autotune():
+            return iter(self._strategy.distribute_datasets_from_function(shares_of_worker))
 
     def _checked(self, dataset: tf.data.Dataset, only_size: int | None, batch: int) -> tf.data.Dataset:
         """Check every batch, and give all of them one specification so that one trace serves them."""
@@ -256,6 +267,17 @@ def dataset_of_arrays(batch: Batch, batch_size: int, shuffle: bool) -> DatasetOf
     return dataset_of
 
 
+@contextlib.contextmanager
+def _devices_without_autotune() -> Iterator[None]:
+    """Let tf.distribute make the iterators of its devices without autotune; it has no argument for their options."""
+    own = multi_device_iterator_ops._create_device_dataset
+    multi_device_iterator_ops._create_device_dataset = lambda *given: own(*given).with_options(_WITHOUT_AUTOTUNE)
+    try:
+        yield
+    finally:
+        multi_device_iterator_ops._create_device_dataset = own
+
+
 def _first_leaf(batch: Batch) -> tf.Tensor:
     return keras.tree.flatten(batch)[0]
 
@@ -267,7 +289,7 @@ def _first_batch(dataset: tf.data.Dataset) -> Batch:
             f"The dataset gives {spec}; map it to (inputs, targets) or (inputs, targets, sample_weight), each any nest."
         )
     try:
-        for batch in dataset.take(1):
+        for batch in dataset.take(1).with_options(_WITHOUT_AUTOTUNE):
             if any(leaf.shape.rank == 0 for leaf in keras.tree.flatten(batch)):
                 raise ValueError("The dataset gives single examples; batch it with dataset.batch(…).")
             return keras.tree.map_structure(np.asarray, batch)
@@ -289,7 +311,8 @@ def _check_repeats(first: Batch, again: Batch) -> None:
 def _count(dataset: tf.data.Dataset, batch_size: int) -> int:
     cardinality = int(dataset.cardinality())
     if cardinality != tf.data.INFINITE_CARDINALITY:
-        counted = dataset.take(_MOST_BATCHES).reduce(
+        batches = dataset.take(_MOST_BATCHES).with_options(_WITHOUT_AUTOTUNE)
+        counted = batches.reduce(
             np.zeros(2, np.int64), lambda n, *batch: n + tf.stack([1, tf.shape(_first_leaf(batch), tf.int64)[0]])
         )
         num_batches, num_examples = map(int, counted)

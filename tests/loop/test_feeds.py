@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.step import StepOptions
+from helpers.processes import run_code
 from helpers.small import (
     FEATURES,
     LABELS,
@@ -38,6 +39,33 @@ def test_with_momentums_too():
     momentums = np.linspace(0.95, 0.8, 30)
     assert_same_metrics(stream.run(RATES, momentums), resident.run(RATES, momentums))
     assert stream.weights_sha256() == resident.weights_sha256()
+
+
+READ = """
+import numpy as np
+import tensorflow as tf
+from helpers.replicas import make_loop, strategy_of
+from helpers.small import FEATURES, LABELS
+
+read, made = [], tf.data.Dataset.__iter__
+
+def note(dataset):
+    read.append(dataset.options().autotune.enabled)
+    return made(dataset)
+
+tf.data.Dataset.__iter__ = note
+loop = make_loop(strategy_of({strategy!r}), "dataset")
+loop.run(np.full(3 * loop.steps_per_epoch, 0.01))
+loop.evaluate(tf.data.Dataset.from_tensor_slices((FEATURES, LABELS)).map(lambda *x: x, tf.data.AUTOTUNE).batch(48))
+print(read)
+"""
+
+
+@pytest.mark.parametrize("strategy", ["none", "mirrored"])
+def test_no_pipeline_is_tuned_while_it_is_read_because_its_end_would_wait_for_the_tuning(strategy):
+    read = eval(run_code(READ.format(strategy=strategy)))
+    assert len(read) > 5
+    assert set(read) == {False}
 
 
 @pytest.fixture
