@@ -216,7 +216,7 @@ def _keras_batches(job: Job) -> tuple[Any, Any]:
         chosen.set_shape([job.batch_size])
         return tf.cast(tf.gather(images, chosen), tf.float32) / 255.0, tf.gather(labels, chosen)
 
-    # Not tf.data.AUTOTUNE: at the end of an epoch the pipeline waits for its thread, up to as long again.
+    # As `loop/stream.py` does: the end of an epoch would wait for the thread that tunes.
     options = tf.data.Options()
     options.autotune.enabled = False
     batches = tf.data.Dataset.range(job.steps).map(batch, num_parallel_calls=os.cpu_count() or 1)
