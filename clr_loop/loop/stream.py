@@ -54,15 +54,17 @@ class Stream:
     """
 
     def __init__(self, dataset_of: DatasetOf, num_examples: int | None, seed: int, strategy: tf.distribute.Strategy):
-        self._dataset_of, self._strategy = dataset_of, strategy
         first_epoch = dataset_of(seed, 0)
         if not isinstance(first_epoch, tf.data.Dataset):
             raise TypeError(
                 f"The dataset is a {type(first_epoch).__name__}; give a tf.data.Dataset, or a function of (seed, "
                 "epoch) that returns one."
             )
+        self._dataset_of = lambda seed, epoch: dataset_of(seed, epoch).with_options(_WITHOUT_AUTOTUNE)
+        self._strategy = strategy
+        first_epoch = first_epoch.with_options(_WITHOUT_AUTOTUNE)
         self.first_batch = _first_batch(first_epoch)
-        _check_repeats(self.first_batch, _first_batch(dataset_of(seed, 0)))
+        _check_repeats(self.first_batch, _first_batch(self._dataset_of(seed, 0)))
         self.batch_size = int(num_examples_of(self.first_batch))
         self.num_examples = _count(first_epoch, self.batch_size) if num_examples is None else num_examples
         _check_length(first_epoch, self.num_examples, self.batch_size)
@@ -100,7 +102,8 @@ class Stream:
         one, waited = np.zeros(1, np.float32), self.wait_seconds
         for size in {self.batch_size, self._size_of(self._steps_per_epoch - 1)}:
             batch = keras.tree.map_structure(lambda x, size=size: tf.constant(x[:size]), self.first_batch)
-            batches = self._iterate(tf.data.Dataset.from_tensors(batch), size)
+            one_batch = tf.data.Dataset.from_tensors(batch).with_options(_WITHOUT_AUTOTUNE)
+            batches = self._iterate(one_batch, size)
             self._call(batches, one, one if with_momentums else None)
         self.wait_seconds = waited
 
@@ -159,7 +162,7 @@ class Stream:
 
     def _iterate(self, dataset: tf.data.Dataset, only_size: int | None, batch: int = 0) -> Iterator[Any]:
         """Return an iterator over (checked batch, its number of examples), dealt out to the replicas."""
-        checked = self._checked(dataset, only_size, batch).with_options(_WITHOUT_AUTOTUNE)
+        checked = self._checked(dataset, only_size, batch)
         if not is_distributed(self._strategy):
             return iter(checked.map(lambda *batch: (batch, tf.shape(_first_leaf(batch))[0])).prefetch(_PREFETCHED))
         num_replicas = self._strategy.num_replicas_in_sync
@@ -289,7 +292,7 @@ def _first_batch(dataset: tf.data.Dataset) -> Batch:
             f"The dataset gives {spec}; map it to (inputs, targets) or (inputs, targets, sample_weight), each any nest."
         )
     try:
-        for batch in dataset.take(1).with_options(_WITHOUT_AUTOTUNE):
+        for batch in dataset.take(1):
             if any(leaf.shape.rank == 0 for leaf in keras.tree.flatten(batch)):
                 raise ValueError("The dataset gives single examples; batch it with dataset.batch(…).")
             return keras.tree.map_structure(np.asarray, batch)
@@ -311,8 +314,7 @@ def _check_repeats(first: Batch, again: Batch) -> None:
 def _count(dataset: tf.data.Dataset, batch_size: int) -> int:
     cardinality = int(dataset.cardinality())
     if cardinality != tf.data.INFINITE_CARDINALITY:
-        batches = dataset.take(_MOST_BATCHES).with_options(_WITHOUT_AUTOTUNE)
-        counted = batches.reduce(
+        counted = dataset.take(_MOST_BATCHES).reduce(
             np.zeros(2, np.int64), lambda n, *batch: n + tf.stack([1, tf.shape(_first_leaf(batch), tf.int64)[0]])
         )
         num_batches, num_examples = map(int, counted)

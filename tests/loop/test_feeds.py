@@ -56,7 +56,12 @@ def note(dataset):
 tf.data.Dataset.__iter__ = note
 loop = make_loop(strategy_of({strategy!r}), "dataset")
 loop.run(np.full(3 * loop.steps_per_epoch, 0.01))
-loop.evaluate(tf.data.Dataset.from_tensor_slices((FEATURES, LABELS)).map(lambda *x: x, tf.data.AUTOTUNE).batch(48))
+examples = tf.data.Dataset.from_tensor_slices((FEATURES, LABELS))
+loop.evaluate(examples.map(lambda *x: x, tf.data.AUTOTUNE).batch(48))
+try:  # A bad batch is looked for by reading once more.
+    loop.evaluate(examples.map(lambda x, y: (tf.where(y == LABELS[-1], np.nan, x), y)).batch(199))
+except ValueError as error:
+    assert "NaN" in str(error), error
 print(read)
 """
 
