@@ -73,9 +73,10 @@ def main() -> None:
         policies = smith.policies(FLAGS.optimizer, FLAGS.scale)
         runs = _run_all(dataset, policies, output_dir)
         examples = "test" if FLAGS.holdout is None else "held-out"
+        share = "all" if FLAGS.scale == 1 else f"{FLAGS.scale:g}"
         title = (
-            f"{Path(dataset.name).stem}, {FLAGS.optimizer}, batch {FLAGS.batch_size}, {FLAGS.scale:g} of the paper's "
-            f"steps, validated on {examples} examples, {len(FLAGS.seeds)} seed{'s' * (len(FLAGS.seeds) > 1)}"
+            f"{Path(dataset.name).stem}, {FLAGS.optimizer}, batch {FLAGS.batch_size}, {share} of the paper's steps, "
+            f"validated on {examples} examples, {len(FLAGS.seeds)} seed{'s' * (len(FLAGS.seeds) > 1)}"
         )
         report = smith.write(runs, policies, title, output_dir, FLAGS.figure_format)
         terminal.say_markdown(f"\n{report}")
