@@ -125,7 +125,9 @@ MODELS: dict[str, Callable[[tuple[int, ...], int, int], list[layers.Layer]]] = {
 }
 
 
-def build(name: str, input_shape: tuple[int, ...], num_classes: int | None, seed: int) -> keras.Model:
+def build(
+    name: str, input_shape: tuple[int, ...], num_classes: int | None, seed: int, rescale: bool = False
+) -> keras.Model:
     """Return a named model that is not compiled: float32 [batch, *input_shape] → float32 [batch, num_classes].
 
     Args:
@@ -135,6 +137,7 @@ def build(name: str, input_shape: tuple[int, ...], num_classes: int | None, seed
         input_shape: the shape of one example; for the last two [height, width] or [height, width, channels].
         num_classes: int, at least 2.
         seed: int in [0, 2**32); the initial weights depend on it alone.
+        rescale: whether the model begins with `Rescaling(1 / 255)`, for pixels of 0–255.
 
     Raises:
         ValueError: if the name is unknown, the model does not take the shape, or a number is out of range.
@@ -150,7 +153,8 @@ def build(name: str, input_shape: tuple[int, ...], num_classes: int | None, seed
         raise ValueError(f"seed is {seed}; it must be from 0 to 2**32 - 1.")
     stack = MODELS[name](tuple(input_shape), num_classes, seed)
     # With a name of its own, the paths of the variables do not depend on how many models this process has made.
-    return keras.Sequential([keras.Input(tuple(input_shape), dtype="float32"), *stack], name=name)
+    first = [layers.Rescaling(1 / 255, name="pixels")] if rescale else []
+    return keras.Sequential([keras.Input(tuple(input_shape), dtype="float32"), *first, *stack], name=name)
 
 
 @checked_types
@@ -161,7 +165,7 @@ def build_model(
     optimizer: keras.optimizers.Optimizer | None = None,
     label_smoothing: float = 0.0,
 ) -> keras.Model:
-    """Return a compiled model for a dataset.
+    """Return a compiled model for a dataset; a named one begins with `Rescaling(1 / 255)` if its inputs are uint8.
 
     Args:
         name: as in `build`, or `package.module:function`: a function that returns a Keras model. The function gets
@@ -177,8 +181,10 @@ def build_model(
         ValueError: as `build`; if the function fails or returns something else; if its model comes uncompiled for a
             dataset without classes, or compiled although an optimizer or label_smoothing is given.
     """
+    examples = dataset.train if isinstance(dataset, Dataset) else dataset.validation
     if ":" not in name:
-        model = build(name, dataset.input_shape, dataset.num_classes, seed)
+        is_uint8 = examples is not None and getattr(examples.inputs, "dtype", None) == np.uint8
+        model = build(name, dataset.input_shape, dataset.num_classes, seed, rescale=is_uint8)
     else:
         keras.utils.set_random_seed(seed)
         shape, num_classes = dataset.input_shape, dataset.num_classes
@@ -196,7 +202,6 @@ def build_model(
     if dataset.num_classes is None:
         remedy = "Compile it in the function, with its loss and metrics."
         raise ValueError(f"model {name} comes uncompiled, and {dataset.name} has no classes to train it on. {remedy}")
-    examples = dataset.train if isinstance(dataset, Dataset) else dataset.validation
     is_one_hot = examples is not None and np.ndim(examples.targets) == 2
     from_logits = name != "article_mlp"
     loss: keras.losses.Loss

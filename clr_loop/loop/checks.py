@@ -14,7 +14,7 @@ from clr_loop.data import nests
 from clr_loop.data.functions import guarded, in_one_line
 from clr_loop.data.nests import flatten
 from clr_loop.loop.batches import Batch
-from clr_loop.loop.step import Scale, reset_metrics
+from clr_loop.loop.step import reset_metrics
 from clr_loop.schedules.checks import checked_integer
 
 _SPARSE = (
@@ -115,13 +115,12 @@ def named_leaves(batch: Batch) -> Iterator[tuple[str, np.ndarray]]:
         yield from ((path, np.asarray(leaf)) for path, leaf in flatten(nest, name).items())
 
 
-def check_targets(model: keras.Model, batch: Batch, scale: Scale) -> list[int | None]:
+def check_targets(model: keras.Model, batch: Batch) -> list[int | None]:
     """Check inputs and targets against the model and its loss; return how many classes each array of targets may have.
 
     Args:
         model: compiled.
         batch: a few examples.
-        scale: turns stored inputs into the model's inputs.
 
     Returns:
         For each array of targets the number of classes that a sparse loss takes, or None for another loss.
@@ -131,7 +130,7 @@ def check_targets(model: keras.Model, batch: Batch, scale: Scale) -> list[int | 
             outputs.
     """
     x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-    y_pred = try_model(model, scale(x))
+    y_pred = try_model(model, x)
     classes = {}
     for target, output, loss in _triples(model, y, y_pred):
         _check_pair(np.asarray(target), np.asarray(output), loss)
@@ -146,13 +145,12 @@ def try_model(model: keras.Model, inputs: Any, training: bool = False) -> Any:
     return guarded(problem, model, inputs, training=training)
 
 
-def build(model: keras.Model, batch: Batch, scale: Scale) -> tuple[str, ...]:
+def build(model: keras.Model, batch: Batch) -> tuple[str, ...]:
     """Run loss and metrics once, eagerly, on a few examples, which builds them; return the names of their values.
 
     Args:
         model: compiled.
         batch: a few examples.
-        scale: turns stored inputs into the model's inputs.
 
     Returns:
         "loss", then the names of the compiled metrics.
@@ -166,7 +164,6 @@ def build(model: keras.Model, batch: Batch, scale: Scale) -> tuple[str, ...]:
 
     def run(batch: Batch) -> None:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-        x = scale(x)
         y_pred = model(x, training=False)
         model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, **argument)
         results.append(model.compute_metrics(x, y, y_pred, sample_weight))
@@ -176,7 +173,7 @@ def build(model: keras.Model, batch: Batch, scale: Scale) -> tuple[str, ...]:
     except (Exception, SystemExit) as error:
         raise ValueError(
             f"The model's loss or a metric does not take these targets: targets have shape {_shapes(batch[1:2])}, the "
-            f"model's outputs {_shapes(model(scale(batch[0])))} ({in_one_line(error)})."
+            f"model's outputs {_shapes(model(batch[0]))} ({in_one_line(error)})."
         ) from error
     reset_metrics(model)
     for name, value in results[0].items():

@@ -1,80 +1,47 @@
-"""What happens to inputs before the model sees them: which of them are scaled, and why."""
+"""Inputs reach the model as they are, as with Keras' `fit`; where they look unscaled, a warning says so."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from clr_loop.loop.step import Scale
-
-_SCALING = (keras.layers.Rescaling, keras.layers.Normalization)
+_SCALING = (keras.layers.Rescaling, keras.layers.Normalization, keras.layers.BatchNormalization)
 # Floats beyond this are not scaled to 0–1 nor standardized, as is usual.
 _USUAL = 10.0
+_REMEDY = "Let the model begin with a Rescaling or Normalization layer, or scale the inputs yourself."
 
 
-def decide(model: keras.Model, inputs: Any, scale_inputs: bool | Literal["auto"]) -> tuple[Scale, str]:
-    """Decide which inputs are divided by 255 inside the step.
+def warn_if_unusual(model: keras.Model, inputs: Any, stacklevel: int) -> None:
+    """Warn once of uint8 images, or floats far from the usual range, that enter a model which does not scale them.
 
     Args:
-        model: a built model.
-        inputs: any nest of arrays [n, …], of which only shapes and dtypes are used.
-        scale_inputs: True scales every uint8 array. "auto" leaves out arrays below rank 3, and arrays that go to a
-            `Rescaling`, `Normalization` or `Embedding` layer. False scales nothing.
-
-    Returns:
-        The function from stored inputs to the model's, and the decision in words.
+        model: built.
+        inputs: any nest of arrays [n, …].
+        stacklevel: see `warnings.warn`.
     """
-    leaves = keras.tree.flatten(inputs)
-    entrances = _entrances(model, len(leaves))
-    chosen, words = [], []
-    for leaf, layers in zip(leaves, entrances, strict=True):
-        is_chosen, why = _decide_one(leaf, layers, scale_inputs)
-        chosen.append(is_chosen)
-        words.append(why)
-    flags = keras.tree.pack_sequence_as(inputs, chosen)
-
-    def scale(x: Any) -> Any:
-        return keras.tree.map_structure(
-            lambda leaf, is_on: tf.cast(leaf, tf.float32) / 255.0 if is_on else leaf, x, flags
-        )
-
-    return scale, ", ".join(dict.fromkeys(words))
-
-
-def unusual_range(model: keras.Model, inputs: Any) -> str | None:
-    """Return a sentence on the first float input whose values are far from what is usual, or None."""
-    leaves = keras.tree.flatten(inputs)
+    leaves = [np.asarray(leaf) for leaf in keras.tree.flatten(inputs)]
     for leaf, layers in zip(leaves, _entrances(model, len(leaves)), strict=True):
-        if not np.issubdtype(leaf.dtype, np.floating) or not leaf.size:
+        if any(isinstance(layer, (*_SCALING, keras.layers.Embedding)) for layer in layers):
             continue
-        if any(isinstance(layer, (*_SCALING, keras.layers.BatchNormalization)) for layer in layers):
-            continue
-        low, high = float(leaf.min()), float(leaf.max())
-        if max(-low, high) > _USUAL:
-            return (
-                f"The float inputs lie between {low:g} and {high:g} and are used as they are. Inputs from 0 to 1, or "
-                "of mean 0 and variance 1, are usual: scale them, or let the model begin with a Rescaling or "
-                "Normalization layer."
-            )
-    return None
+        found = _what_is_unusual(leaf)
+        if found is not None:
+            warnings.warn(f"{found} {_REMEDY}", stacklevel=stacklevel)
+            return
 
 
-def _decide_one(leaf: Any, layers: list[keras.Layer], scale_inputs: bool | Literal["auto"]) -> tuple[bool, str]:
-    dtype = tf.as_dtype(leaf.dtype)
-    if dtype != tf.uint8:
-        return False, f"{dtype.name} as they are"
-    if scale_inputs != "auto":
-        return (True, "uint8 scaled to 0–1 (as asked)") if scale_inputs else (False, "uint8 as they are (as asked)")
-    if len(leaf.shape) < 3:
-        return False, "uint8 as they are (no image: rank below 3)"
-    for layer in layers:
-        if isinstance(layer, (*_SCALING, keras.layers.Embedding)):
-            return False, f"uint8 as they are (the model has its own {type(layer).__name__})"
-    return True, "uint8 scaled to 0–1"
+def _what_is_unusual(leaf: np.ndarray) -> str | None:
+    if leaf.dtype == np.uint8 and leaf.ndim > 2:
+        return "The inputs are uint8 images, and the model has no layer that scales them: it is fed numbers up to 255."
+    if not np.issubdtype(leaf.dtype, np.floating) or not leaf.size:
+        return None
+    low, high = float(leaf.min()), float(leaf.max())
+    if max(-low, high) <= _USUAL:
+        return None
+    return f"The float inputs lie between {low:g} and {high:g}; 0 to 1, or a mean of 0 and a variance of 1, is usual."
 
 
 def _entrances(model: keras.Model, num_inputs: int) -> list[list[keras.Layer]]:

@@ -84,8 +84,7 @@ class TrainLoop:
         halves: bool, whether each batch is computed in two halves; see `StepOptions.halve_batches`.
         averages: the average of the weights, or None; see `StepOptions.average`.
         device: The device the loop runs on, for example `CPU:0`.
-        chosen: What was decided and why, in words: device, replicas, feed, precision, xla, oneDNN,
-            inputs.
+        chosen: What was decided and why, in words: device, replicas, feed, precision, xla, oneDNN.
     """
 
     @checked_types
@@ -136,9 +135,7 @@ class TrainLoop:
             feed = Resident(batch, batch_size, shuffle)
         self._set_up(model, feed, batch, seed, options or StepOptions())
         self.shuffle = shuffle
-        unusual = model_inputs.unusual_range(model, keras.tree.map_structure(np.asarray, inputs))
-        if unusual is not None:
-            warnings.warn(unusual, stacklevel=2)
+        model_inputs.warn_if_unusual(model, batch[0], stacklevel=3)
 
     @classmethod
     @checked_types
@@ -182,6 +179,7 @@ class TrainLoop:
         loop = cls.__new__(cls)
         loop._set_up(model, feed, feed.first_batch, seed, options or StepOptions())
         loop.shuffle = False
+        model_inputs.warn_if_unusual(model, feed.first_batch[0], stacklevel=3)
         return loop
 
     def _set_up(self, model: keras.Model, feed: Feed, batch: Batch, seed: int, options: StepOptions) -> None:
@@ -201,10 +199,9 @@ class TrainLoop:
         with strategy.scope():
             if not model.built:
                 checks.try_model(model, keras.tree.map_structure(lambda x: x[:1], tried[0]))
-            self._scale, scaling = model_inputs.decide(model, batch[0], options.scale_inputs)
-            self._classes = checks.check_targets(model, tried, self._scale)
+            self._classes = checks.check_targets(model, tried)
             checks.check_classes(batch, self._classes)
-            self.metric_names = checks.build(model, tried, self._scale)
+            self.metric_names = checks.build(model, tried)
             self.optimizer.build(_all_trainable(model))
         self.averages = None
         if options.average is not None:
@@ -218,7 +215,7 @@ class TrainLoop:
         self.jit_compile, xla = engine.choose_xla(
             model,
             options.jit_compile,
-            lambda: checks.try_model(model, self._scale(tried[0]), training=True),
+            lambda: checks.try_model(model, tried[0], training=True),
             self.device,
         )
         self.halves = self._choose_halves(tried)
@@ -229,7 +226,6 @@ class TrainLoop:
             "precision": model.dtype_policy.name,
             "xla": f"{xla}, batches in two halves" if self.halves else xla,
             "oneDNN": "on" if engine.has_onednn() else "off (TF_ENABLE_ONEDNN_OPTS=1 asks for it)",
-            "inputs": scaling,
         }
         self._feed = feed
         self._running = threading.Lock()
@@ -293,7 +289,7 @@ class TrainLoop:
         self._compiled.add(with_momentums)
 
     def _begin(self, trained: Any) -> None:
-        step = TrainStep(self.model, self.options, self._scale, self.metric_names, self.halves, self.averages)
+        step = TrainStep(self.model, self.options, self.metric_names, self.halves, self.averages)
         self._step = step
         self._feed.begin(step, self.jit_compile)
         self._evaluate_batch = engine.graph_function(step.evaluate)
@@ -393,7 +389,7 @@ class TrainLoop:
         """Return the model's outputs in inference mode, on the host: arrays [n, …] in the nest of its outputs.
 
         Args:
-            inputs: as the training data's, and scaled in the same way.
+            inputs: as the training data's.
             batch_size: int, at least 1: examples in one call.
 
         Raises:
@@ -508,7 +504,7 @@ class TrainLoop:
         is_large = self.batch_size >= _SMALLEST_TO_HALVE and self.num_examples % self.batch_size != 1
         if not (may_halve and is_large and self.device.startswith("CPU")):
             return False
-        return TrainStep(self.model, self.options, self._scale, self.metric_names).halves_add_up(tried)
+        return TrainStep(self.model, self.options, self.metric_names).halves_add_up(tried)
 
     def _check_shares(self) -> None:
         num_replicas, parts = self.model.distribute_strategy.num_replicas_in_sync, self.options.accumulate

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,9 +26,6 @@ Values = dict[str, tf.Tensor]
 
 # What rounding may do to a sum of two halves, as a share of the largest value.
 _ROUNDING = 1e-4
-
-Scale = Callable[[Any], Any]
-"""A nest of inputs as they are stored → the nest that the model is called with."""
 
 
 @checked_types
@@ -50,8 +47,6 @@ class StepOptions:
             mean of the weights at the moments at which `TrainLoop.add_to_average` is called.
         rate_multipliers: regex → factor, at least 0. A variable whose path has a match (`re.search`) learns at the rate
             of the step times the factor of the first such regex; its weight decay goes with that rate. 0 freezes it.
-        scale_inputs: Whether uint8 inputs are divided by 255. "auto" does so for arrays of rank 3 and above, unless the
-            model scales them itself or feeds them to an `Embedding`; see `inputs.decide`.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -63,15 +58,12 @@ class StepOptions:
     accumulate: int = 1
     skip_non_finite: bool = False
     halve_batches: bool = True
-    scale_inputs: bool | Literal["auto"] = "auto"
     average: Average | None = None
     rate_multipliers: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("jit_compile", "scale_inputs"):
-            value = getattr(self, name)
-            if value not in (True, False, "auto"):
-                raise ValueError(f'{name} is {value!r}; choose True, False or "auto".')
+        if self.jit_compile not in (True, False, "auto"):
+            raise ValueError(f'jit_compile is {self.jit_compile!r}; choose True, False or "auto".')
         if self.clip_norm is not None and not 0.0 < self.clip_norm < math.inf:
             raise ValueError(f"clip_norm is {self.clip_norm}; it must be a finite number above 0, and 1 is usual.")
         checked_whole("accumulate", self.accumulate)
@@ -93,7 +85,6 @@ class TrainStep:
     Args:
         model: a compiled model whose losses and metrics are built. Its strategy is `model.distribute_strategy`.
         options: see `StepOptions`.
-        scale: turns stored inputs into the model's inputs.
         metric_names: "loss", then the names of the compiled metrics.
         averages: what follows the weights, if anything.
         halves: whether each batch, of at least two examples, is computed in two halves; not with accumulate.
@@ -107,7 +98,6 @@ class TrainStep:
         self,
         model: keras.Model,
         options: StepOptions,
-        scale: Scale,
         metric_names: tuple[str, ...],
         halves: bool = False,
         averages: Averages | None = None,
@@ -116,7 +106,6 @@ class TrainStep:
         self.strategy = model.distribute_strategy
         self._model = model
         self._options = options
-        self._scale = scale
         self._averages = averages
         self._metric_names = metric_names
         self._num_parts = 2 if halves else options.accumulate
@@ -190,7 +179,7 @@ class TrainStep:
 
     def predict(self, batch: Batch) -> Any:
         """Return the model's outputs in inference mode."""
-        return self._model(self._scale(batch[0]), training=False)
+        return self._model(batch[0], training=False)
 
     def score(self, batch: Batch, y_pred: Any) -> Values:
         """Add given outputs to the compiled metrics, and return their loss and the metrics so far, float32 [] each."""
@@ -285,7 +274,6 @@ class TrainStep:
     def _forward(self, batch: Batch, size: tf.Tensor | int, training: bool) -> tuple[Values, Values]:
         """Return what these examples contribute to the mean losses over `size` examples, and the compiled metrics."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-        x = self._scale(x)
         y_pred = self._model(x, training=training)
         argument = {"training": training} if self._training_argument else {}
         for metric in self._output_losses:  # Keras weighs batches of them by a static shape, which may be unknown.

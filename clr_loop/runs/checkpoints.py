@@ -32,7 +32,7 @@ from clr_loop.runs.files import MANIFEST, VARIABLES
 from clr_loop.runs.result import rating
 from clr_loop.runs.settings import in_words, loop_settings
 
-_FORMAT = 2
+_FORMAT = 3
 _DRAFT = ".draft_"
 _NAME = re.compile(r"step_\d{10}(_skipped_\d{6})?(_again_\d+)?")
 
@@ -316,7 +316,8 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     if manifest["format"] != _FORMAT:
         raise CheckpointError(
             f"The checkpoint {directory} has format {manifest['format']}, and this version of clr_loop reads format "
-            f"{_FORMAT}; use the version that saved it."
+            f"{_FORMAT}. Up to format 2 the loop divided uint8 inputs by 255; now the model gets them as they are. Use "
+            "the version that saved it, or start a new run."
         )
     return manifest
 

@@ -130,6 +130,11 @@ def _differing(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tu
 
 def check_changes(saved: Mapping[str, Any], now: Mapping[str, Any], on_change: OnChange | None) -> None:
     """Raise ValueError if `run_settings` has changed in what must stay, or in what may change if on_change says how."""
+    if "scale_inputs" in saved:
+        raise ValueError(
+            "The run in this directory was made by an earlier version of clr_loop, which divided uint8 inputs by 255 "
+            "inside the loop; this version hands them to the model as they are. Start a new run."
+        )
     words = in_words(saved, now)
     fixed = {name: text for name, text in words.items() if name not in _CHANGEABLE}
     if fixed or (words and on_change is None):

@@ -102,12 +102,13 @@ class Job:
             weights += [rng.uniform(-limit, limit, shape), np.zeros(shape[-1])]
         return [weight.astype(np.float32) for weight in weights]
 
-    def keras_model(self, rate: Any = 0.001, **compiled: Any) -> keras.Model:
-        """Return a compiled Keras model with the initial weights."""
+    def keras_model(self, rate: Any = 0.001, rescale: bool = False, **compiled: Any) -> keras.Model:
+        """Return a compiled Keras model with the initial weights; with rescale it takes pixels of 0–255."""
         import keras
         from keras import layers
 
-        stack: list[Any] = [layers.Reshape((28, 28, 1))] if self.is_convolutional else []
+        stack: list[Any] = [layers.Rescaling(1 / 255)] if rescale else []
+        stack += [layers.Reshape((28, 28, 1))] if self.is_convolutional else []
         *hidden, _ = self.kernels
         for shape in hidden:
             if len(shape) == 4:
@@ -229,7 +230,7 @@ def clr_loop(job: Job, log_dir: Path) -> Epoch:
     from clr_loop.runs.events import SummaryWriter
     from clr_loop.runs.files import RunFiles
 
-    loop = TrainLoop(job.keras_model(), *job.load(), batch_size=job.batch_size)
+    loop = TrainLoop(job.keras_model(rescale=True), *job.load(), batch_size=job.batch_size)
     files, summaries = RunFiles(log_dir), SummaryWriter(log_dir, None)
 
     def epoch(number: int, record: bool) -> Metrics:

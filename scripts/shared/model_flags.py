@@ -89,9 +89,6 @@ flags.DEFINE_list(
 flags.DEFINE_enum(
     "jit_compile", "auto", list(_AUTO), "Compile with XLA; auto: not for convolutions and random numbers on a CPU."
 )
-flags.DEFINE_enum(
-    "scale_inputs", "auto", list(_AUTO), "Divide uint8 inputs by 255; auto: images, unless the model scales them."
-)
 flags.DEFINE_bool(
     "halve_batches", True, "On a CPU with XLA, compute batches of 256 or more in two halves, where these add up."
 )
@@ -216,7 +213,6 @@ def step_options(skip_non_finite: bool = False) -> StepOptions:
         accumulate=FLAGS.accumulate,
         skip_non_finite=skip_non_finite,
         halve_batches=FLAGS.halve_batches,
-        scale_inputs=_AUTO[FLAGS.scale_inputs],
         average=_average(),
         rate_multipliers=_multipliers(),
     )

@@ -52,6 +52,16 @@ def test_model_equals_its_formula_in_numpy(name, hidden, output, last):
     assert (model.layers[-1].name, model.inputs[0].dtype) == (last, "float32")
 
 
+@pytest.mark.parametrize("name", ["article_mlp", "relu_mlp", "small_cnn"])
+def test_a_named_model_divides_pixels_of_uint8_by_255_and_takes_floats_as_they_are(name):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 11), np.uint8)
+    outputs = []
+    for images in (pixels, (pixels / 255).astype(np.float32)):
+        dataset = Dataset("small", Examples(images, SMALL.targets), None, 3)
+        outputs.append(models.build_model(name, dataset, seed=1)(images))
+    np.testing.assert_allclose(*outputs, rtol=1e-4, atol=1e-6)
+
+
 def test_initial_weights_are_a_function_of_the_seed_alone():
     first = weights_of(models.build("relu_mlp", (28, 28), 10, 3))
     keras.utils.set_random_seed(99)

@@ -51,7 +51,7 @@ def rates_of(kind: Kind) -> np.ndarray:
 def fit(kind: Kind) -> End:
     """Train a kind with Keras' `fit`."""
     history = kind.model.fit(
-        kind.for_fit,
+        kind.inputs,
         kind.targets,
         sample_weight=kind.sample_weight,
         class_weight=kind.class_weight,
@@ -63,7 +63,7 @@ def fit(kind: Kind) -> End:
     ).history
     # In whole batches: Keras weighs a short last batch as a whole one in the loss of each of several outputs.
     evaluated = kind.model.evaluate(
-        kind.for_fit, kind.targets, sample_weight=kind.sample_weight, batch_size=50, verbose=0, return_dict=True
+        kind.inputs, kind.targets, sample_weight=kind.sample_weight, batch_size=50, verbose=0, return_dict=True
     )
     return End(kind.model.get_weights(), history, evaluated)
 

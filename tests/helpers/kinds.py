@@ -4,7 +4,7 @@ Each function builds its kind anew. Two models of a kind that are built after th
 start from the same weights. The activations are smooth: a rectifier turns a rounding error into another path.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -18,7 +18,6 @@ NUM_EXAMPLES = 200
 class Kind:
     """A compiled model and its data.
 
-    inputs_for_fit: the inputs that Keras' `fit` needs, where the loop scales the given ones; None for the same.
     not_means: the metrics whose value over an epoch is not the mean of their values at its steps.
     """
 
@@ -27,13 +26,8 @@ class Kind:
     targets: Any = None
     sample_weight: Any = None
     class_weight: dict[int, float] | None = None
-    inputs_for_fit: Any = None
     not_means: tuple[str, ...] = ()
     rate: float = 0.05
-    for_fit: Any = field(init=False)
-
-    def __post_init__(self):
-        self.for_fit = self.inputs if self.inputs_for_fit is None else self.inputs_for_fit
 
 
 def momentum(**arguments):
@@ -164,7 +158,9 @@ def two_outputs_with_weights_each():
 
 def dict_inputs():
     inputs = {"numbers": keras.Input((6,), name="numbers"), "picture": keras.Input((3, 3), name="picture")}
-    joined = layers.Concatenate()([inputs["numbers"], layers.Flatten()(inputs["picture"])])
+    joined = layers.Concatenate()(
+        [inputs["numbers"], layers.Flatten()(layers.Rescaling(1 / 255)(inputs["picture"]))]
+    )
     model = keras.Model(inputs, layers.Dense(1)(layers.Dense(8, activation="tanh")(joined)))
     model.compile(momentum(), "mse", metrics=["mae"])
     pictures = integers(256, 3, 3, dtype=np.uint8)
@@ -172,7 +168,6 @@ def dict_inputs():
         model,
         {"numbers": FEATURES, "picture": pictures},
         SCORES[:, :1],
-        inputs_for_fit={"numbers": FEATURES, "picture": (pictures / 255).astype(np.float32)},
         rate=0.02,
     )
 
@@ -303,7 +298,7 @@ def image_classifier(*first):
 
 
 def uint8_images():
-    return Kind(image_classifier(), IMAGES, BRIGHT, inputs_for_fit=(IMAGES / 255).astype(np.float32))
+    return Kind(image_classifier(), IMAGES, BRIGHT, rate=1e-4)  # Pixels up to 255, as they are.
 
 
 def uint8_images_and_a_rescaling():

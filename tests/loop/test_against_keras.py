@@ -14,6 +14,9 @@ from helpers.kinds import CLASSES, FEATURES, KINDS, Kind
 from helpers.loops import epoch_means, loop_of, train
 from helpers.processes import run_code
 
+# One kind has images of 0–255 and no layer that scales them.
+pytestmark = pytest.mark.filterwarnings("ignore:The inputs are uint8 images")
+
 
 def assert_same_weights(ours, theirs, rtol=1e-4, atol=1e-6):
     assert len(ours) == len(theirs)

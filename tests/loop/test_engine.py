@@ -217,6 +217,5 @@ def test_what_was_chosen_is_said_in_words():
         "precision": "float32",
         "xla": "without XLA (as asked)",
         "oneDNN": "on" if engine.has_onednn() else "off (TF_ENABLE_ONEDNN_OPTS=1 asks for it)",
-        "inputs": "float32 as they are",
     }
     assert (loop.device, loop.num_workers) == (engine.device(), 1)

@@ -42,7 +42,6 @@ def test_parts_of_a_batch_make_one_update_and_rates_count_updates(feed, parts, j
         ({"clip_norm": 0.0}, ValueError, "clip_norm is 0.0; it must be a finite number above 0"),
         ({"clip_norm": float("nan")}, ValueError, "clip_norm is nan"),
         ({"jit_compile": "yes"}, ValueError, "jit_compile is 'yes'; choose True, False or \"auto\""),
-        ({"scale_inputs": 255}, ValueError, "scale_inputs is 255"),
     ],
 )
 def test_options_out_of_range_are_refused_in_one_line(options, error, message):

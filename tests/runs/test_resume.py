@@ -276,7 +276,6 @@ def test_settings_that_a_run_cannot_change_are_listed(train, tmp_path):
         ({"clip_norm": 1.0}, "clip_norm None, now 1.0"),
         ({"accumulate": 2}, "accumulate 1, now 2"),
         ({"skip_non_finite": True}, "skip_non_finite False, now True"),
-        ({"scale_inputs": False}, "scale_inputs auto, now False"),
         ({"jit_compile": True}, "jit_compile False, now True"),
         ({"batch_size": 30}, "batch_size 20, now 30"),
         ({"seed": 7}, "seed 0, now 7"),

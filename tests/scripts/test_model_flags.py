@@ -85,7 +85,7 @@ def test_smoothed_labels_are_those_of_the_formula(given, mnist):
     given("--label_smoothing=0.1 --model=relu_mlp")
     dataset = model_flags.load_dataset()
     model = model_flags.make_model(dataset, 0)
-    inputs, targets = dataset.validation.inputs[:50] / 255, dataset.validation.targets[:50]
+    inputs, targets = dataset.validation.inputs[:50], dataset.validation.targets[:50]
     logits = model.predict(inputs, verbose=0).astype(np.float64)
     log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     smooth = 0.9 * np.eye(10)[mnist.validation.targets[:50]] + 0.01

@@ -60,7 +60,7 @@ def test_train_prints_a_line_for_each_epoch_and_where_to_look_and_nothing_else(t
     done, run_dir = trained
     lines = done.stdout.splitlines()
     assert lines[0].startswith("chosen:  device CPU:0, one replica, feed resident (")
-    assert lines[0].endswith("precision float32, with XLA, oneDNN on, inputs uint8 scaled to 0–1")
+    assert lines[0].endswith("precision float32, with XLA, oneDNN on")
     epochs = [line for line in lines if line.startswith("epoch")]
     assert [line[:12] for line in epochs] == ["epoch   1/2 ", "epoch   2/2 "]
     final = json.loads((run_dir / "result.json").read_text())["final"]
@@ -78,14 +78,13 @@ def test_config_json_holds_the_options_of_the_step_and_what_was_chosen(small_fla
         "--clip_norm=0.5",
         "--accumulate=2",
         "--on_non_finite=skip",
-        "--scale_inputs=false",
         "--jit_compile=false",
     ]
     options += ["--optimizer=sgd", "--feed=stream"]
     done = succeed("train.py", *small_flags, *options, f"--run_dir={tmp_path}/run", TF_ENABLE_ONEDNN_OPTS="0")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     expected = {
-        "clip_norm": 0.5, "accumulate": 2, "skip_non_finite": True, "scale_inputs": False, "jit_compile": False,
+        "clip_norm": 0.5, "accumulate": 2, "skip_non_finite": True, "jit_compile": False,
         "optimizer": "SGD", "precision": "float32", "model": "relu_mlp", "batch_size": 64, "seed": 0, "epochs": 2,
         "TF_ENABLE_ONEDNN_OPTS": 0,
     }  # fmt: skip
@@ -93,8 +92,7 @@ def test_config_json_holds_the_options_of_the_step_and_what_was_chosen(small_fla
     assert config["optimizer_config"]["momentum"] == 0.9
     assert set(options) <= set(config["command"])
     assert config["chosen"]["feed"].startswith("stream")
-    assert config["chosen"]["inputs"] == "uint8 as they are (as asked)"
-    assert "without XLA (as asked), oneDNN off (TF_ENABLE_ONEDNN_OPTS=1 asks for it), inputs uint8 as" in done.stdout
+    assert "without XLA (as asked), oneDNN off (TF_ENABLE_ONEDNN_OPTS=1 asks for it)" in done.stdout
 
 
 def digest(run_dir):
