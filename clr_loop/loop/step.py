@@ -130,6 +130,7 @@ class TrainStep:
         Returns:
             The step's metrics, float32 [] each; and 1 if the update was taken, 0 if it was skipped, int32 [].
         """
+        self._model.optimizer.learning_rate.assign(learning_rate)  # Before the forward pass, as Keras' callbacks do.
         statistics = self._model.non_trainable_variables
         kept = [tf.identity(variable.value) for variable in statistics] if self._options.skip_non_finite else []
 
@@ -143,13 +144,13 @@ class TrainStep:
         metrics = {"learning_rate": learning_rate, **self._named(results), **losses}
         metrics["examples"] = self.strategy.experimental_local_results(size)[0]
         if not self._options.skip_non_finite:
-            taken = self._update(gradients, learning_rate, momentum)
+            taken = self._update(gradients, momentum)
         elif self._scales_loss:  # It skips by itself, and must see what is not finite to halve its scale.
-            taken = self._update(gradients, learning_rate, momentum)
+            taken = self._update(gradients, momentum)
             taken = tf.cond(taken > 0, lambda: taken, put_back)
         else:
             is_good = _all_finite([losses["loss"], *self.strategy.experimental_local_results(gradients)[0]])
-            taken = tf.cond(is_good, lambda: self._update(gradients, learning_rate, momentum), put_back)
+            taken = tf.cond(is_good, lambda: self._update(gradients, momentum), put_back)
         if momentum is not None:
             metrics["momentum"] = momentum
         return {name: tf.cast(value, tf.float32) for name, value in metrics.items()}, taken
@@ -227,13 +228,12 @@ class TrainStep:
             for whole, halves, size in zip(*found, sizes, strict=True)
         )
 
-    def _update(self, gradients: Any, learning_rate: tf.Tensor, momentum: tf.Tensor | None) -> tf.Tensor:
-        """Assign the rate and apply the gradients; return 1, or 0 where a loss scale made the optimizer skip."""
+    def _update(self, gradients: Any, momentum: tf.Tensor | None) -> tf.Tensor:
+        """Apply the gradients; return 1, or 0 where a loss scale made the optimizer skip."""
         optimizer = self._model.optimizer
         before = tf.identity(optimizer.iterations)
         scaled = rates_scaled(optimizer, self._model.trainable_variables, self._options.rate_multipliers)
         with momentum_in_graph(optimizer, momentum), scaled, _summed_over_replicas(optimizer):
-            optimizer.learning_rate.assign(learning_rate)
             self.strategy.run(self._apply, args=(gradients,))
         taken = tf.cast(optimizer.iterations - before, tf.int32) if self._scales_loss else tf.constant(1)
         if self._averages is not None:

@@ -260,3 +260,25 @@ def test_a_loss_that_is_no_mean_over_the_batch_is_not_split(reduction):
     TrainLoop(model, x, y, batch_size=4).run([0.1])
     with pytest.raises(ValueError, match=reduction):
         TrainLoop(model, x, y, batch_size=4, options=StepOptions(accumulate=2))
+
+
+class RateOfTheStep(keras.metrics.Metric):
+    """Reads the optimizer's learning rate, as a model's own metric may."""
+
+    def __init__(self, optimizer):
+        super().__init__(name="rate_seen")
+        self.optimizer, self.seen = optimizer, self.add_variable((), "zeros", name="seen")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.seen.assign(self.optimizer.learning_rate)
+
+    def result(self):
+        return self.seen
+
+
+@BOTH
+def test_a_metric_that_reads_the_learning_rate_sees_that_of_its_own_step(jit_compile):
+    model = classifier()
+    model.compile(model.optimizer, model.loss, metrics=[RateOfTheStep(model.optimizer)])
+    metrics = loop_of(model, jit_compile=jit_compile).run(RATES)
+    np.testing.assert_array_equal(metrics["rate_seen"], metrics["learning_rate"])
