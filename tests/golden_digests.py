@@ -27,6 +27,11 @@ OPTIONS = {
     "average": {"average": 0.9},
     "multipliers": {"rate_multipliers": {"bias": 0.5, "dense": 0.1}},
 }
+ON_REPLICAS = [
+    ("sparse_classifier", {}),
+    ("two_outputs_with_weights_each", {"accumulate": 4}),
+    ("batch_norm", {"clip_norm": 0.1}),
+]
 
 
 def main(commit, only="."):
@@ -47,7 +52,8 @@ def main(commit, only="."):
 
 def _run_all(package, only):
     rows = {}
-    for part in ("one", "replicas"):
+    # Strategies of one process disturb each other, so each row of replicas has a process of its own.
+    for part in ("one", *(f"replicas {i}" for i in range(len(ON_REPLICAS)))):
         environment = {**os.environ, "PYTHONPATH": f"{package}:{ROOT / 'tests'}", "TF_CPP_MIN_LOG_LEVEL": "3"}
         command = [sys.executable, __file__, "--rows", part, only]
         done = subprocess.run(command, env=environment, cwd=package, stdout=subprocess.PIPE, text=True, check=True)
@@ -95,9 +101,9 @@ def rows_of(part, only):
         return [weights, history.hexdigest()]
 
     def fourfold(kind):
-        tile = lambda x: np.concatenate([x] * 4)  # noqa: E731
         parts = (kind.inputs, kind.targets, kind.sample_weight)
-        return Kind(kind.model, *(keras.tree.map_structure(tile, part) for part in parts), rate=kind.rate)
+        longer = [keras.tree.map_structure(lambda x: None if x is None else np.concatenate([x] * 4), p) for p in parts]
+        return Kind(kind.model, *longer, rate=kind.rate)
 
     def resumed(kind, again):
         loop = resident(kind)
@@ -107,12 +113,12 @@ def rows_of(part, only):
         return loop
 
     def half_precision():
-        clr_loop_scope = keras.config.dtype_policy()
+        before = keras.config.dtype_policy()
         keras.config.set_dtype_policy("mixed_float16")
         try:
             return make("sparse_classifier")
         finally:
-            keras.config.set_dtype_policy(clr_loop_scope)
+            keras.config.set_dtype_policy(before)
 
     def on_replicas(name):
         with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
@@ -122,7 +128,9 @@ def rows_of(part, only):
     if part == "one":
         for name in KINDS:
             jobs[f"{name}, arrays"] = lambda name=name: digests(resident(make(name)), make(name))
-            jobs[f"{name}, plain graph"] = lambda name=name: digests(resident(make(name), jit_compile=False), make(name))
+            jobs[f"{name}, plain graph"] = lambda name=name: digests(
+                resident(make(name), jit_compile=False), make(name)
+            )
         for name in FEW:
             for what, options in OPTIONS.items():
                 jobs[f"{name}, {what}"] = lambda name=name, o=options: digests(resident(make(name), **o), make(name))
@@ -136,11 +144,8 @@ def rows_of(part, only):
         tf.config.set_logical_device_configuration(
             tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
         )
-        for name in FEW[:3]:
-            for what, options in {"arrays": {}, "accumulate": {"accumulate": 4}, "clip": {"clip_norm": 0.1}}.items():
-                jobs[f"{name}, two replicas, {what}"] = lambda name=name, o=options: digests(
-                    resident(on_replicas(name), **o), make(name)
-                )
+        name, options = ON_REPLICAS[int(part.split()[1])]
+        jobs[f"{name}, two replicas, {options}"] = lambda: digests(resident(on_replicas(name), **options), make(name))
     return {row: job() for row, job in jobs.items() if re.search(only, row)}
 
 
