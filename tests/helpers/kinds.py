@@ -158,9 +158,7 @@ def two_outputs_with_weights_each():
 
 def dict_inputs():
     inputs = {"numbers": keras.Input((6,), name="numbers"), "picture": keras.Input((3, 3), name="picture")}
-    joined = layers.Concatenate()(
-        [inputs["numbers"], layers.Flatten()(layers.Rescaling(1 / 255)(inputs["picture"]))]
-    )
+    joined = layers.Concatenate()([inputs["numbers"], layers.Flatten()(layers.Rescaling(1 / 255)(inputs["picture"]))])
     model = keras.Model(inputs, layers.Dense(1)(layers.Dense(8, activation="tanh")(joined)))
     model.compile(momentum(), "mse", metrics=["mae"])
     pictures = integers(256, 3, 3, dtype=np.uint8)
