@@ -135,7 +135,7 @@ class TrainLoop:
             feed = Resident(batch, batch_size, shuffle)
         self._set_up(model, feed, batch, seed, options or StepOptions())
         self.shuffle = shuffle
-        model_inputs.warn_if_unusual(model, batch[0], stacklevel=3)
+        model_inputs.warn_if_unusual(model, batch[0], stacklevel=4)
 
     @classmethod
     @checked_types
@@ -179,7 +179,7 @@ class TrainLoop:
         loop = cls.__new__(cls)
         loop._set_up(model, feed, feed.first_batch, seed, options or StepOptions())
         loop.shuffle = False
-        model_inputs.warn_if_unusual(model, feed.first_batch[0], stacklevel=3)
+        model_inputs.warn_if_unusual(model, feed.first_batch[0], stacklevel=4)
         return loop
 
     def _set_up(self, model: keras.Model, feed: Feed, batch: Batch, seed: int, options: StepOptions) -> None:

@@ -235,7 +235,7 @@ def test_a_variable_that_is_missing_is_named(loop, tmp_path):
 def test_another_format_is_refused_and_not_removed(loop, tmp_path):
     save_at(RunCheckpoints(tmp_path, loop, keep=3), loop, 1, 2)
     rewrite(tmp_path / "step_0000000002", lambda manifest: manifest.update(format=99))
-    with pytest.raises(CheckpointError, match="has format 99, and this version of clr_loop reads format 2"):
+    with pytest.raises(CheckpointError, match="has format 99, and this version of clr_loop reads format 3"):
         restore_newest(tmp_path, loop)
     assert names(tmp_path) == ["step_0000000001", "step_0000000002"]
 
