@@ -41,7 +41,8 @@ def rates():
 
 
 def classifier(layers, optimizer=None, metrics=("accuracy",), loss=None):
-    model = keras.Sequential([keras.Input((28, 28)), keras.layers.Flatten(), *layers])
+    pixels = [keras.Input((28, 28)), keras.layers.Rescaling(1 / 255), keras.layers.Flatten()]
+    model = keras.Sequential([*pixels, *layers])
     loss = loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer or keras.optimizers.Adam(), loss, metrics=list(metrics))
     return model
