@@ -150,7 +150,10 @@ def keras_fit(job: Job, log_dir: Path, at_best: bool = False) -> Epoch:
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             self.means.append((logs["loss"], logs["accuracy"]))
 
-    many: dict[str, Any] = {"steps_per_execution": min(STEPS_PER_EXECUTION, job.steps), "jit_compile": not job.is_convolutional}
+    many: dict[str, Any] = {
+        "steps_per_execution": min(STEPS_PER_EXECUTION, job.steps),
+        "jit_compile": not job.is_convolutional,
+    }
     model = job.keras_model(as_keras(job.schedule), **many) if at_best else job.keras_model()
     order, batches = _keras_batches(job)
     writer = tf.summary.create_file_writer(str(log_dir))
