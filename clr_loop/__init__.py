@@ -31,8 +31,9 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     from clr_loop.data import Dataset, Examples, StreamedDataset, load
     from clr_loop.data.models import build_model
+    from clr_loop.loop.feeds import Feed
     from clr_loop.loop.loop import TrainLoop
-    from clr_loop.loop.step import StepOptions
+    from clr_loop.loop.options import StepOptions
     from clr_loop.runs.fit import RunOptions, fit
     from clr_loop.runs.models import load_run
     from clr_loop.runs.snapshots import ensemble
@@ -55,8 +56,9 @@ if TYPE_CHECKING:
 _PLACES = {
     "clr_loop.data": ("Dataset", "Examples", "StreamedDataset", "load"),
     "clr_loop.data.models": ("build_model",),
+    "clr_loop.loop.feeds": ("Feed",),
     "clr_loop.loop.loop": ("TrainLoop",),
-    "clr_loop.loop.step": ("StepOptions",),
+    "clr_loop.loop.options": ("StepOptions",),
     "clr_loop.runs.fit": ("RunOptions", "fit"),
     "clr_loop.runs.models": ("load_run",),
     "clr_loop.runs.snapshots": ("ensemble",),
@@ -79,6 +81,7 @@ __all__ = [
     "ExpRange",
     "ExponentialDecay",
     "ExponentialRamp",
+    "Feed",
     "LinearRamp",
     "OneCycle",
     "RunOptions",

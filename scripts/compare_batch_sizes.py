@@ -79,9 +79,9 @@ def main() -> None:
     arm_flags.check(dataset)
     with output_flags.claim(FLAGS.output_dir, "comparison", FLAGS.resume) as output_dir:
         strategy = loop_flags.start()
-        from clr_loop.loop import engine
+        from clr_loop.loop import strategies
 
-        with engine.scope(strategy, FLAGS.precision):
+        with strategies.scope(strategy, FLAGS.precision):
             summary = _compare(dataset, output_dir)
     terminal.say(terminal.where(output_dir, summary))
 
@@ -216,9 +216,9 @@ def _run_all(work: _Work, dataset: data.AnyDataset) -> list[Run]:
 
 def _run_beside(work: _Work, seeds: Sequence[int]) -> None:
     """Run seeds in a process of its own, with as many threads as ever: with fewer, sums would be rounded otherwise."""
-    from clr_loop.loop import engine
+    from clr_loop.loop import strategies
 
-    with engine.scope(None, FLAGS.precision):
+    with strategies.scope(None, FLAGS.precision):
         _run_seeds(work, seeds, model_flags.load_dataset(), resume=True, is_timed=False)
 
 

@@ -86,7 +86,7 @@ def main() -> None:
 def _run_all(dataset: data.Dataset, policies: Sequence[Policy], output_dir: Path) -> list[Run]:
     """Run every policy with every seed, and say what each run gave."""
     from clr_loop.data.models import CAFFE_RATE_MULTIPLIERS, build_model
-    from clr_loop.loop.step import StepOptions
+    from clr_loop.loop.options import StepOptions
     from clr_loop.runs.fit import RunOptions
     from clr_loop.runs.progress import ProgressBar
     from clr_loop.studies import smith

@@ -39,7 +39,7 @@ import pytest
 
 from clr_loop.data import build_model, load
 from clr_loop.loop.loop import TrainLoop
-from clr_loop.loop.step import StepOptions
+from clr_loop.loop.options import StepOptions
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ BELOW = {
     "studies": {"schedules", "data", "loop", "runs"},
 }
 HEAVY = {"tensorflow", "keras", "tensorboard", "matplotlib", "jax", "torch"}
-FILES = sorted(path for room in BELOW for path in (PACKAGE / room).glob("*.py"))
+FILES = sorted(path for room in BELOW for path in (PACKAGE / room).rglob("*.py"))
 COMMANDS = sorted(SCRIPTS.glob("*.py"))
 
 
@@ -77,7 +77,8 @@ def test_every_folder_is_a_known_room():
 def test_a_room_imports_only_the_rooms_below_it(path):
     parts = [name.split(".") for name in imports_of(path)]
     rooms = {part[1] for part in parts if part[0] == "clr_loop" and len(part) > 1 and part[1] in BELOW}
-    assert rooms <= BELOW[path.parent.name] | {path.parent.name}
+    room = path.relative_to(PACKAGE).parts[0]
+    assert rooms <= BELOW[room] | {room}
     assert not any(part[0] in ("scripts", "shared", "contenders") for part in parts)
 
 

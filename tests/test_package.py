@@ -8,7 +8,7 @@ import keras
 import pytest
 
 import clr_loop
-from clr_loop.loop import engine
+from clr_loop.loop import strategies
 
 CHECKOUT = Path(__file__).parent.parent
 
@@ -75,7 +75,7 @@ def test_another_keras_backend_is_refused_in_one_sentence(monkeypatch):
     # The backends that can be chosen are not installed here, so Keras only says that it runs on one of them.
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ImportError) as caught:
-        runpy.run_path(engine.__file__)
+        runpy.run_path(strategies.__file__)
     assert str(caught.value) == (
         "clr_loop trains with TensorFlow, but Keras runs on jax here; set KERAS_BACKEND=tensorflow in the "
         "environment before Keras is imported."

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from clr_loop.loop.engine import graph_function
+from clr_loop.loop.keras_private import graph_function
 
 Batch = tuple[Any, ...]
 """Inputs, or inputs and targets, or inputs, targets and sample weights: each any nest of tensors."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -13,8 +12,8 @@ import numpy as np
 from clr_loop.data import nests
 from clr_loop.data.functions import guarded, in_one_line
 from clr_loop.data.nests import flatten
+from clr_loop.loop import keras_private
 from clr_loop.loop.batches import Batch
-from clr_loop.loop.step import reset_metrics
 from clr_loop.schedules.checks import checked_integer
 
 _SPARSE = (
@@ -33,10 +32,7 @@ _ROUNDING = 1e-3
 
 
 def check_model(model: keras.Model) -> None:
-    """Raise ValueError for a model that this loop would train otherwise than Keras' `fit` does.
-
-    It must be compiled with an optimizer that has a plain learning rate, and must not have a `train_step` of its own.
-    """
+    """Raise ValueError unless this is a compiled Keras model."""
     if not isinstance(model, keras.Model):
         raise ValueError(f"The model is a {type(model).__name__}; give a compiled keras.Model.")
     if not model.compiled or model.optimizer is None:
@@ -44,26 +40,24 @@ def check_model(model: keras.Model) -> None:
             f"The model {model.name} is not compiled. The loop takes optimizer, loss and metrics from it: call "
             "model.compile(optimizer, loss, metrics=[…]) first."
         )
-    for name in ("train_step", "test_step"):
-        if getattr(type(model), name) is not getattr(keras.Model, name):
-            raise ValueError(
-                f"{type(model).__name__} has a {name} of its own, which this loop would not run. Move its loss to "
-                "compute_loss and its metrics to compute_metrics, which the loop does run."
-            )
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    if type(optimizer).__name__ == "MultiOptimizer":
-        raise ValueError("MultiOptimizer has several learning rates, and this loop assigns one; use one optimizer.")
-    if not isinstance(optimizer.get_config().get("learning_rate"), float):
-        raise ValueError(
-            f"{type(optimizer).__name__} was made with a schedule, but this loop assigns the rate of every step; make "
-            "it with a number, and give the schedule's rates to the loop."
-        )
     scales_loss = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     if model.dtype_policy.name == "mixed_float16" and not scales_loss:
         warnings.warn(
             f"The model {model.name} computes in float16 without a loss scale, so small gradients become 0; compile it "
             "with auto_scale_loss=True, or wrap its optimizer in LossScaleOptimizer.",
             stacklevel=3,
+        )
+
+
+def check_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
+    """Raise ValueError for an optimizer whose learning rate cannot be assigned at every step."""
+    optimizer = keras_private.inner(optimizer)
+    if type(optimizer).__name__ == "MultiOptimizer":
+        raise ValueError("MultiOptimizer has several learning rates, and this loop assigns one; use one optimizer.")
+    if not isinstance(optimizer.get_config().get("learning_rate"), float):
+        raise ValueError(
+            f"{type(optimizer).__name__} was made with a schedule, but this loop assigns the rate of every step; make "
+            "it with a number, and give the schedule's rates to the loop."
         )
     if optimizer.gradient_accumulation_steps is not None:
         raise ValueError(
@@ -130,7 +124,9 @@ def check_targets(model: keras.Model, batch: Batch) -> list[int | None]:
             outputs.
     """
     x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-    y_pred = try_model(model, x)
+    y_pred = call_model(model, x, training=False)
+    if y is None:
+        return []
     classes = {}
     for target, output, loss in _triples(model, y, y_pred):
         _check_pair(np.asarray(target), np.asarray(output), loss)
@@ -139,10 +135,10 @@ def check_targets(model: keras.Model, batch: Batch) -> list[int | None]:
     return [classes.get(id(leaf)) for leaf in flatten(y).values()]
 
 
-def try_model(model: keras.Model, inputs: Any, training: bool = False) -> Any:
+def call_model(model: keras.Model, inputs: Any, training: bool) -> Any:
     """Return what the model makes of a few inputs. Raises ValueError, with the user's own line, if it fails."""
-    problem = f"The model {model.name} fails on inputs of shape {_shapes(inputs)}"
-    return guarded(problem, model, inputs, training=training)
+    problem = f"The model {model.name} fails on inputs of shape {shapes(inputs)}"
+    return guarded(problem, keras_private.call, model, inputs, training)
 
 
 def build(model: keras.Model, batch: Batch) -> tuple[str, ...]:
@@ -158,33 +154,44 @@ def build(model: keras.Model, batch: Batch) -> tuple[str, ...]:
     Raises:
         ValueError: if the loss or a metric does not take such targets, or a metric has no name or several values.
     """
-    has_argument = "training" in inspect.signature(model.compute_loss).parameters
-    argument = {"training": False} if has_argument else {}
     results: list[dict[str, Any]] = []
 
     def run(batch: Batch) -> None:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-        y_pred = model(x, training=False)
-        model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, **argument)
+        y_pred = keras_private.call(model, x, training=True)
+        keras_private.compute_loss(model, batch, y_pred, training=True)
         results.append(model.compute_metrics(x, y, y_pred, sample_weight))
 
     try:
         model.distribute_strategy.run(run, args=(batch,))
     except (Exception, SystemExit) as error:
+        if len(batch) == 1:
+            raise ValueError(
+                f"The data are inputs alone, and the model's loss or a metric needs targets ({in_one_line(error)})."
+            ) from error
         raise ValueError(
-            f"The model's loss or a metric does not take these targets: targets have shape {_shapes(batch[1:2])}, the "
-            f"model's outputs {_shapes(model(batch[0]))} ({in_one_line(error)})."
+            f"The model's loss or a metric does not take these targets: targets have shape {shapes(batch[1:2])}, the "
+            f"model's outputs {shapes(keras_private.call(model, batch[0], training=False))} ({in_one_line(error)})."
         ) from error
-    reset_metrics(model)
+    for metric in model.metrics:
+        metric.reset_state()
     for name, value in results[0].items():
-        if not isinstance(name, str) or not name:
-            raise ValueError("A metric has no name; give it one, as in keras.metrics.MeanMetricWrapper(fn, name=…).")
+        checked_name(name)
         if np.size(value) != 1:
             raise ValueError(
                 f"The metric {name} has {np.size(value)} values, and the loop records one a step; let it average them, "
                 'as with average="macro".'
             )
     return ("loss", *(name for name in results[0] if name != "loss"))
+
+
+def checked_name(name: Any) -> str:
+    """Return the name under which a step records a value. Raises ValueError for none, and for one that is taken."""
+    if not isinstance(name, str) or not name:
+        raise ValueError("A metric has no name; give it one, as in keras.metrics.MeanMetricWrapper(fn, name=…).")
+    if name in ("learning_rate", "momentum"):
+        raise ValueError(f"A metric has the name {name}, which the loop uses for that of each step; rename it.")
+    return name
 
 
 def check_classes(batch: Batch, classes: list[int | None], where: str = "") -> None:
@@ -270,7 +277,8 @@ def _shape(array: np.ndarray) -> tuple[Any, ...]:
     return ("n", *array.shape[1:])
 
 
-def _shapes(nest: Any) -> str:
+def shapes(nest: Any) -> str:
+    """Return the shapes in a nest of arrays, in words."""
     if nest is None:
         return "none"
     shapes = keras.tree.map_structure(lambda x: f"[n{''.join(f', {d}' for d in x.shape[1:])}]", nest)

@@ -16,9 +16,9 @@ from clr_loop.data.arguments import checked_types
 from clr_loop.data.datasets import AnyDataset, Dataset, StreamedDataset
 from clr_loop.loop.batches import Batch
 from clr_loop.loop.checks import check_batch_size
-from clr_loop.loop.engine import is_distributed
 from clr_loop.loop.loop import TrainLoop
-from clr_loop.loop.step import StepOptions
+from clr_loop.loop.options import StepOptions
+from clr_loop.loop.strategies import is_distributed
 from clr_loop.loop.stream import dataset_of_arrays
 
 FeedName = Literal["auto", "resident", "stream"]
@@ -63,7 +63,7 @@ def make_loop(
                 f"The dataset {dataset.name} was asked for batches of {batch_size} and gives batches of "
                 f"{loop.batch_size}; let its function use the batch_size that it is given."
             )
-    elif chosen == "resident" or is_distributed(model.distribute_strategy):
+    elif chosen == "resident":
         inputs, targets, sample_weight = dataset.train
         loop = TrainLoop(model, inputs, targets, sample_weight=sample_weight, batch_size=batch_size, **common)
     else:
@@ -82,24 +82,20 @@ def choose_feed(
     Args:
         feed: "auto" streams what is streamed by nature, and arrays that would take more than a third of the memory of
             the device. All else is resident, which is faster.
-        strategy: with several replicas everything is streamed, because tf.distribute deals out batches and not arrays.
+        strategy: with several replicas the arrays stay with the host, which deals out windows of batches.
 
     Raises:
-        ValueError: if a streamed dataset, or one for several replicas, is to be resident; if there is no such feed.
+        ValueError: if a streamed dataset is to be resident; if there is no such feed.
     """
     if feed not in ("auto", "resident", "stream"):
         raise ValueError(f"There is no feed {feed!r}; choose auto, resident or stream.")
-    if feed == "resident" and is_distributed(strategy):
-        raise ValueError("feed is resident, but several replicas share batches and not arrays; leave it out.")
     if isinstance(dataset, StreamedDataset):
         if feed == "resident":
             raise ValueError(f"feed is resident, but {dataset.name} is read while it is trained on; leave it out.")
         return "stream", "read while it is trained on"
-    if is_distributed(strategy):
-        return "stream", "several replicas share each batch"
     if feed != "auto":
         return feed, "as asked"
-    memory = device_memory_bytes()
+    memory = host_memory_bytes() if is_distributed(strategy) else device_memory_bytes()
     size = sum(np.asarray(leaf).nbytes for leaf in keras.tree.flatten(arrays_of(dataset)))
     is_small = size <= memory * _LARGEST_SHARE
     compared = "at most" if is_small else "more than"
@@ -113,11 +109,16 @@ def arrays_of(dataset: Dataset) -> Batch:
 
 
 def device_memory_bytes() -> int:
-    """Return the memory of the first GPU, or else of the machine or the container that the process runs in."""
-    if tf.config.list_physical_devices("GPU"):
-        query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-        done = subprocess.run(query, capture_output=True, text=True, check=True)
-        return int(done.stdout.split()[0]) * 2**20
+    """Return the memory of the first GPU, or else of the host."""
+    if not tf.config.list_physical_devices("GPU"):
+        return host_memory_bytes()
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    done = subprocess.run(query, capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[0]) * 2**20
+
+
+def host_memory_bytes() -> int:
+    """Return the memory of the machine, or of the container that the process runs in."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in map(Path, _CONTAINER_LIMITS):
         if path.is_file() and path.read_text().strip().isdecimal():

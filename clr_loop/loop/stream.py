@@ -1,8 +1,8 @@
-"""Batches that come from a `tf.data.Dataset`: for data that does not fit in memory, and for several replicas."""
+"""Windows read from a `tf.data.Dataset`, for data that does not fit in memory."""
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,42 +10,50 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.data.ops import multi_device_iterator_ops
+from absl import logging
+from tqdm import tqdm
 
 from clr_loop.data.functions import in_one_line
 from clr_loop.data.order import epoch_order, sha256_of
 from clr_loop.loop import checks
 from clr_loop.loop.batches import Batch, num_examples_of
-from clr_loop.loop.engine import LOST, graph_function, is_distributed, num_workers
-from clr_loop.loop.feeds import BLOCK_STEPS, Columns, take_steps
-from clr_loop.loop.rates import Rates
-from clr_loop.loop.step import TrainStep
+from clr_loop.loop.feeds import MOST_BATCHES
 
 DatasetOf = Callable[[int, int], tf.data.Dataset]
 """(seed, epoch) → the batches of that epoch."""
 
-# Batches that are made ready while a step is taken.
-_PREFETCHED = 2
+# Of a dataset a window takes this many bytes at most. Four are alive at once: one in use, one being made ready, and
+# two that the pipeline has read or is reading.
+_WINDOW_BYTES = 16 * 2**20
+# An epoch has at least this many windows, so that reading and computing go on side by side.
+_LEAST_WINDOWS = 8
+_PREFETCHED = 1
 
 # tf.data tunes a pipeline in a thread. At the end of an iterator that thread is waited for, and now and then it sleeps
 # on, for as long again as the iterator was read.
-_WITHOUT_AUTOTUNE = tf.data.Options()
-_WITHOUT_AUTOTUNE.autotune.enabled = False
+WITHOUT_AUTOTUNE = tf.data.Options()
+WITHOUT_AUTOTUNE.autotune.enabled = False
 
-# Batches of a dataset of unknown length that are counted before the user is asked for the number.
-_MOST_BATCHES = 1_000_000
+# Counting the examples of a dataset is announced after so many seconds, and given up after so many.
+_ANNOUNCED_SECONDS = 2.0
+_MOST_SECONDS = 120.0
 
 
 class Stream:
-    """Batches of a `tf.data.Dataset`, for data that does not fit in memory and for several replicas.
+    """Batches of a `tf.data.Dataset` in windows; see `Feed`.
 
     An epoch has an iterator of its own, made from (seed, epoch), so a run goes on in mid-epoch by skipping the batches
     already visited, and no buffer is ever saved. Every batch is checked in the input pipeline, beside the training.
 
     Args:
-        dataset_of: (seed, epoch) → the epoch's batches (inputs, targets[, sample_weight]).
+        dataset_of: (seed, epoch) → the epoch's batches: inputs, (inputs,), (inputs, targets) or (inputs, targets,
+            sample_weight).
         num_examples: int, examples in an epoch. None reads the first epoch once to count them.
         seed: int, for the first batch.
+
+    Attributes:
+        is_bare: whether the dataset's elements are inputs alone, and no tuple of them.
+        signature: where batches vary in shape, the specifications of a window, which then holds one batch; else None.
 
     Raises:
         ValueError: if the dataset is empty, does not give batches, has no end, gives another first batch when it is
@@ -53,182 +61,129 @@ class Stream:
         TypeError: if it is no dataset.
     """
 
-    def __init__(self, dataset_of: DatasetOf, num_examples: int | None, seed: int, strategy: tf.distribute.Strategy):
-        first_epoch = dataset_of(seed, 0)
-        if not isinstance(first_epoch, tf.data.Dataset):
-            raise TypeError(
-                f"The dataset is a {type(first_epoch).__name__}; give a tf.data.Dataset, or a function of (seed, "
-                "epoch) that returns one."
-            )
-        self._dataset_of = lambda seed, epoch: dataset_of(seed, epoch).with_options(_WITHOUT_AUTOTUNE)
-        self._strategy = strategy
-        first_epoch = first_epoch.with_options(_WITHOUT_AUTOTUNE)
-        self.first_batch = _first_batch(first_epoch)
+    def __init__(self, dataset_of: DatasetOf, num_examples: int | None, seed: int) -> None:
+        first_epoch = _checked_dataset(dataset_of(seed, 0))
+        self.is_bare = not isinstance(first_epoch.element_spec, tuple)
+        self._given, self._dataset_of = dataset_of, lambda *place: as_tuples(_checked_dataset(dataset_of(*place)))
+        self._pipeline: tuple[tf.data.Dataset, tf.data.Dataset] | None = None
+        self.first_batch = _first_batch(self._dataset_of(seed, 0))
         _check_repeats(self.first_batch, _first_batch(self._dataset_of(seed, 0)))
-        self.batch_size = int(num_examples_of(self.first_batch))
-        self.num_examples = _count(first_epoch, self.batch_size) if num_examples is None else num_examples
-        _check_length(first_epoch, self.num_examples, self.batch_size)
-        self._steps_per_epoch = -(-self.num_examples // self.batch_size)
-        self.block_steps = min(BLOCK_STEPS, self._steps_per_epoch)
-        self.num_traces, self.wait_seconds = 0, 0.0
+        self._batch_size = int(num_examples_of(self.first_batch))
+        self._specs = keras.tree.map_structure(_ranked, self._dataset_of(seed, 0).element_spec, self.first_batch)
+        varies = any(not _is_fixed(spec) for spec in keras.tree.flatten(self._specs))
+        self.signature = keras.tree.map_structure(_of_window, self._specs) if varies else None
         self._classes: list[int | None] = [None] * len(keras.tree.flatten(self.first_batch[1:2]))
-        self._iterator: tuple[tuple[int, int], Iterator[Any]] | None = None
+        self._count(self._dataset_of(seed, 0), num_examples)
+        batch_bytes = sum(leaf.nbytes for leaf in keras.tree.flatten(self.first_batch))
+        at_most = min(_WINDOW_BYTES // max(batch_bytes, 1), MOST_BATCHES, -(-self.steps_per_epoch // _LEAST_WINDOWS))
+        self.window_batches = 1 if varies else max(1, at_most)
 
     def know_classes(self, classes: list[int | None]) -> None:
         """Check the targets of every batch against these numbers of classes; see `checks.check_targets`."""
         self._classes = classes
 
-    def begin(self, step: TrainStep, jit_compile: bool) -> None:
-        """See `Feed`."""
-        compiled = graph_function(step, jit_compile=True) if jit_compile else step
-
-        def block(batches: Iterator[Any], rates: tf.Tensor, momentums: tf.Tensor | None, n: tf.Tensor) -> Any:
-            self.num_traces += 1
-
-            def next_batch(i: tf.Tensor) -> tuple[Batch, Any, tf.Tensor]:
-                with tf.control_dependencies([i]):
-                    asked = tf.timestamp()
-                with tf.control_dependencies([asked]):
-                    batch, size = next(batches)
-                with tf.control_dependencies(self._strategy.experimental_local_results(size)):
-                    return batch, size, tf.timestamp() - asked
-
-            return take_steps(compiled, step.names, next_batch, rates, momentums, n)
-
-        self._block = graph_function(block)
-
-    def compile(self, seed: int, with_momentums: bool) -> None:
-        """See `Feed`. XLA compiles a step when it first meets a size of batch, so the first batch is visited."""
-        one, waited = np.zeros(1, np.float32), self.wait_seconds
-        for size in {self.batch_size, self._size_of(self._steps_per_epoch - 1)}:
-            batch = keras.tree.map_structure(lambda x, size=size: tf.constant(x[:size]), self.first_batch)
-            one_batch = tf.data.Dataset.from_tensors(batch).with_options(_WITHOUT_AUTOTUNE)
-            batches = self._iterate(one_batch, size)
-            self._call(batches, one, one if with_momentums else None)
-        self.wait_seconds = waited
-
-    def visit(self, seed: int, position: int, rates: Rates, momentums: Rates | None) -> list[Columns]:
+    def windows(self, seed: int, position: int) -> Iterator[Batch]:
         """See `Feed`.
 
         Raises:
-            ValueError, TypeError: if the dataset ends before its epoch does, or a batch is not like the first. The
-                steps before it in this call were taken; a snapshot or checkpoint leads back.
-            tf.errors.OpError: one of `engine.LOST`, if another worker has gone.
+            ValueError, TypeError: if the dataset ends before its epoch does, or a batch is not like the first. No step
+                of its window was taken.
         """
-        taken, end = 0, position + len(rates)
-        parts: list[Columns] = []
-        while position < end:
-            epoch, batch = divmod(position, self._steps_per_epoch)
-            n = min(end - position, self._steps_per_epoch - batch, self.block_steps)
-            began = time.perf_counter()
-            batches = self._batches_from(seed, epoch, batch)
-            self.wait_seconds += time.perf_counter() - began
-            try:
-                part = self._call(batches, rates[taken:][:n], None if momentums is None else momentums[taken:][:n])
-            except tf.errors.OpError as error:
-                raise self._what_is_wrong(seed, epoch, range(batch, batch + n), error) from error
-            position += n
-            self._iterator = ((seed, position), batches)
-            parts.append(part)
-            taken += len(part["loss"])
-        return parts
+        first_epoch, start = divmod(position, self.steps_per_epoch)
+        for epoch in itertools.count(first_epoch):
+            stacked = iter(self._pipeline_of(seed, epoch, start))
+            while start < self.steps_per_epoch:
+                try:
+                    window, sizes, is_good = next(stacked)
+                except (tf.errors.OpError, StopIteration) as error:
+                    raise self._what_is_wrong(seed, epoch, start, error) from error
+                n = int(keras.tree.flatten(window)[0].shape[0])
+                expected = np.array([self._size_of(start + i) for i in range(n)])
+                if not is_good or (not self._varies_in_size and (sizes.numpy() != expected[:, None]).any()):
+                    raise self._what_is_wrong(seed, epoch, start, ValueError("A batch is not like the first one."))
+                yield from self._cut(window, n, int(expected[-1]))
+                start += n
+            start = 0
 
     def sha256(self) -> str:
         """Return the hex digest of the first batch; of a stream no more is known than that it began the same."""
         return sha256_of(self.first_batch)
 
-    def evaluate(self, step: Callable[..., Any]) -> Iterator[tuple[int, Any]]:
-        """Yield each batch's number of examples and what `step` of (batch, size) returns for it."""
-        batches = self._batches_from(0, 0, 0)
-        for batch in range(self._steps_per_epoch):
-            try:
-                yield self._size_of(batch), step(*next(batches))
-            except (tf.errors.OpError, StopIteration) as error:
-                raise self._what_is_wrong(0, 0, range(batch, batch + 1), error) from error
+    def _pipeline_of(self, seed: int, epoch: int, start: int) -> tf.data.Dataset:
+        """Return the windows of an epoch from a batch on; the pipeline of a dataset that comes again is kept."""
+        if start:
+            left = self._dataset_of(seed, epoch).skip(start)
+            return self._stacked(left.take(self.steps_per_epoch - start))
+        given = self._given(seed, epoch)
+        if self._pipeline is None or self._pipeline[0] is not given:
+            dataset = as_tuples(_checked_dataset(given)).take(self.steps_per_epoch)
+            self._pipeline = given, self._stacked(dataset)
+        return self._pipeline[1]
 
-    def _call(self, batches: Iterator[Any], rates: Rates, momentums: Rates | None) -> Columns:
-        padding = (0, self.block_steps - len(rates))
-        vectors = [None if v is None else tf.constant(np.pad(v, padding)) for v in (rates, momentums)]
-        columns, num_taken, waited = self._block(batches, *vectors, tf.constant(len(rates)))
-        self.wait_seconds += float(waited)
-        return {name: values.numpy()[: int(num_taken)] for name, values in columns.items()}
+    def _stacked(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """Return windows of batches, the examples of each array in each batch, and whether all values are good."""
 
-    def _batches_from(self, seed: int, epoch: int, batch: int) -> Iterator[Any]:
-        """Return the iterator of an epoch with this many batches behind it: the one in use, if it stands there."""
-        kept, self._iterator = self._iterator, None  # After an error it must not be used again.
-        if batch and kept is not None and kept[0] == (seed, epoch * self._steps_per_epoch + batch):
-            return kept[1]
-        return self._iterate(self._dataset_of(seed, epoch).skip(batch), None, batch)
+        def with_sizes(*batch: Any) -> tuple[Batch, tf.Tensor]:
+            batch = keras.tree.map_structure(lambda x, spec: tf.ensure_shape(x, spec.shape), batch, self._specs)
+            return batch, tf.stack([tf.shape(leaf)[0] for leaf in keras.tree.flatten(batch)])
 
-    def _iterate(self, dataset: tf.data.Dataset, only_size: int | None, batch: int = 0) -> Iterator[Any]:
-        """Return an iterator over (checked batch, its number of examples), dealt out to the replicas."""
-        checked = self._checked(dataset, only_size, batch)
-        if not is_distributed(self._strategy):
-            return iter(checked.map(lambda *batch: (batch, tf.shape(_first_leaf(batch))[0])).prefetch(_PREFETCHED))
-        num_replicas = self._strategy.num_replicas_in_sync
-
-        def shares_of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
-            here = num_replicas // context.num_input_pipelines
-            first = here * context.input_pipeline_id
-
-            def shares(*batch: Any) -> tf.data.Dataset:
-                size = tf.shape(_first_leaf(batch))[0]
-
-                def share(replica: tf.Tensor) -> tuple[Batch, tf.Tensor]:
-                    # Evenly, and so that none is empty while there is an example for each.
-                    begin, end = size * replica // num_replicas, size * (replica + 1) // num_replicas
-                    return keras.tree.map_structure(lambda x: x[begin:end], batch), size
-
-                return tf.data.Dataset.range(first, first + here, output_type=tf.int32).map(share)
-
-            # Called endless, because only as many batches are taken as there are, and tf.distribute would otherwise ask
-            # all workers before each batch whether they still have one.
-            endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-            return checked.flat_map(shares).apply(endless).prefetch(_PREFETCHED)
-
-        with _devices_without_autotune():
-            return iter(self._strategy.distribute_datasets_from_function(shares_of_worker))
-
-    def _checked(self, dataset: tf.data.Dataset, only_size: int | None, batch: int) -> tf.data.Dataset:
-        """Check every batch, and give all of them one specification so that one trace serves them."""
-        last = self._steps_per_epoch - 1
-        specs = keras.tree.flatten(dataset.element_spec)
-        shapes = [[None, *(spec.shape[1:] if spec.shape.rank else first.shape[1:])] for spec, first in
-                  zip(specs, keras.tree.flatten(self.first_batch), strict=True)]  # fmt: skip
-
-        def checked(index: tf.Tensor, batch: Batch) -> Batch:
-            # Only whether it is good; `_what_is_wrong` finds out what is wrong with one that is not.
-            size = tf.where(index < last, self.batch_size, self._size_of(last)) if only_size is None else only_size
-            leaves = keras.tree.flatten(batch)
-            good = [tf.equal(tf.shape(leaf)[0], size) for leaf in leaves]
-            good += [tf.reduce_all(tf.math.is_finite(leaf)) for leaf in leaves if leaf.dtype.is_floating]
+        def checked(batch: Batch, sizes: tf.Tensor) -> tuple[Batch, tf.Tensor, tf.Tensor]:
+            good = [tf.reduce_all(tf.math.is_finite(x)) for x in keras.tree.flatten(batch) if x.dtype.is_floating]
             for leaf, number in zip(keras.tree.flatten(batch[1:2]), self._classes, strict=True):
                 if number is not None:
                     good.append(tf.reduce_all((leaf >= 0) & (leaf < tf.cast(number, leaf.dtype))))
-            with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(good), ["bad batch"])]):
-                same = [
-                    tf.raw_ops.PlaceholderWithDefault(input=x, shape=s) for x, s in zip(leaves, shapes, strict=True)
-                ]
-                return keras.tree.pack_sequence_as(batch, same)
+            return batch, sizes, tf.reduce_all(good)
 
-        return dataset.enumerate(batch).map(lambda index, batch: checked(index, batch))
+        def checked_alike(*window: Any) -> tuple[Batch, tf.Tensor, tf.Tensor]:
+            return checked(window, tf.stack([[tf.shape(leaf)[1] for leaf in keras.tree.flatten(window)]]))
+
+        if self.signature is not None:
+            windows = dataset.map(with_sizes).batch(1).map(checked)
+        elif (
+            self.num_examples % self._batch_size
+        ):  # The short last batch is padded here, and cut back when it has come.
+            shapes = keras.tree.map_structure(lambda spec: [self._batch_size, *spec.shape[1:]], self._specs)
+            windows = dataset.map(with_sizes).padded_batch(self.window_batches, (shapes, [None])).map(checked)
+        else:  # Batches of several sizes do not stack.
+            windows = dataset.batch(self.window_batches, num_parallel_calls=1).map(checked_alike)
+        return windows.prefetch(_PREFETCHED).with_options(WITHOUT_AUTOTUNE)
+
+    def _cut(self, window: Batch, num_batches: int, last: int) -> Iterator[Batch]:
+        """Yield a window's whole batches, and its short last one by itself."""
+        is_short = self.signature is None and last < self._batch_size
+        whole = num_batches - is_short
+        if whole:
+            yield window if whole == num_batches else keras.tree.map_structure(lambda x: x[:whole], window)
+        if is_short:
+            yield keras.tree.map_structure(lambda x: x[whole:, :last], window)
 
     def _size_of(self, batch: int) -> int:
         """Return the number of examples in this batch of an epoch."""
-        return min(self.batch_size, self.num_examples - batch * self.batch_size)
+        return min(self._batch_size, self.num_examples - batch * self._batch_size)
 
-    def _what_is_wrong(self, seed: int, epoch: int, indices: range, error: Exception) -> Exception:
-        """Go through the batches of a block that failed; return an error that names the bad one, or the error."""
-        if num_workers(self._strategy) > 1 and isinstance(error, LOST):
-            return error
-        batches = iter(self._dataset_of(seed, epoch).skip(indices.start))
-        for index in indices:
+    def _count(self, dataset: tf.data.Dataset, num_examples: int | None) -> None:
+        """Find out how long an epoch is."""
+        self._varies_in_size = False
+        if num_examples is None:
+            num_batches, num_examples, is_even = _counted(dataset, self._batch_size)
+            self._varies_in_size = self.signature is not None and not is_even
+        else:
+            num_batches = -(-num_examples // self._batch_size)
+            _check_length(dataset, num_examples, self._batch_size)
+        self.num_examples = num_examples
+        self.steps_per_epoch = num_batches if self._varies_in_size else -(-num_examples // self._batch_size)
+
+    def _what_is_wrong(self, seed: int, epoch: int, start: int, error: Exception) -> Exception:
+        """Go through the batches of a window that failed; return an error that names the bad one, or the error."""
+        batches = iter(self._dataset_of(seed, epoch).skip(start))
+        for index in range(start, min(start + 2 * self.window_batches, self.steps_per_epoch)):
             where = f"Batch {index} of epoch {epoch + 1}: "
             try:
-                self._check_batch(keras.tree.map_structure(np.asarray, next(batches)), self._size_of(index), where)
+                batch = keras.tree.map_structure(np.asarray, next(batches))
+                self._check_batch(batch, None if self._varies_in_size else self._size_of(index), where)
             except StopIteration:
                 return ValueError(
-                    f"The dataset ended after {index} of {self._steps_per_epoch} batches in epoch {epoch + 1}; repair "
+                    f"The dataset ended after {index} of {self.steps_per_epoch} batches in epoch {epoch + 1}; repair "
                     "it, or give num_examples as they are."
                 )
             except tf.errors.OpError as reading:
@@ -237,17 +192,21 @@ class Stream:
                 return bad
         return error
 
-    def _check_batch(self, batch: Batch, size: int, where: str) -> None:
+    def _check_batch(self, batch: Batch, size: int | None, where: str) -> None:
         """Raise ValueError if a batch is not like the first one."""
-        for (name, leaf), (_, first) in zip(
-            checks.named_leaves(batch), checks.named_leaves(self.first_batch), strict=True
+        for (name, leaf), (_, first), spec in zip(
+            checks.named_leaves(batch),
+            checks.named_leaves(self.first_batch),
+            keras.tree.flatten(self._specs),
+            strict=True,
         ):
-            if len(leaf) != size:
+            if size is not None and len(leaf) != size:
                 raise ValueError(
                     f"{where}{name} has {len(leaf)} examples in place of {size}. Only an epoch's last batch may be "
-                    "short, by what num_examples leaves."
+                    "short, by what num_examples leaves; where batches vary in size, leave num_examples out to have "
+                    "them counted."
                 )
-            if leaf.shape[1:] != first.shape[1:]:
+            if leaf.shape[1:] != first.shape[1:] and _is_fixed(spec):
                 raise ValueError(f"{where}{name} has shape {leaf.shape}, and those of the first batch {first.shape}.")
         checks.check_arrays(batch, where)
         checks.check_classes(batch, self._classes, where)
@@ -270,27 +229,43 @@ def dataset_of_arrays(batch: Batch, batch_size: int, shuffle: bool) -> DatasetOf
     return dataset_of
 
 
-@contextlib.contextmanager
-def _devices_without_autotune() -> Iterator[None]:
-    """Let tf.distribute make the iterators of its devices without autotune; it has no argument for their options."""
-    own = multi_device_iterator_ops._create_device_dataset
-    multi_device_iterator_ops._create_device_dataset = lambda *given: own(*given).with_options(_WITHOUT_AUTOTUNE)
-    try:
-        yield
-    finally:
-        multi_device_iterator_ops._create_device_dataset = own
+def _ranked(spec: tf.TensorSpec, first: np.ndarray) -> tf.TensorSpec:
+    """Return a specification with the rank that the first batch has, where it is unknown; the lengths stay open."""
+    lengths = [None] * first.ndim if spec.shape.rank is None else spec.shape
+    return tf.TensorSpec(lengths, spec.dtype)
 
 
-def _first_leaf(batch: Batch) -> tf.Tensor:
-    return keras.tree.flatten(batch)[0]
+def _is_fixed(spec: tf.TensorSpec) -> bool:
+    """Return whether a specification leaves nothing open but the number of examples."""
+    return None not in spec.shape[1:]
 
 
-def _first_batch(dataset: tf.data.Dataset) -> Batch:
+def _of_window(spec: tf.TensorSpec) -> tf.TensorSpec:
+    return tf.TensorSpec([1, None, *spec.shape[1:]], spec.dtype)
+
+
+def _checked_dataset(dataset: Any) -> tf.data.Dataset:
+    if not isinstance(dataset, tf.data.Dataset):
+        raise TypeError(
+            f"The dataset is a {type(dataset).__name__}; give a tf.data.Dataset, or a function of (seed, epoch) that "
+            "returns one."
+        )
+    return dataset.with_options(WITHOUT_AUTOTUNE)
+
+
+def as_tuples(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Return a dataset whose elements are (inputs,), (inputs, targets) or (inputs, targets, sample_weight)."""
     spec = dataset.element_spec
-    if not isinstance(spec, tuple) or not 1 <= len(spec) <= 3:
+    if not isinstance(spec, tuple):  # Inputs alone.
+        return dataset.map(lambda inputs: (inputs,))
+    if not 1 <= len(spec) <= 3:
         raise ValueError(
             f"The dataset gives {spec}; map it to (inputs, targets) or (inputs, targets, sample_weight), each any nest."
         )
+    return dataset
+
+
+def _first_batch(dataset: tf.data.Dataset) -> Batch:
     try:
         for batch in dataset.take(1):
             if any(leaf.shape.rank == 0 for leaf in keras.tree.flatten(batch)):
@@ -311,19 +286,26 @@ def _check_repeats(first: Batch, again: Batch) -> None:
         )
 
 
-def _count(dataset: tf.data.Dataset, batch_size: int) -> int:
-    cardinality = int(dataset.cardinality())
-    if cardinality != tf.data.INFINITE_CARDINALITY:
-        counted = dataset.take(_MOST_BATCHES).reduce(
-            np.zeros(2, np.int64), lambda n, *batch: n + tf.stack([1, tf.shape(_first_leaf(batch), tf.int64)[0]])
-        )
-        num_batches, num_examples = map(int, counted)
-        if num_batches < _MOST_BATCHES:
-            return num_examples
-    raise ValueError(
-        f"The dataset has no end, or more than {_MOST_BATCHES:,} batches of {batch_size}; give num_examples, the "
-        "number of examples in an epoch."
-    )
+def _counted(dataset: tf.data.Dataset, batch_size: int) -> tuple[int, int, bool]:
+    """Read an epoch; return its batches, its examples, and whether all batches but the last have one size."""
+    advice = "give num_examples, the number of examples in an epoch"
+    if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(f"The dataset has no end; {advice}.")
+    sizes: list[int] = []
+    began, is_announced = time.perf_counter(), False
+    for size in tqdm(
+        dataset.map(lambda *batch: tf.shape(keras.tree.flatten(batch)[0])[0]).with_options(WITHOUT_AUTOTUNE),
+        desc="counting examples", unit="batch", delay=_ANNOUNCED_SECONDS, disable=None, leave=False,
+    ):  # fmt: skip
+        sizes.append(int(size))
+        seconds = time.perf_counter() - began
+        if seconds > _ANNOUNCED_SECONDS and not is_announced:
+            logging.warning("the dataset is read once to count its examples; %s, and that is not needed", advice)
+            is_announced = True
+        if seconds > _MOST_SECONDS:
+            raise ValueError(f"The dataset has no end after {seconds:.0f} s and {len(sizes):,} batches; {advice}.")
+    is_even = all(size == batch_size for size in sizes[:-1]) and sizes[-1] <= batch_size
+    return len(sizes), sum(sizes), is_even
 
 
 def _check_length(dataset: tf.data.Dataset, num_examples: int, batch_size: int) -> None:

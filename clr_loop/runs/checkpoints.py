@@ -9,6 +9,7 @@ finished. The digests find damage that is done to it later. Nothing in it is pic
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import io
 import itertools
@@ -20,13 +21,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
 from absl import logging
 
-from clr_loop.loop.loop import Snapshot, TrainLoop
+from clr_loop.loop.loop import TrainLoop
+from clr_loop.loop.state import Snapshot
 from clr_loop.runs import files as run_files
 from clr_loop.runs.files import MANIFEST, VARIABLES
 from clr_loop.runs.result import rating
@@ -48,6 +50,22 @@ class DamagedCheckpointError(CheckpointError):
         super().__init__(f"The checkpoint {directory} is damaged: {what}.")
 
 
+class Origin(NamedTuple):
+    """Where a loop stood when a run of it began: a run counts its own steps, from 0.
+
+    Attributes:
+        step, num_skipped: int, updates that the loop had taken and skipped before.
+    """
+
+    step: int = 0
+    num_skipped: int = 0
+
+    @property
+    def position(self) -> int:
+        """Batches that the loop had visited before."""
+        return self.step + self.num_skipped
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint: its directory, and its manifest as JSON types."""
@@ -57,13 +75,18 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """Steps taken when it was saved."""
+        """Steps that the run had taken when it was saved."""
         return int(self.manifest["step"])
 
     @property
     def position(self) -> int:
-        """Batches visited when it was saved: steps taken and updates skipped."""
+        """Batches that the run had visited when it was saved: steps taken and updates skipped."""
         return self.step + int(self.manifest["num_skipped"])
+
+    @property
+    def origin(self) -> Origin:
+        """Where the loop stood when the run began."""
+        return Origin(*self.manifest["origin"])
 
 
 class RunCheckpoints:
@@ -77,6 +100,7 @@ class RunCheckpoints:
             _remove(draft)
         self._directory, self._loop, self._keep, self._monitor = directory, loop, keep, monitor
         self._description = _description(loop)
+        self.origin = Origin(loop.step, loop.num_skipped)
         self._kept: list[Checkpoint] = []
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._finishing: Future[None] | None = None
@@ -103,15 +127,17 @@ class RunCheckpoints:
             notes: JSON types, for the manifest.
         """
         loop = self._loop
-        if self.newest is not None and (self.newest.step, self.newest.position) == (loop.step, loop.position):
+        step, num_skipped = loop.step - self.origin.step, loop.num_skipped - self.origin.num_skipped
+        if self.newest is not None and (self.newest.step, self.newest.position) == (step, step + num_skipped):
             return None
         state = loop.snapshot()
         for variable, value in zip(_variables(loop), [*state.model, *state.optimizer], strict=True):
             if value.dtype.kind in "fV" and not np.isfinite(value).all():  # V: bfloat16 and its like.
                 return variable.path
-        epoch, batch = divmod(loop.position, loop.steps_per_epoch)
-        place = {"step": loop.step, "num_skipped": loop.num_skipped, "epoch": epoch, "batch": batch}
+        epoch, batch = divmod(step + num_skipped, loop.steps_per_epoch)
+        place = {"step": step, "num_skipped": num_skipped, "epoch": epoch, "batch": batch, "origin": self.origin}
         place["num_averaged"] = state.num_averaged
+        notes = copy.deepcopy(dict(notes))  # The run goes on while the thread writes.
         manifest = {"format": _FORMAT, **place, "metrics": dict(metrics), "loop": self._description, **notes}
         self._finishing = self._thread.submit(self._write, state, manifest)
         return None
@@ -130,6 +156,7 @@ class RunCheckpoints:
             draft.mkdir(parents=True)
             arrays = {f"model.{i}": array for i, array in enumerate(state.model)}
             arrays |= {f"optimizer.{i}": array for i, array in enumerate(state.optimizer)}
+            arrays |= {f"other.{i}": array for i, array in enumerate(state.others)}
             arrays |= {f"average.{i}": array for i, array in enumerate(state.averages)}
             np.savez(draft / VARIABLES, allow_pickle=False, **arrays)
             manifest["files"] = {VARIABLES: hashlib.sha256((draft / VARIABLES).read_bytes()).hexdigest()}
@@ -231,16 +258,23 @@ def restore(loop: TrainLoop, checkpoint: Checkpoint) -> None:
             "was saved with, or another directory."
         )
     model = read_variables(checkpoint, "model", loop.model.variables)
-    optimizer = read_variables(checkpoint, "optimizer", loop.optimizer.variables)
-    manifest, averages = checkpoint.manifest, list[np.ndarray]()
-    if loop.averages is not None:
-        averages = read_variables(checkpoint, "average", loop.averages.values)
-    num_skipped, num_averaged = manifest["num_skipped"], manifest.get("num_averaged", 0)
-    loop.restore(Snapshot(model, optimizer, loop.seed, num_skipped, averages, num_averaged))
+    averages = [] if loop.averages is None else read_variables(checkpoint, "average", loop.averages.values)
+    loop.restore(
+        Snapshot(
+            model,
+            optimizer=read_variables(checkpoint, "optimizer", loop.optimizer_variables),
+            others=read_variables(checkpoint, "other", loop.other_variables),
+            averages=averages,
+            seed=loop.seed,
+            step=checkpoint.origin.step + checkpoint.step,
+            num_skipped=checkpoint.origin.num_skipped + checkpoint.manifest["num_skipped"],
+            num_averaged=checkpoint.manifest["num_averaged"],
+        )
+    )
 
 
 def read_variables(
-    checkpoint: Checkpoint, of: Literal["model", "optimizer", "average"], variables: Sequence[Any]
+    checkpoint: Checkpoint, of: Literal["model", "optimizer", "other", "average"], variables: Sequence[Any]
 ) -> list[np.ndarray]:
     """Return what a checkpoint holds for these variables.
 
@@ -285,7 +319,7 @@ def _remove(directory: Path) -> None:
 
 
 def _variables(loop: TrainLoop) -> list[keras.Variable]:
-    return [*loop.model.variables, *loop.optimizer.variables]
+    return [*loop.model.variables, *loop.optimizer_variables]
 
 
 def _description(loop: TrainLoop) -> dict[str, Any]:

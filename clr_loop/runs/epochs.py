@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.rates import momentums_of
 from clr_loop.runs import snapshots
-from clr_loop.runs.checkpoints import Checkpoint
+from clr_loop.runs.checkpoints import Checkpoint, Origin
 from clr_loop.runs.records import Progress, RunRecords
 from clr_loop.runs.result import EpochRecord, rating
 from clr_loop.runs.settings import ScheduleFn
@@ -88,10 +88,12 @@ class Run:
 
     Attributes:
         loop, schedule, epochs, callbacks: as for `fit`.
+        first_step: the step of the schedule at which the run begins; see `RunOptions`.
         validation: the arguments of `TrainLoop.evaluate`; () for none.
         checkpoint_every, validate_every: batches from one checkpoint, or validation, to the next; 0 for none.
         profile: the batches to profile; empty for none.
         monitor, patience: see `RunOptions`.
+        origin: where the loop stood when the run began. The run's own steps and batches are counted from there.
         lows: the steps after which the weights are added to the average; empty for no such average.
         snapshot_steps: the steps after which the model is saved as a snapshot; empty for none.
         records, progress: where to keep what is done, if anywhere, and what has been done.
@@ -101,12 +103,14 @@ class Run:
     schedule: ScheduleFn
     validation: tuple[Any, ...]
     epochs: int
-    callbacks: Sequence[keras.callbacks.Callback]
     checkpoint_every: int
     validate_every: int
     profile: range
+    callbacks: Sequence[keras.callbacks.Callback] = ()
     monitor: str | None = None
     patience: int | None = None
+    first_step: int = 0
+    origin: Origin = field(default_factory=Origin)
     lows: Sequence[int] = ()
     snapshot_steps: Sequence[int] = ()
     records: RunRecords | None = None
@@ -125,6 +129,23 @@ class Run:
         """Batches of the whole run."""
         return self.epochs * self.loop.steps_per_epoch
 
+    @property
+    def step(self) -> int:
+        """Steps that the run has taken."""
+        return self.loop.step - self.origin.step
+
+    @property
+    def position(self) -> int:
+        """Batches that the run has visited."""
+        return self.loop.position - self.origin.position
+
+    def cycle_ends(self) -> list[int] | None:
+        """Return after how many steps of the run each cycle of its schedule ends; None for a plain function."""
+        if not isinstance(self.schedule, Schedule):
+            return None
+        ends = self.schedule.cycle_ends(self.first_step + self.num_batches)
+        return None if ends is None else (ends[ends > self.first_step] - self.first_step).tolist()
+
     def train(self) -> None:
         """Visit the epochs that are left. The errors of training are those of `fit`."""
         self._hooks = keras.callbacks.CallbackList(
@@ -133,12 +154,13 @@ class Run:
             epochs=self.epochs,
             steps=self.loop.steps_per_epoch,
             schedule=self.schedule,
+            first_step=self.first_step,
             verbose=0,
         )
         self.loop.model.stop_training = False
         self._call(self._hooks.on_train_begin)
         try:
-            while self.loop.position < self.num_batches:
+            while self.position < self.num_batches:
                 self._stop_if_asked()
                 self._epoch()
                 if self.loop.model.stop_training:
@@ -151,26 +173,28 @@ class Run:
     def _epoch(self) -> None:
         """Visit what is left of the current epoch."""
         loop, every = self.loop, self.checkpoint_every
-        epoch = loop.position // loop.steps_per_epoch
+        epoch = self.position // loop.steps_per_epoch
         end = (epoch + 1) * loop.steps_per_epoch
         self._call(self._hooks.on_epoch_begin, epoch)
-        while loop.position < end:
+        while self.position < end:
             self._stop_if_asked()
+            before = self.step
             self._block(end)
-            if _next(self.lows, loop.step - 1) == loop.step:
+            has_moved = self.step > before  # A block that was skipped whole comes to no new step.
+            if has_moved and _next(self.lows, self.step - 1) == self.step:
                 loop.add_to_average()
-            if _next(self.snapshot_steps, loop.step - 1) == loop.step and self.records is not None:
-                number = bisect.bisect_right(self.snapshot_steps, loop.step)
+            if has_moved and _next(self.snapshot_steps, self.step - 1) == self.step and self.records is not None:
+                number = bisect.bisect_right(self.snapshot_steps, self.step)
                 snapshots.save(loop, self.records.directory, number)
-            if self.validate_every and loop.position % self.validate_every == 0 and loop.position < end:
+            if self.validate_every and self.position % self.validate_every == 0 and self.position < end:
                 self._validate_within(epoch)
-            if every and loop.position % every == 0 and loop.position < end:
+            if every and self.position % every == 0 and self.position < end:
                 self._save()
         self._end_epoch(epoch)
         if self.patience is not None and self._epochs_in_vain() >= self.patience:
             loop.model.stop_training = True
-        is_last = loop.position >= self.num_batches or loop.model.stop_training
-        if every and (loop.position % every == 0 or is_last or self.progress.is_best):
+        is_last = self.position >= self.num_batches or loop.model.stop_training
+        if every and (self.position % every == 0 or is_last or self.progress.is_best):
             self._save()
         if self._spoiled is not None:
             what = f"The variable {self._spoiled} is no longer finite in epoch {epoch + 1}"
@@ -180,35 +204,38 @@ class Run:
         """Visit and record the next batches, at most to this position."""
         loop, progress = self.loop, self.progress
         num_batches = self._num_batches(end)
-        batch, first = loop.position % loop.steps_per_epoch, loop.step
+        batch, first = self.position % loop.steps_per_epoch, self.step
         self._call(self._hooks.on_train_batch_begin, batch)
-        steps = np.arange(first, first + num_batches)
+        steps = self.first_step + np.arange(first, first + num_batches)
         rates, momentums = rates_of(self.schedule, steps), momentums_of(self.schedule, steps)
         waited, began, started = loop.input_wait_seconds, time.time(), time.perf_counter()
         metrics = loop.run(rates, momentums)
         seconds = time.perf_counter() - started
         progress.epoch_seconds += seconds
         progress.input_wait_seconds += loop.input_wait_seconds - waited
-        is_bad = ~np.isfinite(metrics["loss"])
+        losses = [metrics["loss"]] if "loss" in metrics else [v for n, v in metrics.items() if n.endswith("loss")]
+        loss = np.sum([np.zeros_like(metrics["learning_rate"]), *losses], axis=0)  # Of a GAN, say, that of both.
+        is_bad = ~np.isfinite(loss)
         if is_bad.any():
             metrics = {name: values[: np.argmax(is_bad) + 1] for name, values in metrics.items()}
         if self.records is not None:
             self.records.add_steps(first, metrics, began, began + seconds)
-        progress.add_steps(metrics, loop.batch_sizes[: len(metrics["loss"])])
+        progress.add_steps(metrics, loop.batch_sizes[: len(metrics["learning_rate"])])
         if is_bad.any():
-            rate, loss = float(metrics["learning_rate"][-1]), float(metrics["loss"][-1])
-            raise NonFiniteLossError(first + int(np.argmax(is_bad)), rate, loss, self.sound_checkpoint)
+            step = int(np.argmax(is_bad))
+            rate = float(metrics["learning_rate"][step])
+            raise NonFiniteLossError(first + step, rate, float(loss[step]), self.sound_checkpoint)
         if loop.num_workers == 1:  # Several must cut the run alike, and their clocks differ.
             self._block_steps = max(1, round(num_batches * _BLOCK_SECONDS / max(seconds, 1e-3)))
         self._call(self._hooks.on_train_batch_end, batch + num_batches - 1, progress.logs())
 
     def _num_batches(self, end: int) -> int:
         """Return how many batches to visit in one call: to a checkpoint, a validation or a border of the profile."""
-        position, window = self.loop.position, self.profile
+        position, window = self.position, self.profile
         self._profile(position in window)
         stops = [position + n - position % n for n in (self.checkpoint_every, self.validate_every) if n]
-        following = [_next(steps, self.loop.step) for steps in (self.lows, self.snapshot_steps)]
-        stops += [position + step - self.loop.step for step in following if step is not None]
+        following = [_next(steps, self.step) for steps in (self.lows, self.snapshot_steps)]
+        stops += [position + step - self.step for step in following if step is not None]
         to_borders = [border - position for border in (end, *stops, window.start, window.stop) if border > position]
         return min(self._block_steps, self.loop.block_steps, *to_borders)
 
@@ -224,7 +251,7 @@ class Run:
         loop = self.loop
         if not self.progress.logs():  # Every update of the epoch was skipped.
             rate = float(keras.ops.convert_to_numpy(loop.optimizer.learning_rate))
-            raise NonFiniteLossError(loop.step, rate, math.nan, self.sound_checkpoint)
+            raise NonFiniteLossError(self.step, rate, math.nan, self.sound_checkpoint)
         record = self._record(epoch)
         metrics = record.metrics
         self.progress.end_epoch(record)
@@ -254,7 +281,7 @@ class Run:
         if self.loop.averages is not None and self.validation:
             metrics |= {f"averaged_val_{name}": value for name, value in self._evaluate_average().items()}
         seconds = progress.epoch_seconds, progress.input_wait_seconds
-        return EpochRecord(epoch + 1, self.loop.step - 1, rate, metrics, *seconds)
+        return EpochRecord(epoch + 1, self.step - 1, rate, metrics, *seconds)
 
     def _evaluate_average(self) -> dict[str, float]:
         if self.loop.averages is None or not self.loop.averages.is_there:
@@ -289,8 +316,8 @@ class Run:
         return self._num_in_vain
 
     @functools.cached_property
-    def _cycle_ends(self) -> NDArray[np.int64] | None:
-        return self.schedule.cycle_ends(self.num_batches) if isinstance(self.schedule, Schedule) else None
+    def _cycle_ends(self) -> list[int] | None:
+        return self.cycle_ends()
 
     @property
     def sound_checkpoint(self) -> Checkpoint | None:
@@ -300,6 +327,8 @@ class Run:
         """
         if self.records is None or not self.progress.blocks:
             return None
+        if "loss" not in self.progress.blocks[0]:
+            return self.records.checkpoints.newest
         losses = np.concatenate([block["loss"] for block in self.progress.blocks])
         usual = losses[: min(_FIRST_STEPS, -(-len(losses) // 4))].max()
         kept = self.records.checkpoints.kept
@@ -323,7 +352,7 @@ class Run:
     def _stop_if_asked(self) -> None:
         if any(self.loop.sum_over_workers(self._is_stopping)):  # All stop at the same step.
             self._save()
-            raise TrainingInterruptedError(self.loop.step, self._newest_checkpoint)
+            raise TrainingInterruptedError(self.step, self._newest_checkpoint)
 
 
 def _next(steps: Sequence[int], after: int) -> int | None:

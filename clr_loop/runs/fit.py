@@ -1,4 +1,33 @@
-"""`fit`: a run from its first to its last epoch, with Keras callbacks, recorded and resumed."""
+"""`fit`: a run from its first to its last epoch, with Keras callbacks, recorded and resumed.
+
+The program is compiled, and that timed, before the first step. An epoch's seconds are those of its blocks of steps,
+each of which ends with its metrics on the host; validation, callbacks and files are not in them. As in Keras,
+validation sees the raw weights. Averages of the weights (`use_ema`) take their place after the last checkpoint.
+
+A loop that has taken steps already is trained on: the schedule goes on from its step, unless the options' first_step
+says otherwise, and the order of the data from its place. `model.stop_training = True` ends a run earlier, at the end of
+an epoch.
+
+Callbacks are called as by Keras' `fit`, but batch hooks once for each block of steps. Logs also hold `learning_rate`
+and, at an epoch's end, `epoch_seconds`. `params["schedule"]` is the schedule in force. A callback may raise `StopRun`.
+One that sets the learning rate is refused.
+
+A run directory holds config.json, history.csv, epochs.csv, result.json, the models, TensorBoard's events and the folder
+`checkpoints`. What was recorded after the checkpoint that a run is resumed from is undone and done again, to the same
+bit. Without a checkpoint the run starts afresh, with a warning. A finished run stays as it is: its result is returned,
+with a warning, unless more epochs are asked for.
+
+`fit` raises:
+    ValueError: if epochs is below 1, profile lies outside the run or has no run_dir, a callback is refused, or the
+        schedule returns another number of rates than steps, or one that is negative or not finite. On resuming: if
+        settings differ from the saved ones, fewer epochs are asked for than trained, a CSV file was changed, or no
+        checkpoint can hold all of the training's state (`TrainLoop.not_resumable`).
+    CheckpointError: if the newest checkpoint is of another run or version, or all are damaged.
+    OSError: if run_dir holds a run and `resume` is False, is in use, cannot be written to, or loses a file.
+    NonFiniteLossError: if a step's loss is NaN or infinite; what was recorded up to that step is kept.
+    NonFiniteError: if `val_loss`, or a variable at a checkpoint, is NaN or infinite, at the epoch's end.
+    TrainingInterruptedError: if a callback raised `StopRun`.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +49,10 @@ from clr_loop.data.arguments import checked_types
 from clr_loop.data.datasets import Examples
 from clr_loop.data.order import sha256_of
 from clr_loop.loop.loop import TrainLoop
-from clr_loop.loop.rates import checked_rates, momentum_attribute, momentums_of
+from clr_loop.loop.rates import checked_rates, momentums_of
 from clr_loop.runs import files as run_files
 from clr_loop.runs import progress, snapshots
-from clr_loop.runs.checkpoints import Checkpoint, read_variables, restore
+from clr_loop.runs.checkpoints import Checkpoint, Origin, read_variables, restore
 from clr_loop.runs.epochs import NonFiniteError, NonFiniteLossError, Run, StopRun, TrainingInterruptedError, rates_of
 from clr_loop.runs.models import save_model
 from clr_loop.runs.records import Progress, RunRecords, read_result
@@ -36,7 +65,6 @@ from clr_loop.runs.settings import (
     schedule_config,
     schedule_from_here,
 )
-from clr_loop.schedules import Schedule
 from clr_loop.schedules.checks import checked_choice, checked_integer, checked_number, checked_whole
 from clr_loop.schedules.for_keras import CyclicLR
 
@@ -79,6 +107,8 @@ class RunOptions:
         save_models: whether to write final.keras and, where there is one, best.keras and averaged.keras at the end.
         validate_every: batches from one validation to the next, beside that at each epoch's end. These are recorded in
             validations.csv and `TrainingResult.validations`. 0 adds none.
+        first_step: int, at least 0: the step of the schedule at which the run begins. None goes on from the loop's own
+            step, which is 0 for a loop that has not taken one; 0 begins the schedule anew.
         on_change: what to do on resuming if the schedule, or a version of what the result depends on, has changed.
             None: raise. "keep": take the saved schedule. "replace": take the given one, at the same step. "rebase":
             take the given one, its step 0 at the current step. More epochs are always allowed.
@@ -103,6 +133,7 @@ class RunOptions:
     average_from: float = 0.5
     save_models: bool = True
     validate_every: int = 0
+    first_step: int | None = None
     on_change: OnChange | None = None
     resume_from: int | None = None
     profile: tuple[int, int] | None = None
@@ -116,6 +147,8 @@ class RunOptions:
         if self.patience is not None:
             checked_whole("patience", self.patience)
         checked_whole("validate_every", self.validate_every, low=0)
+        if self.first_step is not None:
+            checked_whole("first_step", self.first_step, low=0)
         if self.on_change is not None:
             checked_choice("on_change", self.on_change, "keep", "replace", "rebase")
         if self.resume_from is not None:
@@ -138,89 +171,114 @@ def fit(
     options: RunOptions | None = None,
     verbose: progress.Verbose = "auto",
 ) -> TrainingResult:
-    """Train for a number of epochs, and evaluate after each.
-
-    The program is compiled, and that timed, before the first step. An epoch's seconds are those of its blocks of steps,
-    each of which ends with its metrics on the host; validation, callbacks and files are not in them. As in Keras,
-    validation sees the raw weights. Averages of the weights (`use_ema`) take their place after the last checkpoint.
-
-    Callbacks are called as by Keras' `fit`, but batch hooks once for each block of steps. Logs also hold
-    `learning_rate` and, at an epoch's end, `epoch_seconds`. `params["schedule"]` is the schedule in force. A callback
-    may raise `StopRun`. One that sets the learning rate is refused.
+    """Train for a number of epochs, evaluate after each, and keep a record; see this module for all that it does.
 
     Args:
-        loop: a loop that has not taken a step yet.
-        schedule: 0-based steps, int64 [n] → learning rates, float [n]: one of `clr_loop.schedules` or any function. If
-            it has a method `momentum_at` that returns floats [n], they are the momentums of these steps.
+        loop: a new one, or one that has taken steps: schedule and order of the data go on from its place.
+        schedule: 0-based steps, int64 [n] → learning rates, float [n]. If it has a method `momentum_at` that returns
+            floats [n], they are the momentums of these steps.
         validation: (inputs, targets[, sample_weight]), a dataset of batches, or None.
+        epochs: int, at least 1: further epochs; with `resume`, those of the whole run.
         test: like validation; it is looked at once, at the end, and chooses nothing.
-        epochs: int, at least 1. `model.stop_training = True` ends the run earlier, at the end of an epoch.
-        run_dir: where to write config.json, history.csv, epochs.csv, result.json, the models, TensorBoard's events and
-            the folder `checkpoints`; a directory that does not exist or is empty, unless `resume`. None writes nothing.
-        resume: go on from the newest whole checkpoint in run_dir, or the one that the options name. What was recorded
-            after it is undone and done again, to the same bit. Without a checkpoint the run starts afresh, with a
-            warning. A finished run stays as it is: its result is returned, with a warning, unless more epochs are asked
-            for.
-        options: see `RunOptions`.
-        verbose: 0 is silent; 1 shows a bar, what the schedule will do, and a line for each epoch; 2 shows the lines
-            alone; "auto" is 1 on a terminal and in a notebook, else 0.
-
-    Raises:
-        ValueError: if epochs is below 1, profile lies outside the run or has no run_dir, the loop has taken steps, a
-            callback is refused, or the schedule returns another number of rates than steps, or one that is negative or
-            not finite. On resuming: if settings differ from the saved ones, fewer epochs are asked for than trained, or
-            a CSV file was changed.
-        CheckpointError: if the newest checkpoint is of another run or version, or all are damaged.
-        OSError: if run_dir holds a run and `resume` is False, is in use, cannot be written to, or loses a file.
-        NonFiniteLossError: if a step's loss is NaN or infinite; what was recorded up to that step is kept.
-        NonFiniteError: if `val_loss`, or a variable at a checkpoint, is NaN or infinite, at the epoch's end.
-        TrainingInterruptedError: if a callback raised `StopRun`.
+        run_dir: a directory that does not exist or is empty, unless `resume`. None writes nothing.
+        resume: go on from the newest whole checkpoint in run_dir, or the one that the options name.
+        verbose: 0 is silent, 1 shows a bar and lines, 2 lines alone; "auto" is 1 on a terminal and in a notebook.
     """
     options = options or RunOptions()
+    run = _planned(loop, schedule, validation, epochs, options, resume, run_dir is not None)
+    with progress.shown(verbose) as shown, contextlib.ExitStack() as stack:
+        run.callbacks = [*shown, *callbacks]
+        _check_callbacks(run.callbacks)
+        tested = _as_arguments(test)
+        for data in (run.validation, tested):
+            _try(loop, data)
+        settings = _settings(run, options)
+        checkpoint = None
+        if run_dir is not None:
+            directory = stack.enter_context(run_files.claim(run_dir, resume=resume))
+            stack.enter_context(run_files.sole_use(directory))
+            checkpoint, result = _taken_up(run, options, directory, settings, resume)
+            if result is not None:
+                return result
+        started = time.perf_counter()
+        loop.compile(with_momentums=_has_momentums(run.schedule))
+        compile_seconds = time.perf_counter() - started
+        return _train(run, settings, checkpoint, partial(_finish, run, options, tested), compile_seconds)
+
+
+def _planned(
+    loop: TrainLoop,
+    schedule: ScheduleFn,
+    validation: Any,
+    epochs: int,
+    options: RunOptions,
+    resume: bool,
+    has_directory: bool,
+) -> Run:
+    """Return a run that nothing known is wrong with."""
     if options.resume_from is not None and not resume:
         raise ValueError(f"resume_from is {options.resume_from}, but the run is not resumed; give resume=True, too.")
-    every = loop.steps_per_epoch if options.checkpoint_every is None else options.checkpoint_every
-    validated, tested = (
-        (data,) if isinstance(data, tf.data.Dataset) else tuple(data or ()) for data in (validation, test)
-    )
-    profile = range(*(options.profile or (0, 0)))
     run = Run(
-        loop, schedule, validated, epochs, callbacks, every, options.validate_every, profile, options.monitor,
-        options.patience,
-    )  # fmt: skip
+        loop=loop,
+        schedule=schedule,
+        validation=_as_arguments(validation),
+        epochs=epochs,
+        checkpoint_every=loop.steps_per_epoch if options.checkpoint_every is None else options.checkpoint_every,
+        validate_every=options.validate_every,
+        profile=range(*(options.profile or (0, 0))),
+        monitor=options.monitor,
+        patience=options.patience,
+        first_step=loop.step if options.first_step is None else options.first_step,
+        origin=Origin(loop.step, loop.num_skipped),
+    )
     _set_lows(run, options)
-    _check(run, options, has_directory=run_dir is not None)
-    with progress.shown(verbose) as shown:
-        run.callbacks = [*shown, *callbacks]
-        for data in (validated, tested):
-            _try(loop, data)
-        finish = partial(_finish, run, options, tested)
-        settings = run_settings(loop, schedule, epochs, {**options.settings, "validation": _digest(validated)})
-        if run_dir is None:
-            return _train(run, settings, None, finish)
-        with run_files.claim(run_dir, resume=resume) as directory, run_files.sole_use(directory):
-            run.records = RunRecords(directory, loop, options.keep_checkpoints if every else 0, options.monitor)
-            checkpoint, saved = run.records.find(options.resume_from) if resume else (None, None)
-            if resume:
-                check_changes(saved or settings, settings, options.on_change)
-                if (result := _finished(run, options, directory, checkpoint, saved)) is not None:
-                    return result
-                if checkpoint is None:
-                    logging.warning("%s holds no checkpoint to go on from; the run starts afresh", directory)
-            if checkpoint is not None:
-                _go_back(run, checkpoint, options.on_change)
-                _set_lows(run, options)  # The schedule may be another one now.
-                settings["schedule"] = schedule_config(run.schedule)
-            return _train(run, settings, checkpoint, finish)
+    _check(run, options, has_directory)
+    return run
+
+
+def _as_arguments(data: Any) -> tuple[Any, ...]:
+    """Return examples or a dataset as arguments of `TrainLoop.evaluate`; () for none."""
+    return (data,) if isinstance(data, tf.data.Dataset) else tuple(data or ())
+
+
+def _settings(run: Run, options: RunOptions) -> dict[str, Any]:
+    own = {"validation": _digest(run.validation), "first_step": run.first_step}
+    return run_settings(run.loop, run.schedule, run.epochs, {**options.settings, **own})
+
+
+def _taken_up(
+    run: Run, options: RunOptions, directory: Path, settings: dict[str, Any], resume: bool
+) -> tuple[Checkpoint | None, TrainingResult | None]:
+    """Take a run to the checkpoint that it goes on from; return that, and the result if the run is finished."""
+    keep = options.keep_checkpoints if run.checkpoint_every else 0
+    run.records = RunRecords(directory, run.loop, keep, options.monitor)
+    if not resume:
+        return None, None
+    checkpoint, saved = run.records.find(options.resume_from)
+    if run.loop.not_resumable is not None:
+        raise ValueError(f"The run cannot be resumed exactly: {run.loop.not_resumable}. Start a new run.")
+    if options.first_step is None and saved:  # It is the loop's step when the run began.
+        settings["first_step"] = run.first_step = saved.get("first_step", 0)
+    check_changes(saved or settings, settings, options.on_change)
+    if (result := _finished(run, options, directory, checkpoint, saved)) is not None:
+        return checkpoint, result
+    if checkpoint is None:
+        logging.warning("%s holds no checkpoint to go on from; the run starts afresh", directory)
+        return None, None
+    _go_back(run, checkpoint, options.on_change)
+    _set_lows(run, options)  # The schedule may be another one now.
+    settings["schedule"] = schedule_config(run.schedule)
+    return checkpoint, None
 
 
 def _train(
-    run: Run, settings: dict[str, Any], checkpoint: Checkpoint | None, finish: Callable[[], dict[str, Any]]
+    run: Run,
+    settings: dict[str, Any],
+    checkpoint: Checkpoint | None,
+    finish: Callable[[], dict[str, Any]],
+    compile_seconds: float,
 ) -> TrainingResult:
     loop, records = run.loop, run.records
-    started = time.perf_counter()
-    loop.compile(with_momentums=_has_momentums(run.schedule))
-    compile_seconds = time.perf_counter() - started
     with (
         contextlib.nullcontext(Progress(monitor=run.monitor))
         if records is None
@@ -235,7 +293,7 @@ def _train(
             validations=run.progress.validations,
             compile_seconds=compile_seconds,
             num_examples=loop.num_examples,
-            num_skipped=loop.num_skipped,
+            num_skipped=loop.num_skipped - run.origin.num_skipped,
             weights_sha256=loop.weights_sha256(),
             device=loop.device,
             **last,
@@ -269,7 +327,7 @@ def _finish(run: Run, options: RunOptions, tested: tuple[Any, ...]) -> dict[str,
         keep("best")
     loop.restore(end)
     if records is not None and run.snapshot_steps:
-        num_done = sum(step <= loop.step for step in run.snapshot_steps)
+        num_done = sum(step <= run.step for step in run.snapshot_steps)
         rows = snapshots.evaluate(loop, records.directory, num_done, run.validation)
         run_files.write_csv(records.directory / f"{run_files.SNAPSHOTS}.csv", rows)
     return {"test": test, "is_timed": options.is_timed}
@@ -290,8 +348,7 @@ def _set_lows(run: Run, options: RunOptions) -> None:
     loop, num_steps = run.loop, run.num_batches
     if loop.options.average != "swa" and not options.snapshots:
         return  # A run may have very many cycles.
-    ends = run.schedule.cycle_ends(num_steps) if isinstance(run.schedule, Schedule) else None
-    every = [] if ends is None else ends.tolist()
+    every = run.cycle_ends() or []
     late = [end for end in every if end >= options.average_from * num_steps]
     if loop.options.average == "swa" and not late:
         raise ValueError(
@@ -312,8 +369,6 @@ def _check(run: Run, options: RunOptions, has_directory: bool) -> None:
     """Raise for whatever can be known to be wrong before anything is written."""
     loop, schedule, profile = run.loop, run.schedule, run.profile
     checked_whole("epochs", run.epochs)
-    if loop.position != 0:
-        raise ValueError(f"The loop has taken {loop.step} steps already; make a new one, and resume=True to go on.")
     if run.validate_every and not run.validation:
         raise ValueError(f"validate_every is {run.validate_every}, but there is no validation data; give validation.")
     _check_monitor(run, options)
@@ -331,14 +386,17 @@ def _check(run: Run, options: RunOptions, has_directory: bool) -> None:
     for name in loop.metric_names:
         if name in _TAKEN_NAMES or name.startswith(("val_", "averaged_")):
             raise ValueError(f"A metric has the name {name}, which the records use for something else; rename it.")
-    for callback in keras.tree.flatten(list(run.callbacks)):
+    first_two = run.first_step + np.arange(min(2, run.num_batches))
+    checked_rates(rates_of(schedule, first_two))
+    if _has_momentums(schedule):
+        loop.check_momentum()
+
+
+def _check_callbacks(callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    for callback in keras.tree.flatten(list(callbacks)):
         for kind, reason in _REFUSED.items():
             if isinstance(callback, kind):
                 raise ValueError(f"The callback {type(callback).__name__} cannot be used: {reason}")
-    first_two = np.arange(min(2, run.num_batches))
-    checked_rates(rates_of(schedule, first_two))
-    if _has_momentums(schedule):
-        momentum_attribute(loop.optimizer)
 
 
 def _try(loop: TrainLoop, data: tuple[Any, ...]) -> None:
@@ -405,7 +463,7 @@ def _go_back(run: Run, checkpoint: Checkpoint, on_change: OnChange | None) -> No
         asked = f"epochs is {run.epochs}, or {run.num_batches} batches"
         raise ValueError(f"{asked}, but {checkpoint.position} were trained already; give more epochs.")
     saved = checkpoint.manifest["settings"]["schedule"]
-    run.schedule = schedule_from_here(run.schedule, saved, on_change, checkpoint.step)
+    run.schedule = schedule_from_here(run.schedule, saved, on_change, run.first_step + checkpoint.step)
     columns = checkpoint.manifest["columns"]
     if columns is not None and ("momentum" in columns) != _has_momentums(run.schedule):
         raise ValueError(
@@ -413,3 +471,4 @@ def _go_back(run: Run, checkpoint: Checkpoint, on_change: OnChange | None) -> No
             "like the saved."
         )
     restore(run.loop, checkpoint)
+    run.origin = checkpoint.origin

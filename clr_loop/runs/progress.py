@@ -96,8 +96,11 @@ class EpochLines(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: D102
         epochs, steps = self.params["epochs"], self.params["steps"]
+        first = self.params["first_step"]
         if isinstance(self.params["schedule"], Schedule):
-            _print(str(describe(self.params["schedule"], epochs * steps, steps)))
+            _print(str(describe(self.params["schedule"], first + epochs * steps, steps)))
+        if first:
+            _print(f"the schedule goes on at step {first} (RunOptions(first_step=0) begins it anew)")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: D102
         metrics = dict(logs)

@@ -30,6 +30,7 @@ class Progress:
         epochs: a record for each whole epoch.
         validations: a record for each validation within an epoch.
         epoch_seconds, input_wait_seconds: of training in the epoch that is not whole yet; see `EpochRecord`.
+        batch_sizes: the examples of each step of the epoch that is not whole yet.
         monitor: the metric that epochs are rated by; see `result.rating`.
         is_best: whether the last whole epoch is better than all before it.
     """
@@ -41,6 +42,7 @@ class Progress:
     input_wait_seconds: float = 0.0
     monitor: str | None = None
     is_best: bool = False
+    batch_sizes: list[int] = field(default_factory=list)
     _best: float = -math.inf
     _sums: dict[str, float] = field(default_factory=dict)
     _num_examples: int = 0
@@ -59,6 +61,7 @@ class Progress:
             terms = values.astype(np.float64) * batch_sizes
             self._sums[name] = float(np.cumsum(np.concatenate([[self._sums.get(name, 0.0)], terms]))[-1])
         self._num_examples += int(batch_sizes.sum())
+        self.batch_sizes += batch_sizes.tolist()
 
     def logs(self) -> dict[str, float]:
         """Return the epoch's means so far, weighted by examples, and its last learning rate; {} before its first step.
@@ -76,6 +79,7 @@ class Progress:
         self.epochs.append(record)
         self._rate(record)
         self.epoch_seconds, self.input_wait_seconds, self._sums, self._num_examples = 0.0, 0.0, {}, 0
+        self.batch_sizes = []
 
     def _rate(self, record: EpochRecord) -> None:
         found = rating(record.metrics, self.monitor)
@@ -85,7 +89,7 @@ class Progress:
     def history(self) -> dict[str, NDArray[Any]]:
         """Return `step` int64 [n] and the metrics of all steps, float32 [n]."""
         columns = {name: np.concatenate([block[name] for block in self.blocks]) for name in self.blocks[0]}
-        return {"step": np.arange(len(columns["loss"])), **columns}
+        return {"step": np.arange(len(columns["learning_rate"])), **columns}
 
 
 class RunRecords:
@@ -142,7 +146,7 @@ class RunRecords:
         if checkpoint is None:
             run_files.clear(self.directory)
         else:
-            manifest = checkpoint.manifest
+            manifest, self.checkpoints.origin = checkpoint.manifest, checkpoint.origin
             self._growing.take_back(manifest["records"])
             progress, self._columns = self._read_progress(manifest), manifest["columns"]
             self.checkpoints.forget_later(checkpoint)
@@ -169,8 +173,7 @@ class RunRecords:
             begin = epochs[-1].step + 1 if epochs else 0
             del history["step"]
             progress.blocks.append({name: values[:begin] for name, values in history.items()})
-            # Only the last batch of an epoch may be short.
-            sizes = np.full(len(history["loss"]) - begin, self._loop.batch_size, np.int32)
+            sizes = np.array(manifest["batch_sizes"], np.int32)
             progress.add_steps({name: values[begin:] for name, values in history.items()}, sizes)
         return progress
 
@@ -206,6 +209,7 @@ class RunRecords:
             "columns": self._columns,
             "epoch_seconds": progress.epoch_seconds,
             "input_wait_seconds": progress.input_wait_seconds,
+            "batch_sizes": progress.batch_sizes,
             "records": self._growing.notes(),
         }
         is_whole_epoch = progress.epochs and not progress.epoch_seconds

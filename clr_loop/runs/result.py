@@ -218,7 +218,8 @@ class TrainingResult:
             "compiled": f"{self.compile_seconds:.2f} s",
         }
         cells = "".join(f"<tr><th>{html.escape(name)}</th><td>{value}</td></tr>" for name, value in rows.items())
-        charts = "".join(_chart(name, self.history[name]) for name in ("loss", "learning_rate"))
+        shown = [name for name in ("loss", "learning_rate") if name in self.history]
+        charts = "".join(_chart(name, self.history[name]) for name in shown)
         return f"<table>{cells}</table>{charts}"
 
     def to_json(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import clr_loop
 from clr_loop import schedules
-from clr_loop.loop import engine
+from clr_loop.loop import keras_private
 from clr_loop.loop.loop import TrainLoop
 
 ScheduleFn = Callable[[NDArray[np.int64]], ArrayLike]
@@ -39,7 +39,7 @@ def run_settings(loop: TrainLoop, schedule: ScheduleFn, epochs: int, settings: M
         "versions": versions(),
         "chosen": loop.chosen,
     }
-    return json.loads(json.dumps({**settings, **own}))
+    return json.loads(json.dumps({"first_step": loop.step, **settings, **own}))
 
 
 def loop_settings(loop: TrainLoop) -> dict[str, Any]:
@@ -62,9 +62,15 @@ def loop_settings(loop: TrainLoop) -> dict[str, Any]:
         "precision": model.dtype_policy.name,
         **dataclasses.asdict(loop.options),
         **{name: getattr(loop, name) for name in _OF_THE_LOOP},
-        "TF_ENABLE_ONEDNN_OPTS": int(engine.has_onednn()),  # By the name under which it is set.
+        "TF_ENABLE_ONEDNN_OPTS": int(keras_private.has_onednn()),  # By the name under which it is set.
     }
-    return json.loads(json.dumps(found, default=lambda value: f"{type(value).__module__}.{type(value).__qualname__}"))
+    return json.loads(json.dumps(found, default=_path_of))
+
+
+def _path_of(value: Any) -> str:
+    """Return where a function, or else a value's class, is defined."""
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _plain(value: Any) -> Any:

@@ -19,7 +19,7 @@ from clr_loop.data import AnyDataset, Dataset, Examples
 from clr_loop.data.arguments import checked_types
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.make_loop import FeedName, choose_feed, make_loop
-from clr_loop.loop.step import StepOptions
+from clr_loop.loop.options import StepOptions
 from clr_loop.runs import files as run_files
 from clr_loop.runs.fit import NonFiniteError, RunOptions, fit
 from clr_loop.runs.records import read_result
@@ -98,8 +98,7 @@ def run_arms(
         output_dir: an existing directory; the files of a run go to `<arm>/seed_<n>` in it.
         resume: whether to take the results of runs that are finished there instead of running them again. A run that
             was broken off goes on from its newest checkpoint, or starts anew without one.
-        skip_diverged: whether a run whose loss is no longer finite is left out of what is returned, in place of an
-            error.
+        skip_diverged: whether a run whose loss is no longer finite is left out, in place of an error.
         feed: see `choose_feed`.
         step_options, run_options: for every loop and every run; run_options without checkpoint_every saves none,
             and no models.
@@ -107,39 +106,40 @@ def run_arms(
         on_run: called with each run when it is finished.
 
     Raises:
-        ValueError: if the runs will not have the plan's measure; on resuming, if a finished run has other settings;
-            else as `TrainLoop` and `fit`.
+        ValueError: if the runs will not have the plan's measure; if a finished run has other settings.
     """
-    options = run_options or RunOptions()
-    digest = options.settings.get("dataset_sha256") or dataset.sha256()
-    settings = {"dataset": dataset.name, **options.settings, "dataset_sha256": digest}
-    every = options.checkpoint_every or 0
-    options = dataclasses.replace(options, checkpoint_every=every, save_models=False)
-    train_quietly = partial(fit, validation=dataset.validation, verbose=0)
+    options = _options(run_options or RunOptions(), dataset)
     loops = _make_loops(dataset, make_model, plan, feed, step_options)
     fresh = {size: loop.snapshot() for size, loop in loops.items()}
     runs: list[Run] = []
     for seed in plan.seeds:
         initial = start_of(make_model, seed)
         for arm in plan.arms:
-            loop, epochs = loops[arm.batch_size], plan.epochs_of(arm)
+            loop, run_dir = loops[arm.batch_size], output_dir / arm.directory / f"seed_{seed}"
             loop.restore(dataclasses.replace(fresh[arm.batch_size], **initial))
-            run_dir = output_dir / arm.directory / f"seed_{seed}"
-            of_arm = dataclasses.replace(options, settings={"arm": arm.label, **settings})
-            expected = run_settings(loop, arm.schedule, epochs, of_arm.settings)
+            of_arm = dataclasses.replace(options, settings={"arm": arm.label, **options.settings})
+            train = partial(fit, loop, arm.schedule, dataset.validation, epochs=plan.epochs_of(arm), verbose=0)
+            expected = run_settings(loop, arm.schedule, plan.epochs_of(arm), of_arm.settings)
             result = _finished(run_dir, expected) if resume else None
-            if result is None:
-                going_on = resume and _has_checkpoint(run_dir)
-                train = partial(train_quietly, epochs=epochs, options=of_arm, run_dir=run_dir, resume=going_on)
-                try:
-                    result = train(loop, arm.schedule, callbacks=make_callbacks(arm, seed))
-                except NonFiniteError:
-                    if not skip_diverged:
-                        raise
-                    continue
+            try:
+                if result is None:
+                    going_on, callbacks = resume and _has_checkpoint(run_dir), make_callbacks(arm, seed)
+                    result = train(options=of_arm, run_dir=run_dir, resume=going_on, callbacks=callbacks)
+            except NonFiniteError:
+                if not skip_diverged:
+                    raise
+                continue
             runs.append(Run(arm, seed, result))
             on_run(runs[-1])
     return runs
+
+
+def _options(options: RunOptions, dataset: AnyDataset) -> RunOptions:
+    """Return the options of every run: those that were given, without models, and with what tells the data."""
+    digest = options.settings.get("dataset_sha256") or dataset.sha256()
+    settings = {"dataset": dataset.name, **options.settings, "dataset_sha256": digest}
+    every = options.checkpoint_every or 0
+    return dataclasses.replace(options, settings=settings, checkpoint_every=every, save_models=False)
 
 
 def epoch_seconds(loop: TrainLoop) -> float:

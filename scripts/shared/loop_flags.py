@@ -78,13 +78,13 @@ def start() -> tf.distribute.Strategy | None:
     made: list[tf.distribute.Strategy | None] = []
 
     def prepare() -> None:
-        from clr_loop.loop import engine
+        from clr_loop.loop import strategies
 
         if FLAGS.logical_devices is not None:
-            engine.split_cpu(FLAGS.logical_devices)
+            strategies.split_cpu(FLAGS.logical_devices)
         if FLAGS.strategy == "multi_worker":
             workers.meet(workers.read_task(os.environ.get("TF_CONFIG")), os.environ.get("CLR_LOOP_TOKEN", ""))
-        made.append(engine.make_strategy(FLAGS.strategy))
+        made.append(strategies.make_strategy(FLAGS.strategy))
 
     terminal.start_tensorflow(prepare)
     return made[0]
@@ -94,9 +94,9 @@ def make_loop(
     dataset: AnyDataset, strategy: tf.distribute.Strategy | None, seed: int = 0, skip_non_finite: bool = False
 ) -> TrainLoop:
     """Make the loop that the flags ask for, and print in a line what was chosen and why."""
-    from clr_loop.loop import engine, make_loop
+    from clr_loop.loop import make_loop, strategies
 
-    with engine.scope(strategy, FLAGS.precision):
+    with strategies.scope(strategy, FLAGS.precision):
         model = model_flags.make_model(dataset, seed)
     options = model_flags.step_options(skip_non_finite)
     loop = make_loop.make_loop(model, dataset, FLAGS.batch_size, seed=seed, feed=FLAGS.feed, options=options)

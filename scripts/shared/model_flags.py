@@ -18,7 +18,7 @@ from shared import terminal
 if TYPE_CHECKING:
     import keras
 
-    from clr_loop.loop.step import StepOptions
+    from clr_loop.loop.options import StepOptions
 
 FLAGS = flags.FLAGS
 
@@ -205,7 +205,7 @@ def _multipliers() -> dict[str, float]:
 
 def step_options(skip_non_finite: bool = False) -> StepOptions:
     """Return how an update is made."""
-    from clr_loop.loop.step import StepOptions
+    from clr_loop.loop.options import StepOptions
 
     return StepOptions(
         jit_compile=_AUTO[FLAGS.jit_compile],

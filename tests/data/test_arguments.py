@@ -8,7 +8,7 @@ import pytest
 from clr_loop.data import Dataset, Examples
 from clr_loop.data.arguments import checked_types
 from clr_loop.loop.loop import TrainLoop
-from clr_loop.loop.step import StepOptions
+from clr_loop.loop.options import StepOptions
 from clr_loop.runs.fit import RunOptions, fit
 from clr_loop.studies.measures import Measure
 

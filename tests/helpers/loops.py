@@ -3,7 +3,7 @@
 import numpy as np
 
 from clr_loop.loop.loop import TrainLoop
-from clr_loop.loop.step import StepOptions
+from clr_loop.loop.options import StepOptions
 from helpers.keras_fit import BATCH_SIZE, EPOCHS, STEPS_PER_EPOCH, End, stream_of
 from helpers.kinds import Kind
 

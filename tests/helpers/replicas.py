@@ -6,9 +6,9 @@ import signal
 import keras
 import numpy as np
 
-from clr_loop.loop import engine, workers
+from clr_loop.loop import strategies, workers
 from clr_loop.loop.loop import TrainLoop
-from clr_loop.loop.step import StepOptions
+from clr_loop.loop.options import StepOptions
 from clr_loop.loop.stream import dataset_of_arrays
 from helpers.small import FEATURES, LABELS, classifier
 
@@ -19,15 +19,15 @@ MOMENTUMS = np.linspace(0.95, 0.85, 40)
 def strategy_of(name):
     """Make a strategy of this name; workers meet first."""
     if name == "mirrored":
-        engine.split_cpu(2)
+        strategies.split_cpu(2)
     if name == "multi_worker":
         workers.meet(workers.read_task(os.environ["TF_CONFIG"]), timeout_seconds=600)
-    return engine.make_strategy(name)
+    return strategies.make_strategy(name)
 
 
 def make_loop(strategy, way="arrays", batch_size=48, **options):
     """Return a loop over 200 examples: in batches of 48, of which the last has 8 examples."""
-    with engine.scope(strategy, "float32"):
+    with strategies.scope(strategy, "float32"):
         model = classifier(keras.optimizers.SGD(momentum=0.9))
     if way == "dataset":
         dataset_of = dataset_of_arrays((FEATURES, LABELS), 48, True)

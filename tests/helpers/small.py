@@ -7,7 +7,7 @@ import numpy as np
 from keras import layers
 
 from clr_loop.loop.loop import TrainLoop
-from clr_loop.loop.step import StepOptions
+from clr_loop.loop.options import StepOptions
 from clr_loop.loop.stream import dataset_of_arrays
 
 NUM_EXAMPLES = 200

@@ -2,7 +2,7 @@
 
 import pickle
 
-from clr_loop.loop.engine import make_strategy, split_cpu
+from clr_loop.loop.strategies import make_strategy, split_cpu
 from helpers.keras_fit import BATCH_SIZE, fit, make, rates_of
 from helpers.loops import loop_of, train
 

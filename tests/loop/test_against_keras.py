@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clr_loop.loop.engine import scope
+from clr_loop.loop.strategies import scope
 from helpers import kinds
 from helpers.keras_fit import BATCH_SIZE, EPOCHS, STEPS_PER_EPOCH, fit, fitted, make, rates_of
 from helpers.kinds import CLASSES, FEATURES, KINDS, Kind
@@ -217,18 +217,6 @@ def with_nan(array):
     return array
 
 
-class OwnStep(keras.Model):
-    def train_step(self, data):
-        return {"loss": 0.0}
-
-
-def own_step():
-    inputs = keras.Input((6,))
-    model = OwnStep(inputs, keras.layers.Dense(5)(inputs))
-    model.compile("sgd", kinds.from_logits())
-    return model
-
-
 def halving(rate=0.1):
     return keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(rate, 10, 0.5))
 
@@ -256,7 +244,6 @@ BAD = {
     "logits for a probability": (
         lambda: dense("binary_crossentropy", width=1), FEATURES, CLASSES > 2, "takes probabilities.*from_logits=True"
     ),
-    "a train_step of its own": (own_step, FEATURES, CLASSES, "train_step of its own.*compute_loss"),
     "a schedule": (lambda: dense("mse", optimizer=halving()), FEATURES, FEATURES[:, :5], "made with a schedule"),
     "no loss": (lambda: dense(None), FEATURES, CLASSES, "loss"),
     "inputs of another shape": (lambda: dense("mse", width=1), kinds.normal(4), FEATURES[:, :1], r"inputs.*4.*"),

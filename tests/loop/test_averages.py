@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from clr_loop.loop.step import StepOptions
+from clr_loop.loop.options import StepOptions
 from helpers.small import FEATURES, RATES, assert_same_weights, classifier, loop_of, with_dropout_and_batch_norm
 
 

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 from clr_loop.loop.loop import TrainLoop
-from clr_loop.loop.step import StepOptions
+from clr_loop.loop.options import StepOptions
 
 X = np.random.default_rng(0).normal(size=(1300, 6)).astype(np.float32)
 Y = (X.sum(axis=1) > 0).astype(np.int32)
@@ -60,14 +60,71 @@ def test_a_model_whose_examples_depend_on_each_other_or_on_chance_is_not_halved(
     assert not is_halved(loop)
 
 
-def test_a_gradient_that_is_0_in_theory_does_not_keep_a_batch_whole():
-    # The softmax of the attention does not change when all keys are shifted, so their bias has no gradient.
+def functional(make, shape=(6,)):
     keras.utils.set_random_seed(0)
-    inputs = keras.Input((3, 2))
-    outputs = layers.Dense(2)(layers.Flatten()(layers.MultiHeadAttention(1, 4)(inputs, inputs)))
-    model = keras.Model(inputs, outputs)
+    inputs = keras.Input(shape)
+    model = keras.Model(inputs, layers.Dense(2)(make(inputs)))
     model.compile(keras.optimizers.SGD(), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    assert is_halved(TrainLoop(model, X.reshape(-1, 3, 2), Y, batch_size=500))
+    return TrainLoop(model, X.reshape(-1, *shape), Y, batch_size=500, options=StepOptions(jit_compile=True))
+
+
+class OfTheUser(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.last = layers.Dense(2)
+
+    def call(self, x):
+        return self.last(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "expected"),
+    [
+        (lambda x: layers.Flatten()(layers.MultiHeadAttention(1, 4)(x, x)), (3, 2), True),
+        (lambda x: layers.Flatten()(layers.MultiHeadAttention(1, 4, dropout=0.1)(x, x)), (3, 2), False),
+        (lambda x: layers.Concatenate()([x, layers.LayerNormalization()(x)]), (6,), True),
+        (lambda x: keras.Sequential([layers.Dense(3, activation="relu")])(x), (6,), True),
+        (lambda x: x - keras.ops.mean(x, axis=0), (6,), False),
+        (lambda x: layers.Dense(3, activation=lambda x: x - keras.ops.mean(x, axis=0))(x), (6,), False),
+        (lambda x: layers.Softmax(axis=0)(x), (6,), False),
+        (lambda x: OfTheUser()(x), (6,), False),
+        (lambda x: layers.Dense(3, activity_regularizer="l2")(x), (6,), False),
+        (lambda x: layers.Dense(3, kernel_regularizer="l2")(x), (6,), True),
+        (lambda x: layers.Lambda(lambda x: x - keras.ops.mean(x, axis=0))(x), (6,), False),
+    ],
+    ids=["attention", "with_dropout", "layer_norm", "nested", "an_operation", "an_activation", "softmax_over_examples",
+         "a_users_model", "activity", "kernel", "lambda"],
+)  # fmt: skip
+def test_the_structure_decides_and_what_is_not_known_stays_whole(make, shape, expected):
+    assert is_halved(functional(make, shape)) == expected
+
+
+class PositivesOnly(keras.losses.Loss):
+    """Divides by the positives of the batch, of which each half has another number."""
+
+    def call(self, y, y_pred):
+        y = keras.ops.cast(y[:, None], "float32")
+        return keras.ops.sum(y * keras.ops.square(y_pred)) / (keras.ops.sum(y) + 1.0)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight"),
+        PositivesOnly(),
+        lambda y, y_pred: keras.ops.mean(keras.ops.square(y_pred)),
+    ],
+    ids=["ignore_class", "mean_with_sample_weight", "own_class", "own_function"],
+)
+def test_a_loss_that_is_not_known_to_be_a_mean_over_examples_stays_whole(loss):
+    assert not is_halved(loop_of(loss=loss, jit_compile=True))
+
+
+def test_a_layer_that_is_frozen_and_unfrozen_keeps_a_batch_whole():
+    norm = layers.BatchNormalization()
+    norm.trainable = False
+    assert not is_halved(loop_of(norm, jit_compile=True))
 
 
 def test_a_loss_that_is_a_sum_is_not_halved():
@@ -87,8 +144,3 @@ def test_a_loss_that_is_a_sum_is_not_halved():
 )
 def test_small_batches_parts_and_the_plain_graph_are_not_halved(arguments, expected):
     assert is_halved(loop_of(**arguments)) == expected
-
-
-def test_trying_the_halves_out_changes_nothing():
-    weights = [loop_of(layers.BatchNormalization(), halve_batches=wish).weights_sha256() for wish in (True, False)]
-    assert weights[0] == weights[1]

@@ -45,7 +45,7 @@ def test_what_enters_unscaled_is_warned_of_once(first, inputs, words, feed):
     assert len([each for each in caught if each.category is UserWarning]) == 1
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 @pytest.mark.parametrize("feed", ["resident", "stream"])
 @pytest.mark.parametrize(
     "first",

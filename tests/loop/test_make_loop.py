@@ -8,7 +8,7 @@ import tensorflow as tf
 from clr_loop.data import Dataset, Examples, StreamedDataset
 from clr_loop.loop import make_loop as rooms
 from clr_loop.loop.make_loop import choose_feed, make_loop
-from clr_loop.loop.step import StepOptions
+from clr_loop.loop.options import StepOptions
 from clr_loop.loop.stream import dataset_of_arrays
 from helpers.small import FEATURES, LABELS, assert_same_metrics, classifier
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from clr_loop.loop import engine
 from clr_loop.loop.batches import tensor_of
+from clr_loop.loop.choose import device
 from helpers.processes import run_code
 
 # Half a gigabyte of images, made on the fly.
@@ -72,4 +72,4 @@ def test_an_array_that_nobody_can_write_to_shares_its_memory_and_others_are_copi
         np.testing.assert_array_equal(tensor, expected[1:] if name == "shifted" else expected)
     memory.setflags(write=False)
     constant = memory[-memory.ctypes.data % 64 :][:1000]
-    assert np.shares_memory(np.asarray(tensor_of(constant)), constant) == engine.device().startswith("CPU")
+    assert np.shares_memory(np.asarray(tensor_of(constant)), constant) == device().startswith("CPU")

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from clr_loop.loop.loop import TrainLoop
-from clr_loop.loop.step import StepOptions
+from clr_loop.loop.options import StepOptions
 from helpers.small import FEATURES, LABELS, RATES, assert_same_weights, classifier, loop_of
 
 OPTIMIZERS = {

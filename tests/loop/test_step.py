@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clr_loop.loop.engine import scope
 from clr_loop.loop.loop import TrainLoop
-from clr_loop.loop.step import StepOptions
+from clr_loop.loop.options import StepOptions
+from clr_loop.loop.strategies import scope
 from helpers.small import (
     FEATURES,
     LABELS,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from clr_loop.loop.loop import TrainLoop
-from clr_loop.loop.step import StepOptions
+from clr_loop.loop.options import StepOptions
 from clr_loop.runs.fit import RunOptions, fit
 from clr_loop.schedules import Triangular
 from helpers.small import FEATURES, LABELS, loop_again, with_dropout_and_batch_norm

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import threading
 
 import keras
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from absl import logging
 
 from clr_loop.loop.loop import TrainLoop
-from clr_loop.loop.step import StepOptions
+from clr_loop.loop.options import StepOptions
 from clr_loop.runs import checkpoints
 from clr_loop.runs.checkpoints import CheckpointError, DamagedCheckpointError, RunCheckpoints
 from helpers.small import FEATURES, LABELS, classifier, compiled, loop_again, loop_of
@@ -280,3 +281,15 @@ def test_a_disk_that_is_full_is_one_line_and_what_was_saved_stays(loop, tmp_path
         save_at(writer, loop, 2)
     monkeypatch.undo()
     assert restore_newest(tmp_path, loop).step == 1
+
+
+def test_what_the_run_changes_while_the_checkpoint_is_written_is_not_in_it(tmp_path):
+    loop, sizes = loop_of(), [50, 50]
+    writer = RunCheckpoints(tmp_path, loop, keep=3)
+    writing = threading.Event()
+    writer._thread.submit(writing.wait)  # The thread that writes.
+    writer.save({}, {"batch_sizes": sizes})
+    sizes.append(50)
+    writing.set()
+    writer.settle()
+    assert json.loads((tmp_path / "step_0000000000" / "manifest.json").read_text())["batch_sizes"] == [50, 50]

@@ -11,7 +11,7 @@ import pytest
 from absl import logging
 
 from clr_loop import schedules
-from clr_loop.loop import engine
+from clr_loop.loop import keras_private
 from clr_loop.runs import checkpoints
 from clr_loop.runs import epochs as run_epochs
 from clr_loop.runs.checkpoints import CheckpointError, best_of
@@ -290,8 +290,8 @@ def test_all_that_a_result_depends_on_is_compared(line_loop, tmp_path, change, m
 
 def test_other_kernels_round_otherwise_and_are_refused(train, tmp_path, monkeypatch):
     train(tmp_path / "run", epochs=1)
-    now = not engine.has_onednn()
-    monkeypatch.setattr(engine, "has_onednn", lambda: now)
+    now = not keras_private.has_onednn()
+    monkeypatch.setattr(keras_private, "has_onednn", lambda: now)
     with pytest.raises(
         ValueError, match=rf"TF_ENABLE_ONEDNN_OPTS {1 - now}, now {now + 0}\. Give those settings again"
     ):

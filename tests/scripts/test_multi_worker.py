@@ -106,5 +106,5 @@ def test_two_logical_devices_train_from_the_command_line(npz, tmp_path):
     done = run_script("train.py", f"--dataset={npz}", *flags, f"--run_dir={tmp_path}/run")
     assert (done.returncode, done.stderr) == (0, "")
     assert "2 replicas of MirroredStrategy" in done.stdout
-    assert "several replicas share each batch" in done.stdout
+    assert "2 replicas of MirroredStrategy, feed resident (" in done.stdout
     assert "without XLA (it cannot compile the exchange between replicas)" in done.stdout

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from clr_loop.data import Examples, build_model, load
 from clr_loop.loop.loop import TrainLoop
-from clr_loop.loop.step import StepOptions
+from clr_loop.loop.options import StepOptions
 from clr_loop.runs.fit import RunOptions, StopRun, TrainingInterruptedError, fit
 from clr_loop.schedules import Constant, Triangular
 from clr_loop.studies import arms as arms_module

@@ -6,7 +6,7 @@ import pytest
 
 from clr_loop.data import Examples
 from clr_loop.loop.loop import TrainLoop
-from clr_loop.loop.step import StepOptions
+from clr_loop.loop.options import StepOptions
 from clr_loop.schedules import Constant
 from clr_loop.studies import noise_scale
 

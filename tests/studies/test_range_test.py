@@ -9,7 +9,7 @@ import pytest
 
 from clr_loop.data import Examples, build_model, load
 from clr_loop.loop.loop import TrainLoop
-from clr_loop.loop.step import StepOptions
+from clr_loop.loop.options import StepOptions
 from clr_loop.studies import range_test
 from clr_loop.studies.smoothing import first_divergence
 from clr_loop.studies.suggestions import NoSuggestionError, suggest

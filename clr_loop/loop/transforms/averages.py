@@ -6,14 +6,13 @@ weights at the lows of a cyclical rate, is from P. Izmailov et al., arXiv 1803.0
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from clr_loop.loop.engine import graph_function
+from clr_loop.loop.result import Update
 
 Average = float | Literal["swa"]
 
@@ -32,7 +31,9 @@ class Averages:
 
     def __init__(self, variables: Sequence[keras.Variable], average: Average) -> None:
         self._variables, self._average = variables, average
-        self.values = [tf.Variable(variable.value, trainable=False) for variable in variables]
+        # In a narrower type a step of the average would be rounded to nothing.
+        precise = [tf.cast(v.value, tf.float32) if v.value.dtype.size < 4 else v.value for v in variables]
+        self.values = [tf.Variable(value, trainable=False) for value in precise]
         self.count = 0
 
     @property
@@ -53,40 +54,27 @@ class Averages:
         momentum = tf.where(taken > 0, momentum, 1.0)
         for value, variable in zip(self.values, self._variables, strict=True):
             weight = tf.cast(momentum, value.dtype)
-            value.assign(weight * value + (1 - weight) * tf.convert_to_tensor(variable.value))
+            value.assign(weight * value + (1 - weight) * tf.cast(variable.value, value.dtype))
 
     def add(self) -> None:
         """Add the variables as they are now to the mean."""
         for value, variable in zip(self.values, self._variables, strict=True):
-            value.assign_add((tf.convert_to_tensor(variable.value) - value) / (self.count + 1))
+            value.assign_add((tf.cast(variable.value, value.dtype) - value) / (self.count + 1))
         self.count += 1
 
-
-def measure_statistics(
-    model: keras.Model, batches: Callable[[Callable[..., Any]], Iterator[Any]], forward: Callable[..., Any]
-) -> None:
-    """Measure what batch-norm layers average over batches anew: the mean over one pass.
-
-    Args:
-        model: the statistics are those of its weights as they are now.
-        batches: calls a function with each batch and its size, as `Feed.evaluate`.
-        forward: (batch, size) → anything; calls the model in training mode.
-    """
-    norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
-    if not norms:
-        return
-    own = [layer.momentum for layer in norms]
-    momentum = tf.Variable(0.0, trainable=False)
-    try:
-        for layer in norms:
-            layer.momentum = momentum
-        for i, _ in enumerate(batches(graph_function(forward))):
-            momentum.assign((i + 1) / (i + 2))  # So that each batch counts alike in the end.
-    finally:
-        for layer, value in zip(norms, own, strict=True):
-            layer.momentum = value
+    def put_in_place(self) -> None:
+        """Give the variables their averages."""
+        for value, variable in zip(self.values, self._variables, strict=True):
+            variable.assign(tf.cast(value, variable.dtype))
 
 
-def to_numpy(averages: Averages | None) -> list[np.ndarray]:
-    """Return the values on the host; [] without averages."""
-    return [] if averages is None else [value.numpy() for value in averages.values]
+def followed_by(update: Update, averages: Averages, optimizer: keras.optimizers.Optimizer) -> Update:
+    """Let the average follow each update."""
+
+    def both(gradients: Sequence[tf.Tensor | None]) -> tf.Tensor:
+        before = tf.identity(optimizer.iterations)
+        taken = update(gradients)
+        averages.follow(before, taken)
+        return taken
+
+    return both

@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from clr_loop.loop import engine
+from clr_loop.loop import choose, keras_private, strategies
 from clr_loop.loop.loop import TrainLoop
-from clr_loop.loop.step import StepOptions
+from clr_loop.loop.options import StepOptions
 from helpers.small import NUM_CLASSES, RATES, assert_same_metrics, classifier, compiled, loop_of
 
 IMAGES = np.random.default_rng(0).normal(size=(20, 8, 8, 1)).astype(np.float32)
@@ -20,7 +20,7 @@ CLASSES = np.arange(20) % NUM_CLASSES
 @pytest.fixture
 def on_a_cpu(monkeypatch):
     """Lets the choice be made as on a CPU, whatever this machine has."""
-    monkeypatch.setattr(engine, "device", lambda: "CPU:0")
+    monkeypatch.setattr(choose, "device", lambda: "CPU:0")
 
 
 class HiddenConvolution(layers.Layer):
@@ -175,17 +175,17 @@ def test_a_model_that_fails_by_itself_shows_its_own_error(jit_compile):
 def test_a_cpu_cannot_be_split_once_tensorflow_computes():
     tf.zeros(())
     with pytest.raises(ValueError, match="cannot be split into 2 logical devices any more"):
-        engine.split_cpu(2)
+        strategies.split_cpu(2)
     with pytest.raises(ValueError, match="logical_devices is 0; it must be at least 1"):
-        engine.split_cpu(0)
+        strategies.split_cpu(0)
 
 
 def test_one_device_needs_no_strategy_and_an_unknown_name_is_refused():
     if len(tf.config.list_logical_devices("GPU")) < 2:
-        assert engine.make_strategy("mirrored") is None
-    assert engine.make_strategy("none") is None
+        assert strategies.make_strategy("mirrored") is None
+    assert strategies.make_strategy("none") is None
     with pytest.raises(ValueError, match="There is no strategy 'x'; choose none, mirrored or multi_worker"):
-        engine.make_strategy("x")
+        strategies.make_strategy("x")
 
 
 def test_parameter_servers_are_refused_with_the_alternative():
@@ -194,12 +194,12 @@ def test_parameter_servers_are_refused_with_the_alternative():
             """Without the servers that the real one waits for."""
 
     with pytest.raises(ValueError, match=r"ParameterServerStrategy.*use MultiWorkerMirroredStrategy"):
-        engine.check_strategy(OfParameterServers())
+        strategies.check_strategy(OfParameterServers())
 
 
 def test_the_scope_puts_the_precision_back_after_an_error_too():
     def fail_inside():
-        with engine.scope(None, "mixed_bfloat16"):
+        with strategies.scope(None, "mixed_bfloat16"):
             assert keras.config.dtype_policy().name == "mixed_bfloat16"
             raise KeyError
 
@@ -211,11 +211,11 @@ def test_the_scope_puts_the_precision_back_after_an_error_too():
 def test_what_was_chosen_is_said_in_words():
     loop = loop_of(classifier(), jit_compile=False)
     assert loop.chosen == {
-        "device": engine.device(),
+        "device": choose.device(),
         "replicas": "one replica",
         "feed": "resident",
         "precision": "float32",
         "xla": "without XLA (as asked)",
-        "oneDNN": "on" if engine.has_onednn() else "off (TF_ENABLE_ONEDNN_OPTS=1 asks for it)",
+        "oneDNN": "on" if keras_private.has_onednn() else "off (TF_ENABLE_ONEDNN_OPTS=1 asks for it)",
     }
-    assert (loop.device, loop.num_workers) == (engine.device(), 1)
+    assert (loop.device, loop.num_workers) == (choose.device(), 1)

@@ -1,15 +1,13 @@
-"""What a step runs on: device, XLA or the plain graph, precision, strategy; chosen, with the reason in words."""
+"""One device or several: strategies, what they share out among their replicas, and workers that get lost."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import keras
 import tensorflow as tf
-from tensorflow.python.util import _pywrap_util_port
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -19,104 +17,8 @@ if keras.backend.backend() != "tensorflow":
 
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 
-_CONVOLUTIONS = {"Conv2D", "Conv3D", "Conv2DBackpropInput", "Conv3DBackpropInputV2", "DepthwiseConv2dNative"}
-
-
 # What an exchange between workers ends with when one of them is gone.
 LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError, tf.errors.CancelledError)
-
-
-def device() -> str:
-    """Return the device that TensorFlow computes on, for example `CPU:0`."""
-    return tf.zeros(()).device.rpartition("device:")[2]
-
-
-def has_onednn() -> bool:
-    """Return whether TensorFlow computes with oneDNN's kernels, which round otherwise than its own.
-
-    TensorFlow decides it once for a process: by TF_ENABLE_ONEDNN_OPTS, or else by the processor. It has no public name
-    for what it decided.
-    """
-    return bool(_pywrap_util_port.IsMklEnabled())
-
-
-def graph_function(function: Callable[..., Any], jit_compile: bool | None = None) -> Any:
-    """Return a `tf.function`, without AutoGraph and without a warning when a process makes many loops.
-
-    Each loop traces its own functions once. TensorFlow counts the traces of all loops together, for it knows functions
-    by their line, and advises against what it takes for retracing. It has no public way to say so.
-    """
-    made = tf.function(function, jit_compile=jit_compile, autograph=False)
-    made._omit_frequent_tracing_warning = True
-    return made
-
-
-def choose_xla(
-    model: keras.Model, wish: bool | Literal["auto"], forward: Callable[[], Any], device_name: str
-) -> tuple[bool, str]:
-    """Decide whether a step is compiled with XLA.
-
-    "auto" uses XLA except with several replicas, where a layer says that it does not support it, and on a CPU for
-    convolutions (100 times slower there) and random numbers such as dropout's (50 times slower). These are found in the
-    graph of the forward pass, so they are found inside any layer.
-
-    Args:
-        model: a built model.
-        wish: the option.
-        forward: runs the model on some inputs in training mode; it is traced, not run.
-        device_name: from `device`.
-
-    Returns:
-        The decision, and the reason in words.
-
-    Raises:
-        ValueError: if XLA is asked for with several replicas, or on a CPU for a model with convolutions.
-    """
-    num_replicas = model.distribute_strategy.num_replicas_in_sync
-    if num_replicas > 1:
-        if wish is True:
-            raise ValueError(
-                f"jit_compile is True with {num_replicas} replicas, but XLA cannot compile the exchange between them; "
-                "leave it out."
-            )
-        return False, "without XLA (it cannot compile the exchange between replicas)"
-    if wish is False:
-        return False, "without XLA (as asked)"
-    unable = [layer.name for layer in model._flatten_layers() if not layer.supports_jit]
-    operations = _operations(forward)
-    on_cpu = device_name.startswith("CPU")
-    if on_cpu and operations & _CONVOLUTIONS:
-        if wish is True:
-            raise ValueError(
-                "jit_compile is True for a model with convolutions on a CPU, where XLA is a hundred times slower; "
-                "leave it out."
-            )
-        return False, "without XLA (slow for convolutions on a CPU)"
-    if wish is True:
-        return True, "with XLA (as asked)"
-    if unable:
-        return False, f"without XLA (layer {unable[0]} does not support it)"
-    if on_cpu and any("Random" in name for name in operations):
-        return False, "without XLA (slow for random numbers, such as dropout's, on a CPU)"
-    return True, "with XLA"
-
-
-def check_cache(error: Exception) -> None:
-    """Raise OSError if it is not XLA that refuses a model, but its cache of programs that fails."""
-    refusals = (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)
-    is_cached = "persistent_cache" in os.environ.get("TF_XLA_FLAGS", "")
-    if is_cached and isinstance(error, tf.errors.OpError) and not isinstance(error, refusals):
-        raise OSError(
-            f"XLA's cache of programs failed ({error.message.splitlines()[0]}); free its disk, or go without it "
-            "(--noxla_cache for scripts; else remove it from TF_XLA_FLAGS)."
-        ) from error
-
-
-def _operations(forward: Callable[[], Any]) -> set[str]:
-    """Return the types of all operations in a function's graph, those of its loops and branches included."""
-    graph = graph_function(forward).get_concrete_function().graph.as_graph_def()
-    functions = [node for function in graph.library.function for node in function.node_def]
-    return {node.op for node in [*graph.node, *functions]}
 
 
 def split_cpu(num_devices: int) -> None:
@@ -233,3 +135,31 @@ def check_strategy(strategy: tf.distribute.Strategy) -> None:
             "The model was made for ParameterServerStrategy, whose workers do not wait for each other. This loop sums "
             "the gradients of every step over all replicas: use MultiWorkerMirroredStrategy."
         )
+
+
+def run_on_replicas(strategy: tf.distribute.Strategy, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in each replica, with its share of those arguments that are shared out."""
+    if strategy.num_replicas_in_sync == 1:
+        return function(*arguments)
+    return strategy.run(function, args=arguments)
+
+
+def share_out(nest: Any, strategy: tf.distribute.Strategy, axis: int) -> Any:
+    """Give each replica its share of the examples, which lie along an axis.
+
+    The shares are even, and none is empty while there is an example for each replica.
+    """
+    num_replicas = strategy.num_replicas_in_sync
+
+    def share(context: tf.distribute.experimental.ValueContext) -> Any:
+        def cut(x: tf.Tensor) -> tf.Tensor:
+            size, replica = int(x.shape[axis]), context.replica_id_in_sync_group
+            begin, end = size * replica // num_replicas, size * (replica + 1) // num_replicas
+            with tf.device("CPU"):
+                part = x[begin:end] if axis == 0 else x[:, begin:end]
+            with tf.device(strategy.extended.worker_devices[replica % len(strategy.extended.worker_devices)]):
+                return tf.identity(part)
+
+        return keras.tree.map_structure(cut, nest)
+
+    return strategy.experimental_distribute_values_from_function(share)

@@ -1,0 +1,179 @@
+"""Everything that reaches into names which Keras and TensorFlow keep private, so that a new version breaks here alone.
+
+`tests/loop/test_keras_private.py` has a test for each, which says in words what a version has moved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.models.functional import Functional
+from tensorflow.python.util import _pywrap_util_port
+
+
+def has_onednn() -> bool:
+    """Return whether TensorFlow computes with oneDNN's kernels, whose rounding differs from its own.
+
+    TensorFlow decides it once for a process: by TF_ENABLE_ONEDNN_OPTS, or else by the processor.
+    """
+    return bool(_pywrap_util_port.IsMklEnabled())
+
+
+def graph_function(function: Callable[..., Any], **options: Any) -> Any:
+    """Return a `tf.function`, without AutoGraph and without a warning when a process makes many loops.
+
+    Each loop traces its own functions once. TensorFlow counts the traces of all loops together, because it knows
+    functions by their line, and advises against what it takes for retracing.
+    """
+    made = tf.function(function, autograph=False, **options)
+    made._omit_frequent_tracing_warning = True
+    return made
+
+
+# --- What Keras' own train_step reads from a model ---
+
+
+def training_argument(model: keras.Model, training: bool) -> dict[str, bool]:
+    """Return the argument with which Keras calls a model: `training`, only where its `call` has that."""
+    return {"training": training} if model._call_has_training_arg else {}
+
+
+def call(model: keras.Model, x: Any, training: bool) -> Any:
+    """Call a model as Keras' `fit` does."""
+    return model(x, **training_argument(model, training))
+
+
+def compute_loss(model: keras.Model, batch: Any, y_pred: Any, training: bool) -> Any:
+    """Return what `compute_loss` does, with `training` only where an override has that argument."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+    return model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+
+
+def output_losses(model: keras.Model) -> list[keras.metrics.Metric]:
+    """Return the means in which a model with several losses keeps each; [] for one loss."""
+    return list(getattr(model._compile_loss, "metrics", []))
+
+
+def losses_called(model: keras.Model) -> list[keras.losses.Loss]:
+    """Return the loss of each output, as objects, once they are built; [] without compiled losses."""
+    return [each.loss for each in getattr(model._compile_loss, "_flat_losses", None) or []]
+
+
+def compiled_with(model: keras.Model) -> tuple[Any, ...]:
+    """Return what `compile` has made; a model that is compiled again has other objects."""
+    return model.optimizer, model._compile_loss, model._compile_metrics
+
+
+def carries_mask(y_pred: Any) -> bool:
+    """Return whether an output carries a mask, by which Keras weights the loss."""
+    return any(getattr(leaf, "_keras_mask", None) is not None for leaf in keras.tree.flatten(y_pred))
+
+
+def operations_of(model: keras.Model) -> list[keras.Operation] | None:
+    """Return what a `Sequential` or a `keras.Model(inputs, outputs)` is made of; None for a class of the user's own."""
+    if type(model) is keras.Sequential:
+        return list(model.layers)
+    return list(model.operations) if type(model) is Functional else None
+
+
+def layers_of(model: keras.Layer) -> list[keras.Layer]:
+    """Return a model, or a layer, and all layers inside it, nested ones too."""
+    return list(model._flatten_layers())
+
+
+def all_trainable(model: keras.Model) -> list[keras.Variable]:
+    """Return the variables that are trained, or would be if nothing were frozen: the optimizer has state for each."""
+    own = {id(variable) for layer in layers_of(model) for variable in layer._trainable_variables}
+    return [variable for variable in model.variables if id(variable) in own]
+
+
+# --- What an optimizer does in the graph ---
+
+
+def inner(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """Return the optimizer inside a `LossScaleOptimizer`, or the optimizer itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+@contextlib.contextmanager
+def summed_already(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
+    """Trace what stands inside with gradients that are summed already, in place of Keras' own sum over replicas.
+
+    Keras clips the gradients of each replica and sums them afterwards, which is not what one replica would do. It has
+    no argument that leaves the sum out.
+    """
+    optimizer = inner(optimizer)
+    own = optimizer._all_reduce_sum_gradients
+    optimizer._all_reduce_sum_gradients = list
+    try:
+        yield
+    finally:
+        optimizer._all_reduce_sum_gradients = own
+
+
+@contextlib.contextmanager
+def at_momentum(optimizer: keras.optimizers.Optimizer, name: str, momentum: tf.Tensor) -> Iterator[None]:
+    """Trace what stands inside with this momentum, a scalar float tensor, in the attribute `beta_1` or `momentum`.
+
+    Keras keeps it in a Python float, which a `tf.function` freezes when it is traced. Adam's bias correction then uses
+    the momentum of the step, `1 - beta_1 ** (step + 1)`, as Keras and PyTorch do when it is assigned from Python.
+    """
+    optimizer = inner(optimizer)
+    own = getattr(optimizer, name)
+    setattr(optimizer, name, momentum if name == "beta_1" else _HasMomentum(momentum))
+    try:
+        yield
+    finally:
+        setattr(optimizer, name, own)
+
+
+class _HasMomentum:
+    """A tensor to TensorFlow; to SGD and RMSprop, which ask in Python whether they have momentum at all: yes."""
+
+    def __init__(self, value: tf.Tensor) -> None:
+        self._value = value
+
+    def __tf_tensor__(self, dtype: tf.DType | None = None, name: str | None = None) -> tf.Tensor:
+        return self._value if dtype is None else tf.cast(self._value, dtype)
+
+    def __ne__(self, other: object) -> bool:
+        return True
+
+    def __gt__(self, other: object) -> bool:
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def rates_scaled(
+    optimizer: keras.optimizers.Optimizer, factors: Sequence[tuple[keras.Variable, float]]
+) -> Iterator[None]:
+    """Trace what stands inside with the learning rate of each variable times its factor.
+
+    Weight decay goes with the rate. A variable of factor 0 is not updated at all: some optimizers divide by the rate.
+    """
+    optimizer = inner(optimizer)
+    by_key = {optimizer._var_key(variable): factor for variable, factor in factors}
+    update_step, decay_weights, decay = optimizer.update_step, optimizer._apply_weight_decay, optimizer.weight_decay
+
+    def scaled_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
+        factor = by_key[optimizer._var_key(variable)]
+        if factor:
+            update_step(gradient, variable, learning_rate * factor)
+
+    def scaled_decay(variables: Sequence[keras.Variable]) -> None:
+        for variable in variables if decay is not None else ():
+            optimizer.weight_decay = decay * by_key[optimizer._var_key(variable)]
+            decay_weights([variable])
+        optimizer.weight_decay = decay
+
+    optimizer.update_step, optimizer._apply_weight_decay = scaled_step, scaled_decay
+    try:
+        yield
+    finally:
+        del optimizer.update_step, optimizer._apply_weight_decay

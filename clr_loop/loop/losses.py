@@ -1,0 +1,45 @@
+"""The losses of a batch, or of a part of one, as Keras computes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from clr_loop.loop import keras_private
+from clr_loop.loop.batches import Batch, num_examples_of
+from clr_loop.loop.result import Total, Values
+
+
+def losses_of(model: keras.Model, batch: Batch, y_pred: Any, total: Total, training: bool) -> Values:
+    """Return the `loss` and, of a model with several losses, that of each output, float32 [].
+
+    Args:
+        batch: a whole batch, or a part of one.
+        y_pred: the model's outputs for it.
+        total: None, or the number of examples of the whole batch. Then each loss is what these examples contribute to
+            the mean over all of them.
+    """
+    of_outputs = keras_private.output_losses(model)
+    for metric in of_outputs:  # Keras weights batches of them by a static shape, which may be unknown.
+        metric.reset_state()
+    loss = keras_private.compute_loss(model, batch, y_pred, training)
+    losses = {metric.name: tf.cast(metric.result(), tf.float32) for metric in of_outputs}
+    if total is not None:
+        _check_no_mask(y_pred)
+        share = tf.cast(num_examples_of(batch), tf.float32) / tf.cast(total, tf.float32)
+        losses = {name: share * value for name, value in losses.items()}
+        # Keras has divided it by the number of replicas.
+        loss = model.distribute_strategy.num_replicas_in_sync * share * tf.cast(loss, tf.float32)
+    return {**losses, "loss": tf.cast(loss, tf.float32)}
+
+
+def _check_no_mask(y_pred: Any) -> None:
+    """Refuse to split a masked batch: Keras averages over unmasked tokens, and each part has another number of them."""
+    if keras_private.carries_mask(y_pred):
+        raise ValueError(
+            "The model's output carries a mask, so its loss is a mean over the tokens that are not masked. Such a "
+            "batch cannot be split into equal shares: use accumulate=1 and one replica, or give the mask as "
+            "sample_weight."
+        )

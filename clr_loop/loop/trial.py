@@ -1,0 +1,127 @@
+"""What is found out about a model by trying it on a few examples, which leaves it as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from clr_loop.data.functions import guarded
+from clr_loop.loop import checks, keras_private
+from clr_loop.loop.batches import Batch
+from clr_loop.loop.result import Take
+from clr_loop.loop.state import kept
+
+# Examples that loss and metrics are tried on before anything is compiled.
+_TRIED = 32
+# Operations of `tf.random`, which keep their state to themselves.
+_DRAWS = {
+    "RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal", "ParameterizedTruncatedNormal",
+    "RandomShuffle", "RandomGamma", "RandomPoisson", "RandomPoissonV2", "Multinomial",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial has shown.
+
+    Attributes:
+        names: what each step records: "loss" and the compiled metrics, or the logs of a `train_step` of its own.
+        classes: for each array of targets, the number of classes that a sparse loss takes, or None.
+        operations: the types of all operations of the forward pass in training mode; of a whole `train_step` if it is
+            the model's own. Empty with several replicas.
+        others: variables that these read or change, and that belong to neither the model nor its optimizers.
+    """
+
+    names: tuple[str, ...]
+    classes: list[int | None]
+    operations: frozenset[str]
+    others: list[tf.Variable]
+
+    @property
+    def not_resumable(self) -> str | None:
+        """Why no checkpoint can hold all of the training's state, or None."""
+        draws = sorted(self.operations & _DRAWS)
+        if not draws:
+            return None
+        return (
+            f"the model draws from tf.random ({draws[0]}), whose state is inside TensorFlow; draw from keras.random "
+            "with a keras.random.SeedGenerator, which is saved"
+        )
+
+
+def try_out(model: keras.Model, batch: Batch) -> Trial:
+    """Build a compiled model, its losses, metrics and optimizer, and see whether they take such examples.
+
+    Args:
+        model: compiled.
+        batch: nests of arrays [n, …].
+
+    Raises:
+        ValueError: if they do not; see `checks`.
+    """
+    few = keras.tree.map_structure(lambda x: tf.convert_to_tensor(x[: _num_tried(model)]), batch)
+    with model.distribute_strategy.scope():
+        if not model.built:
+            symbols = keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape, x.dtype.name), few[0])
+            guarded(f"The model {model.name} fails on inputs of shape {checks.shapes(few[0])}", model, symbols)
+        model.optimizer.build(keras_private.all_trainable(model))
+        operations, variables = frozenset[str](), list[tf.Variable]()
+        if model.distribute_strategy.num_replicas_in_sync == 1:
+            operations, variables = _traced(lambda: checks.call_model(model, few[0], training=True))
+        others = _others(model, [model.optimizer], variables)
+        with kept([*model.variables, *others]):
+            classes = checks.check_targets(model, few)
+            checks.check_classes(batch, classes)
+            names = checks.build(model, few)
+    return Trial(names, classes, operations, others)
+
+
+def try_out_own(
+    model: keras.Model, take: Take, optimizers: Sequence[keras.optimizers.Optimizer], batch: Batch
+) -> Trial:
+    """Trace a `train_step` of the model's own, which builds the model and its optimizers; nothing is run."""
+    names: list[str] = []
+
+    def once(batch: Batch) -> Any:
+        result, _ = take(batch, None)
+        names.extend(result.metrics)
+        return result.metrics
+
+    tensors = keras.tree.map_structure(tf.convert_to_tensor, batch)
+    problem = f"The train_step of {type(model).__name__} fails on data of shape {checks.shapes(batch)}"
+    operations, variables = guarded(problem, _traced, lambda: once(tensors))
+    logged = dict.fromkeys(names)
+    return Trial(
+        tuple(checks.checked_name(name) for name in logged),
+        [None] * len(keras.tree.flatten(batch[1:2])),
+        operations,
+        _others(model, optimizers, variables),
+    )
+
+
+def _num_tried(model: keras.Model) -> int:
+    """Return how many examples a model is tried on: as many as it was made for, if that is fixed."""
+    inputs = keras.tree.flatten(getattr(model, "inputs", None) or [])
+    fixed = [tensor.shape[0] for tensor in inputs if tensor.shape and tensor.shape[0] is not None]
+    return fixed[0] if fixed else _TRIED
+
+
+def _traced(function: Any) -> tuple[frozenset[str], list[tf.Variable]]:
+    """Return the types of all operations of a function's graph, its loops and branches too, and its variables."""
+    graph = keras_private.graph_function(function).get_concrete_function().graph
+    definition = graph.as_graph_def()
+    functions = [node for function in definition.library.function for node in function.node_def]
+    return frozenset(node.op for node in [*definition.node, *functions]), list(graph.variables)
+
+
+def _others(
+    model: keras.Model, optimizers: Sequence[keras.optimizers.Optimizer], variables: Sequence[tf.Variable]
+) -> list[tf.Variable]:
+    of_metrics = [variable for metric in model.metrics for variable in metric.variables]  # Reset at each step.
+    of_optimizers = [variable for optimizer in optimizers for variable in optimizer.variables]
+    known = {variable.value.ref() for variable in [*model.variables, *of_metrics, *of_optimizers]}
+    return [variable for variable in variables if variable.ref() not in known]
