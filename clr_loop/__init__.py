@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from clr_loop.loop.feeds import Feed
     from clr_loop.loop.loop import TrainLoop
     from clr_loop.loop.options import StepOptions
-    from clr_loop.runs.fit import RunOptions, fit
+    from clr_loop.runs.fit import fit
     from clr_loop.runs.models import load_run
+    from clr_loop.runs.options import RunOptions
     from clr_loop.runs.snapshots import ensemble
     from clr_loop.schedules import (
         Constant,
@@ -59,8 +60,9 @@ _PLACES = {
     "clr_loop.loop.feeds": ("Feed",),
     "clr_loop.loop.loop": ("TrainLoop",),
     "clr_loop.loop.options": ("StepOptions",),
-    "clr_loop.runs.fit": ("RunOptions", "fit"),
+    "clr_loop.runs.fit": ("fit",),
     "clr_loop.runs.models": ("load_run",),
+    "clr_loop.runs.options": ("RunOptions",),
     "clr_loop.runs.snapshots": ("ensemble",),
     "clr_loop.schedules": (
         "Constant", "CosineRestarts", "Cyclic", "ExpRange", "ExponentialDecay", "ExponentialRamp", "LinearRamp",

@@ -11,7 +11,7 @@ small_cnn takes the first 10,000 images. JAX (with optax) and PyTorch take part 
 be trusted, nothing else may run on the machine.
 """
 
-import shared.early  # noqa: F401
+import clr_loop.commands.early  # noqa: F401
 
 # isort: split
 import dataclasses
@@ -26,11 +26,11 @@ from typing import Any
 from absl import flags
 from tqdm import tqdm
 
+from clr_loop.commands import output_flags, terminal
 from clr_loop.runs import files as run_files
-from clr_loop.studies.tables import markdown_table
+from clr_loop.studies.report.tables import markdown_table
 from contenders.loops import CONTENDERS, Job
 from contenders.turns import Measurement, measure_in_turns
-from shared import output_flags, terminal
 
 FLAGS = flags.FLAGS
 
@@ -211,8 +211,8 @@ def write(
     output_dir: Path, machine: dict[str, Any], texts: Sequence[str], cases: Sequence[Case], growth: Sequence[Case]
 ) -> None:
     """Write benchmark.md, benchmark.json and benchmark.png."""
-    from clr_loop.studies import plots  # Only here: the processes that are measured import this script too.
-    from clr_loop.studies.canvas import save
+    from clr_loop.studies.pictures import plots  # Only here: the processes that are measured import this script too.
+    from clr_loop.studies.pictures.canvas import save
 
     (output_dir / "benchmark.md").write_text("\n\n".join(texts) + "\n")
     content = {"machine": machine, "rounds": FLAGS.rounds, "cases": _to_json(cases), "growth": _to_json(growth)}

@@ -16,7 +16,7 @@ It writes into --output_dir: comparison.json, comparison.csv, report.md, picture
 
 from __future__ import annotations
 
-import shared.early  # noqa: F401
+import clr_loop.commands.early  # noqa: F401
 
 # isort: split
 import contextlib
@@ -30,15 +30,15 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from clr_loop import data, schedules
+from clr_loop.commands import arm_flags, loop_flags, model_flags, output_flags, processes, schedule_flags, terminal
 from clr_loop.runs.files import EVENTS_SUFFIX
-from shared import arm_flags, loop_flags, model_flags, output_flags, processes, schedule_flags, terminal
 
 if TYPE_CHECKING:
-    from clr_loop.studies.arms import Plan
-    from clr_loop.studies.effects import Arm, Run
-    from clr_loop.studies.measures import Measure
-    from clr_loop.studies.noise_scale import NoiseScale
-    from clr_loop.studies.tuning import Search
+    from clr_loop.studies.comparison.arms import Plan
+    from clr_loop.studies.comparison.effects import Arm, Run
+    from clr_loop.studies.comparison.measures import Measure
+    from clr_loop.studies.comparison.noise_scale import NoiseScale
+    from clr_loop.studies.comparison.tuning import Search
 
 FLAGS = flags.FLAGS
 
@@ -89,9 +89,10 @@ def main() -> None:
 def _compare(dataset: data.AnyDataset, output_dir: Path) -> Path:
     """Find what is to be found before the first run, run all, and report; return where TensorBoard's summary is."""
     with terminal.status("trying the model"):
-        from clr_loop.studies import report, tensorboard_report
-        from clr_loop.studies.arms import Plan
-        from clr_loop.studies.effects import compare
+        from clr_loop.studies.comparison.arms import Plan
+        from clr_loop.studies.comparison.effects import compare
+        from clr_loop.studies.report import files as report
+        from clr_loop.studies.report import tensorboard as tensorboard_report
 
         measure = _measure(dataset)
     found = arm_flags.Found(dataset, output_dir)
@@ -128,7 +129,7 @@ def _compare(dataset: data.AnyDataset, output_dir: Path) -> Path:
 
 def _measure(dataset: data.AnyDataset) -> Measure:
     """Return what arms are compared by, after a look at whether the model gives it."""
-    from clr_loop.studies.measures import Measure
+    from clr_loop.studies.comparison.measures import Measure
 
     measure = Measure(FLAGS.measure, FLAGS.higher_is_better, FLAGS.target)
     if FLAGS.target is None and measure.is_share:
@@ -145,7 +146,7 @@ def _with_schedules(plan: Plan, schedule_of: Callable[[Arm], schedules.Schedule]
 
 def _tune(held_out: data.Dataset, plan: Plan, found: arm_flags.Found, output_dir: Path) -> list[Search]:
     """Find the best rate of every arm on held-out examples."""
-    from clr_loop.studies import tuning
+    from clr_loop.studies.comparison import tuning
 
     centers = found.centers(held_out)
     output_flags.begin(output_dir, *_MADE)
@@ -166,7 +167,7 @@ def _tune(held_out: data.Dataset, plan: Plan, found: arm_flags.Found, output_dir
 
 
 def _tuned(plan: Plan, searches: Sequence[Search]) -> Plan:
-    from clr_loop.studies.tuning import at_rate
+    from clr_loop.studies.comparison.tuning import at_rate
 
     rates = {search.arm.label: search.best.learning_rate for search in searches}
     return _with_schedules(plan, lambda arm: at_rate(arm.schedule, rates[arm.label]))
@@ -174,7 +175,7 @@ def _tuned(plan: Plan, searches: Sequence[Search]) -> Plan:
 
 def _noise_scale(dataset: data.Dataset, plan: Plan, found: arm_flags.Found) -> NoiseScale:
     """Measure the gradient noise along a run of the first arm, with the seed of the trials."""
-    from clr_loop.studies import noise_scale, tuning
+    from clr_loop.studies.comparison import noise_scale, tuning
 
     arm = plan.arms[0]
 
@@ -231,9 +232,9 @@ def _run_seeds(
     is_told: bool = True,
 ) -> list[Run]:
     """Run every arm with these seeds, and say what each run gave."""
-    from clr_loop.runs.fit import RunOptions
+    from clr_loop.runs.options import RunOptions
     from clr_loop.runs.progress import ProgressBar
-    from clr_loop.studies.arms import run_arms
+    from clr_loop.studies.comparison.arms import run_arms
 
     def say_run(run: Run) -> None:
         if is_told:

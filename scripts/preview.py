@@ -8,18 +8,18 @@ It prints what train.py would print of the schedule, and draws it to preview.png
 other flags replaces the picture; nothing else in the folder is touched.
 """
 
-import shared.early  # noqa: F401
+import clr_loop.commands.early  # noqa: F401
 
 # isort: split
 import numpy as np
 from absl import flags
 from numpy.typing import NDArray
 
+from clr_loop.commands import model_flags, output_flags, schedule_flags, terminal
 from clr_loop.runs import files as run_files
 from clr_loop.schedules import describe
-from clr_loop.studies import plots
-from clr_loop.studies.canvas import save
-from shared import model_flags, output_flags, schedule_flags, terminal
+from clr_loop.studies.pictures import plots
+from clr_loop.studies.pictures.canvas import save
 
 FLAGS = flags.FLAGS
 

@@ -8,7 +8,7 @@ Example:
     python scripts/prove_resume.py --kills=20 --train_flags="--model=relu_mlp --epochs=100 --checkpoint_every=200"
 """
 
-import shared.early  # noqa: F401
+import clr_loop.commands.early  # noqa: F401
 
 # isort: split
 import random
@@ -21,8 +21,8 @@ from pathlib import Path
 
 from absl import flags
 
+from clr_loop.commands import output_flags, terminal
 from clr_loop.runs import files as run_files
-from shared import output_flags, terminal
 
 FLAGS = flags.FLAGS
 
@@ -51,7 +51,7 @@ def main() -> int:
         terminal.say("comparing weights, steps, epochs and TensorBoard's points")
         terminal.start_tensorflow()
         with terminal.status("comparing"):
-            from clr_loop.studies.identity import differences
+            from clr_loop.studies.comparison.identity import differences
 
             found = differences(whole, killed)
     terminal.say("\n".join([*found, f"kills: {num_kills}", f"bit-identical: {'no' if found else 'yes'}"]))

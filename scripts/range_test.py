@@ -12,7 +12,7 @@ exit code is 1 if the curves support no bounds.
 
 from __future__ import annotations
 
-import shared.early  # noqa: F401
+import clr_loop.commands.early  # noqa: F401
 
 # isort: split
 import contextlib
@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING
 from absl import flags
 from tqdm import tqdm
 
+from clr_loop.commands import loop_flags, model_flags, output_flags, terminal
 from clr_loop.data import AnyDataset
 from clr_loop.runs.files import EVENTS_SUFFIX
 from clr_loop.schedules import to_steps
-from shared import loop_flags, model_flags, output_flags, terminal
 
 if TYPE_CHECKING:
     from clr_loop.loop.loop import Metrics, TrainLoop
-    from clr_loop.studies.range_test import RangeTest
+    from clr_loop.studies.range_test.sweep import RangeTest
 
 FLAGS = flags.FLAGS
 
@@ -73,8 +73,8 @@ def main() -> int:
         strategy = loop_flags.start()
         with terminal.status("making the model and the loop"):
             from clr_loop.runs.settings import loop_settings
-            from clr_loop.studies import range_test
-            from clr_loop.studies.suggestions import Bounds
+            from clr_loop.studies.range_test import sweep as range_test
+            from clr_loop.studies.range_test.suggestions import Bounds
 
             loop = loop_flags.make_loop(dataset, strategy)
         tests = _sweep(loop, dataset, num_steps)
@@ -87,7 +87,7 @@ def main() -> int:
 
 
 def _sweep(loop: TrainLoop, dataset: AnyDataset, num_steps: int) -> list[RangeTest]:
-    from clr_loop.studies import range_test
+    from clr_loop.studies.range_test import sweep as range_test
 
     with tqdm(total=num_steps, unit="step", disable=None, leave=False, dynamic_ncols=True) as bar:
 

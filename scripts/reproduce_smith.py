@@ -14,7 +14,7 @@ It writes into --output_dir: report.md, smith.json, smith.png, and a folder for 
 
 from __future__ import annotations
 
-import shared.early  # noqa: F401
+import clr_loop.commands.early  # noqa: F401
 
 # isort: split
 import warnings
@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from clr_loop import data
-from shared import output_flags, terminal
+from clr_loop.commands import output_flags, terminal
 
 if TYPE_CHECKING:
-    from clr_loop.studies.effects import Run
+    from clr_loop.studies.comparison.effects import Run
     from clr_loop.studies.smith import Policy
 
 FLAGS = flags.FLAGS
@@ -87,11 +87,11 @@ def _run_all(dataset: data.Dataset, policies: Sequence[Policy], output_dir: Path
     """Run every policy with every seed, and say what each run gave."""
     from clr_loop.data.models import CAFFE_RATE_MULTIPLIERS, build_model
     from clr_loop.loop.options import StepOptions
-    from clr_loop.runs.fit import RunOptions
+    from clr_loop.runs.options import RunOptions
     from clr_loop.runs.progress import ProgressBar
     from clr_loop.studies import smith
-    from clr_loop.studies.arms import Plan, run_arms
-    from clr_loop.studies.effects import Arm
+    from clr_loop.studies.comparison.arms import Plan, run_arms
+    from clr_loop.studies.comparison.effects import Arm
 
     def say_run(run: Run) -> None:
         accuracy = run.result.final["val_accuracy"]

@@ -13,7 +13,7 @@ on, to the same last bit.
 
 from __future__ import annotations
 
-import shared.early  # noqa: F401
+import clr_loop.commands.early  # noqa: F401
 
 # isort: split
 import csv
@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from clr_loop.commands import loop_flags, model_flags, output_flags, schedule_flags, terminal
 from clr_loop.data import Dataset, hold_out
 from clr_loop.schedules import to_steps
-from shared import loop_flags, model_flags, output_flags, schedule_flags, terminal
 
 if TYPE_CHECKING:
     from clr_loop.runs.result import TrainingResult
@@ -127,7 +127,8 @@ def main() -> int | None:
     with loop_flags.claim(FLAGS.run_dir, FLAGS.resume) as run_dir:
         strategy = loop_flags.start()
         with terminal.status("making the model and the loop"):
-            from clr_loop.runs.fit import RunOptions, fit
+            from clr_loop.runs.fit import fit
+            from clr_loop.runs.options import RunOptions
 
             loop = loop_flags.make_loop(dataset, strategy, FLAGS.seed, skip_non_finite=FLAGS.on_non_finite == "skip")
         options = RunOptions(
@@ -149,9 +150,9 @@ def main() -> int | None:
 
 def _train(start: Callable[..., TrainingResult], run_dir: Path) -> int | None:
     """Train, write the curves, and say how it ended."""
+    from clr_loop.commands.callbacks import SignalWatch
     from clr_loop.runs import events
     from clr_loop.runs.fit import TrainingInterruptedError
-    from shared.callbacks import SignalWatch
 
     signals = SignalWatch()
     try:
@@ -169,8 +170,8 @@ def _train(start: Callable[..., TrainingResult], run_dir: Path) -> int | None:
         terminal.say(f"{stopped}\n{goes_on}")
         return 128 + signals.received
     with terminal.status("drawing"):
-        from clr_loop.studies import plots  # It brings Matplotlib, which nothing needs before.
-        from clr_loop.studies.canvas import save, to_png
+        from clr_loop.studies.pictures import plots  # It brings Matplotlib, which nothing needs before.
+        from clr_loop.studies.pictures.canvas import save, to_png
 
         curves = plots.training_curves(result)
         save(curves.together(), run_dir / "curves.png", FLAGS.figure_format)
@@ -195,9 +196,9 @@ def _train(start: Callable[..., TrainingResult], run_dir: Path) -> int | None:
 
 def _say_snapshots(run_dir: Path, settings: Mapping[str, Any]) -> None:
     """Print what each snapshot and each ensemble gave, and draw it."""
-    from clr_loop.studies import plots
-    from clr_loop.studies.canvas import save
-    from clr_loop.studies.tables import table_of
+    from clr_loop.studies.pictures import plots
+    from clr_loop.studies.pictures.canvas import save
+    from clr_loop.studies.report.tables import table_of
 
     with open(run_dir / "snapshots.csv", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -24,11 +24,12 @@ import keras
 
 from clr_loop.runs import files as run_files
 from clr_loop.schedules import Constant, ExponentialDecay, LinearRamp, Schedule, Triangular, Triangular2, join
-from clr_loop.studies import comparison_plots, report
-from clr_loop.studies.canvas import Format, save
-from clr_loop.studies.effects import Run, Sample, compare
-from clr_loop.studies.measures import Measure
-from clr_loop.studies.tables import table_of
+from clr_loop.studies.comparison.effects import Run, Sample, compare
+from clr_loop.studies.comparison.measures import Measure
+from clr_loop.studies.pictures import comparison as comparison_plots
+from clr_loop.studies.pictures.canvas import Format, save
+from clr_loop.studies.report import files as report
+from clr_loop.studies.report.tables import table_of
 
 _MEASURE = "val_accuracy"
 _GAMMA = 0.99994

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from clr_loop.commands import terminal
 from contenders.loops import CONTENDERS, Job
-from shared import terminal
 
 # Some libraries' threads spin on when their work is done, OpenBLAS' for 0.1 s; the next turn begins after that.
 _PAUSE_SECONDS = 0.2

@@ -9,8 +9,9 @@ from clr_loop.data import Dataset, Examples
 from clr_loop.data.arguments import checked_types
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.options import StepOptions
-from clr_loop.runs.fit import RunOptions, fit
-from clr_loop.studies.measures import Measure
+from clr_loop.runs.fit import fit
+from clr_loop.runs.options import RunOptions
+from clr_loop.studies.comparison.measures import Measure
 
 
 @checked_types

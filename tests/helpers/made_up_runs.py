@@ -4,7 +4,7 @@ import numpy as np
 
 from clr_loop.runs.result import EpochRecord, TrainingResult
 from clr_loop.schedules import Constant, Triangular
-from clr_loop.studies.effects import Arm, Run
+from clr_loop.studies.comparison.effects import Arm, Run
 
 CONSTANT, TRIANGULAR = Constant(0.1), Triangular(0.001, 0.006, 2000)
 ARMS = [

@@ -20,7 +20,7 @@ from unittest import mock
 LIMIT_SECONDS = 900
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["keras", "tensorflow", "clr_loop.runs.fit", "clr_loop.studies.report"])
+_CONTEXT.set_forkserver_preload(["keras", "tensorflow", "clr_loop.runs.fit", "clr_loop.studies.report.files"])
 
 
 def start_fork(streams, environment, directory, function, *arguments):

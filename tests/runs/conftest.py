@@ -6,7 +6,8 @@ import pytest
 
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.options import StepOptions
-from clr_loop.runs.fit import RunOptions, fit
+from clr_loop.runs.fit import fit
+from clr_loop.runs.options import RunOptions
 from clr_loop.schedules import Triangular
 from helpers.small import FEATURES, LABELS, loop_again, with_dropout_and_batch_norm
 

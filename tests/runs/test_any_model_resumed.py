@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from clr_loop.runs.fit import RunOptions, TrainingInterruptedError, fit
+from clr_loop.runs.fit import TrainingInterruptedError, fit
+from clr_loop.runs.options import RunOptions
 from clr_loop.runs.records import read_result
 from clr_loop.schedules import Triangular
-from clr_loop.studies.identity import differences
-from clr_loop.studies.range_test import run as sweep
+from clr_loop.studies.comparison.identity import differences
+from clr_loop.studies.range_test.sweep import run as sweep
 from helpers.runs import CrashError, crash_after, stop_at
 from helpers.small import classifier, loop_again, loop_of
 

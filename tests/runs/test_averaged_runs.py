@@ -6,10 +6,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import clr_loop
-from clr_loop.runs.fit import RunOptions, fit
+from clr_loop.runs.fit import fit
+from clr_loop.runs.options import RunOptions
 from clr_loop.runs.records import read_result
 from clr_loop.schedules import Constant, Triangular
-from clr_loop.studies.identity import differences
+from clr_loop.studies.comparison.identity import differences
 from helpers.runs import CrashError, crash_after
 from helpers.small import FEATURES, LABELS, assert_same_weights, loop_again, with_dropout_and_batch_norm
 

@@ -4,14 +4,15 @@ import shutil
 
 import pytest
 
-from clr_loop.studies.identity import differences
+from clr_loop.studies.comparison.identity import differences
 from helpers.processes import finish, start
 
 TRAIN = """
 import os, resource, sys, keras
 from helpers.runs import BatchEnd
 from helpers.small import FEATURES, LABELS, loop_of, with_dropout_and_batch_norm
-from clr_loop.runs.fit import RunOptions, fit
+from clr_loop.runs.fit import fit
+from clr_loop.runs.options import RunOptions
 from clr_loop.schedules import Triangular
 
 run_dir, resume, kill_at, limit = sys.argv[1], sys.argv[2] == "resume", int(sys.argv[3]), int(sys.argv[4])

@@ -12,7 +12,8 @@ import pytest
 import clr_loop
 from clr_loop.runs import models
 from clr_loop.runs.checkpoints import CheckpointError
-from clr_loop.runs.fit import RunOptions, fit
+from clr_loop.runs.fit import fit
+from clr_loop.runs.options import RunOptions
 from clr_loop.schedules import Constant, Triangular
 from helpers.runs import CrashError, crash_after
 from helpers.small import FEATURES, LABELS, classifier, loop_again, with_dropout_and_batch_norm

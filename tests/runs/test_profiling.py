@@ -1,7 +1,8 @@
 import pytest
 import tensorflow as tf
 
-from clr_loop.runs.fit import RunOptions, fit
+from clr_loop.runs.fit import fit
+from clr_loop.runs.options import RunOptions
 from clr_loop.schedules import Constant
 from helpers.runs import BatchEnd
 from helpers.small import loop_again

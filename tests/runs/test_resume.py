@@ -15,10 +15,11 @@ from clr_loop.loop import keras_private
 from clr_loop.runs import checkpoints
 from clr_loop.runs import epochs as run_epochs
 from clr_loop.runs.checkpoints import CheckpointError, best_of
-from clr_loop.runs.fit import NonFiniteLossError, RunOptions, TrainingInterruptedError, fit
+from clr_loop.runs.fit import NonFiniteLossError, TrainingInterruptedError, fit
+from clr_loop.runs.options import RunOptions
 from clr_loop.runs.records import read_result
 from clr_loop.runs.settings import schedule_config
-from clr_loop.studies.identity import differences
+from clr_loop.studies.comparison.identity import differences
 from helpers.runs import BatchEnd, CrashError, crash_after, stop_at
 from helpers.small import FEATURES, LABELS, loop_of
 

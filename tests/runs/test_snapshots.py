@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import clr_loop
-from clr_loop.runs.fit import RunOptions, fit
+from clr_loop.runs.fit import fit
+from clr_loop.runs.options import RunOptions
 from clr_loop.schedules import Constant, CosineRestarts
-from clr_loop.studies import plots
+from clr_loop.studies.pictures import plots
 from helpers.runs import CrashError, crash_after
 from helpers.small import FEATURES, LABELS, compiled, loop_again
 

@@ -8,7 +8,8 @@ from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups, plugin_data_pb2
 
 from clr_loop.runs.events import SummaryWriter, write_means, write_report
-from clr_loop.runs.fit import NonFiniteLossError, RunOptions, fit
+from clr_loop.runs.fit import NonFiniteLossError, fit
+from clr_loop.runs.options import RunOptions
 from clr_loop.schedules import ExpRange
 from helpers.small import FEATURES, LABELS, loop_again
 

@@ -7,8 +7,9 @@ import keras
 import numpy as np
 import pytest
 
-from clr_loop.runs.fit import RunOptions, fit
+from clr_loop.runs.fit import fit
 from clr_loop.runs.models import load_run
+from clr_loop.runs.options import RunOptions
 from clr_loop.schedules import Triangular
 from helpers.small import FEATURES, LABELS, assert_same_metrics, classifier, loop_of
 

@@ -13,7 +13,8 @@ from clr_loop import schedules
 from clr_loop.data import Examples
 from clr_loop.runs import epochs as run_epochs
 from clr_loop.runs import fit as run_fit
-from clr_loop.runs.fit import NonFiniteError, NonFiniteLossError, RunOptions, fit
+from clr_loop.runs.fit import NonFiniteError, NonFiniteLossError, fit
+from clr_loop.runs.options import RunOptions
 from clr_loop.runs.records import Progress, read_result
 from clr_loop.runs.result import EpochRecord, TrainingResult, higher_is_better
 from clr_loop.schedules import Constant, Triangular

@@ -5,10 +5,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from clr_loop.runs import files
-from clr_loop.runs.fit import RunOptions, fit
+from clr_loop.runs.fit import fit
+from clr_loop.runs.options import RunOptions
 from clr_loop.runs.records import read_result
 from clr_loop.schedules import Triangular
-from clr_loop.studies.identity import differences
+from clr_loop.studies.comparison.identity import differences
 from helpers.runs import CrashError, crash_after
 from helpers.small import FEATURES, LABELS, loop_again
 

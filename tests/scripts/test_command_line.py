@@ -11,10 +11,10 @@ import termios
 
 import pytest
 
-from clr_loop.studies.tables import markdown_table
+from clr_loop.commands import terminal
+from clr_loop.studies.report.tables import markdown_table
 from helpers import scripts
 from helpers.scripts import SCRIPTS, assert_one_line_error, run_script, succeed
-from shared import terminal
 
 NAMES = ["train.py", "compare_batch_sizes.py", "range_test.py", "preview.py", "benchmark.py", "prove_resume.py"]
 
@@ -118,7 +118,7 @@ def test_a_status_is_erased_from_a_terminal_and_never_written_to_a_file():
     code = f"""
 import sys
 sys.path.insert(0, {str(SCRIPTS)!r})
-from shared import terminal
+from clr_loop.commands import terminal
 with terminal.status("waiting"):
     terminal.say("a line meanwhile")
 """

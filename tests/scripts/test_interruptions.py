@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from clr_loop.studies.identity import differences
+from clr_loop.studies.comparison.identity import differences
 from helpers import processes
 from helpers.scripts import SCRIPTS
 from helpers.scripts import start_script as start
@@ -90,7 +90,7 @@ def test_stopped_without_checkpoints_it_says_that_there_is_nothing_to_go_on_from
 
 def test_a_second_ctrl_c_stops_at_once():
     code = (
-        "import os, signal, sys; sys.path.insert(0, sys.argv[1]); from shared.callbacks import SignalWatch;"
+        "import os, signal, sys; sys.path.insert(0, sys.argv[1]); from clr_loop.commands.callbacks import SignalWatch;"
         "watch = SignalWatch();"
         "os.kill(os.getpid(), signal.SIGINT); assert watch.received == signal.SIGINT;"
         "os.kill(os.getpid(), signal.SIGINT); print('still here')"

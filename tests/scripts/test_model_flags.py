@@ -9,8 +9,8 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
+from clr_loop.commands import model_flags
 from clr_loop.data import load
-from shared import model_flags
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from clr_loop.studies.identity import differences
+from clr_loop.studies.comparison.identity import differences
 from helpers.processes import finish, tf_configs
 from helpers.scripts import run_script, start_script
 

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.image import imread
 
 from clr_loop.schedules import OneCycle
-from clr_loop.studies import plots
+from clr_loop.studies.pictures import plots
 from helpers.scripts import SCRIPTS, run_script
 
 

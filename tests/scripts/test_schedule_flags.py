@@ -8,6 +8,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
+from clr_loop.commands import schedule_flags
 from clr_loop.runs.fit import fit
 from clr_loop.schedules import (
     Constant,
@@ -23,7 +24,6 @@ from clr_loop.schedules import (
     join,
 )
 from helpers import small
-from shared import schedule_flags
 
 
 @pytest.fixture

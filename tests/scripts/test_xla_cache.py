@@ -7,8 +7,8 @@ import os
 
 import pytest
 
+from clr_loop.commands import xla_cache
 from helpers.scripts import assert_one_line_error, run_script, succeed
-from shared import xla_cache
 
 
 @pytest.fixture

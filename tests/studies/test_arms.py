@@ -12,12 +12,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from clr_loop.data import Examples, build_model, load
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.options import StepOptions
-from clr_loop.runs.fit import RunOptions, StopRun, TrainingInterruptedError, fit
+from clr_loop.runs.fit import StopRun, TrainingInterruptedError, fit
+from clr_loop.runs.options import RunOptions
 from clr_loop.schedules import Constant, Triangular
-from clr_loop.studies import arms as arms_module
-from clr_loop.studies.arms import Plan, run_arms
-from clr_loop.studies.effects import Arm, compare
-from clr_loop.studies.measures import Measure
+from clr_loop.studies.comparison import arms as arms_module
+from clr_loop.studies.comparison.arms import Plan, run_arms
+from clr_loop.studies.comparison.effects import Arm, compare
+from clr_loop.studies.comparison.measures import Measure
 
 SCHEDULES = {"constant": Constant(0.1), "triangular": Triangular(0.001, 0.01, 4)}
 PLAIN = StepOptions(jit_compile=False)

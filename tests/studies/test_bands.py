@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from clr_loop.studies.bands import MOST_POINTS, training_bands, validation_bands
+from clr_loop.studies.pictures.bands import MOST_POINTS, training_bands, validation_bands
 from helpers.made_up_runs import ARMS, make_run
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from clr_loop.studies.canvas import Picture, save, to_png
+from clr_loop.studies.pictures.canvas import Picture, save, to_png
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from matplotlib.ticker import PercentFormatter
 
-from clr_loop.studies import comparison_plots as plots
-from clr_loop.studies.effects import compare
-from clr_loop.studies.measures import Measure
-from clr_loop.studies.tuning import Search, Trial
+from clr_loop.studies.comparison.effects import compare
+from clr_loop.studies.comparison.measures import Measure
+from clr_loop.studies.comparison.tuning import Search, Trial
+from clr_loop.studies.pictures import comparison as plots
 from helpers.made_up_runs import ARMS, make_run
 
 

@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from clr_loop.studies.effects import Effect, Sample, compare
-from clr_loop.studies.measures import Measure, is_share
+from clr_loop.studies.comparison.effects import Effect, Sample, compare
+from clr_loop.studies.comparison.measures import Measure, is_share
 from helpers.made_up_runs import ARMS, make_run, make_runs
 
 
@@ -200,6 +200,7 @@ def test_a_comparison_without_a_timed_seed_is_refused():
 
 
 def test_effects_and_plots_need_no_tensorflow():
-    code = "import sys, clr_loop.studies.effects, clr_loop.studies.plots; print('tensorflow' in sys.modules)"
+    modules = "clr_loop.studies.comparison.effects, clr_loop.studies.pictures.plots"
+    code = f"import sys, {modules}; print('tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -8,7 +8,7 @@ from clr_loop.data import Examples
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.options import StepOptions
 from clr_loop.schedules import Constant
-from clr_loop.studies import noise_scale
+from clr_loop.studies.comparison import noise_scale
 
 NUM, WIDTH, SPREAD = 20_000, 5, 3.0
 

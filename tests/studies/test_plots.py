@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from matplotlib.ticker import PercentFormatter
 
-from clr_loop.studies import plots
+from clr_loop.studies.pictures import plots
 from helpers.made_up_runs import ARMS, make_run
 
 

@@ -10,9 +10,9 @@ import pytest
 from clr_loop.data import Examples, build_model, load
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.options import StepOptions
-from clr_loop.studies import range_test
-from clr_loop.studies.smoothing import first_divergence
-from clr_loop.studies.suggestions import NoSuggestionError, suggest
+from clr_loop.studies.range_test import sweep as range_test
+from clr_loop.studies.range_test.smoothing import first_divergence
+from clr_loop.studies.range_test.suggestions import NoSuggestionError, suggest
 
 
 @pytest.fixture(scope="module")

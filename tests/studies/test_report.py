@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from clr_loop.studies import report
-from clr_loop.studies.effects import compare
-from clr_loop.studies.measures import Measure
+from clr_loop.studies.comparison.effects import compare
+from clr_loop.studies.comparison.measures import Measure
+from clr_loop.studies.report import files as report
 from helpers.made_up_runs import ARMS, make_runs
 
 ARTICLE = report.Context("mnist", "article_mlp")

@@ -9,11 +9,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from clr_loop.runs.result import EpochRecord
 from clr_loop.schedules import Constant
-from clr_loop.studies import report, scaling
-from clr_loop.studies.effects import Arm, compare
-from clr_loop.studies.measures import Measure
-from clr_loop.studies.noise_scale import NoiseScale
-from clr_loop.studies.tuning import Search, Trial
+from clr_loop.studies.comparison import scaling
+from clr_loop.studies.comparison.effects import Arm, compare
+from clr_loop.studies.comparison.measures import Measure
+from clr_loop.studies.comparison.noise_scale import NoiseScale
+from clr_loop.studies.comparison.tuning import Search, Trial
+from clr_loop.studies.report import files as report
 from helpers.made_up_runs import make_run
 
 SIZES = (32, 128, 512)

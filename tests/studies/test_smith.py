@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from clr_loop.runs.result import EpochRecord
-from clr_loop.studies import comparison_plots, smith
-from clr_loop.studies.effects import Arm
+from clr_loop.studies import smith
+from clr_loop.studies.comparison.effects import Arm
+from clr_loop.studies.pictures import comparison as comparison_plots
 from helpers.made_up_runs import make_run
 
 TABLE_1 = {policy.name: policy for policy in smith.policies()}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from clr_loop.studies.effects import compare
-from clr_loop.studies.statistics import (
+from clr_loop.studies.comparison.effects import compare
+from clr_loop.studies.comparison.statistics import (
     ALPHA,
     detectable_size,
     half_interval,

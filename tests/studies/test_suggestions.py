@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clr_loop.schedules import Triangular, describe
-from clr_loop.studies.suggestions import (
+from clr_loop.studies.range_test.suggestions import (
     Bounds,
     Curve,
     NoSuggestionError,

@@ -5,11 +5,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from clr_loop.studies import tensorboard_report
-from clr_loop.studies.canvas import to_png
-from clr_loop.studies.comparison_plots import comparison
-from clr_loop.studies.effects import compare
-from clr_loop.studies.noise_scale import NoiseScale
+from clr_loop.studies.comparison.effects import compare
+from clr_loop.studies.comparison.noise_scale import NoiseScale
+from clr_loop.studies.pictures.canvas import to_png
+from clr_loop.studies.pictures.comparison import comparison
+from clr_loop.studies.report import tensorboard as tensorboard_report
 from helpers.made_up_runs import ARMS, make_run
 
 VALUES = {100: (0.7, 0.8, 0.9), 2000: (0.5, 0.6, 0.8)}

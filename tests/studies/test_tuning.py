@@ -8,10 +8,10 @@ import pytest
 
 from clr_loop.data import Examples, build_model, hold_out, load
 from clr_loop.schedules import Constant, CosineRestarts, ExponentialRamp, OneCycle, Triangular
-from clr_loop.studies import tuning
-from clr_loop.studies.arms import Plan, run_arms
-from clr_loop.studies.effects import Arm, Run
-from clr_loop.studies.measures import Measure
+from clr_loop.studies.comparison import tuning
+from clr_loop.studies.comparison.arms import Plan, run_arms
+from clr_loop.studies.comparison.effects import Arm, Run
+from clr_loop.studies.comparison.measures import Measure
 from helpers.made_up_runs import make_run
 
 ARMS = [

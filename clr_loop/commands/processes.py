@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from shared import terminal
+from clr_loop.commands import terminal
 
 T = TypeVar("T")
 

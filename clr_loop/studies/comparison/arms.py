@@ -21,13 +21,14 @@ from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.make_loop import FeedName, choose_feed, make_loop
 from clr_loop.loop.options import StepOptions
 from clr_loop.runs import files as run_files
-from clr_loop.runs.fit import NonFiniteError, RunOptions, fit
+from clr_loop.runs.fit import NonFiniteError, fit
+from clr_loop.runs.options import RunOptions
 from clr_loop.runs.records import read_result
 from clr_loop.runs.result import TrainingResult
 from clr_loop.runs.settings import in_words, run_settings
 from clr_loop.schedules.checks import checked_whole
-from clr_loop.studies.effects import Arm, Run, check_grid
-from clr_loop.studies.measures import Measure
+from clr_loop.studies.comparison.effects import Arm, Run, check_grid
+from clr_loop.studies.comparison.measures import Measure
 
 MakeModel = Callable[[int], keras.Model]
 """seed → a fresh compiled model."""

@@ -11,15 +11,15 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from clr_loop.runs.result import TrainingResult, higher_is_better
-from clr_loop.studies import range_test
-from clr_loop.studies.bands import Band, validation_bands
-from clr_loop.studies.canvas import COLORS, Picture, about, finish, is_wide, show_range, style
-from clr_loop.studies.effects import Comparison, Run
-from clr_loop.studies.measures import in_words
-from clr_loop.studies.noise_scale import NoiseScale
-from clr_loop.studies.range_test import RangeTest
-from clr_loop.studies.smoothing import smooth
-from clr_loop.studies.tuning import Search, Trial
+from clr_loop.studies.comparison.effects import Comparison, Run
+from clr_loop.studies.comparison.measures import in_words
+from clr_loop.studies.comparison.noise_scale import NoiseScale
+from clr_loop.studies.comparison.tuning import Search, Trial
+from clr_loop.studies.pictures.bands import Band, validation_bands
+from clr_loop.studies.pictures.canvas import COLORS, Picture, about, finish, is_wide, show_range, style
+from clr_loop.studies.range_test import sweep as range_test
+from clr_loop.studies.range_test.smoothing import smooth
+from clr_loop.studies.range_test.sweep import RangeTest
 
 
 def pictures(

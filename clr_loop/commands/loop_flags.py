@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from clr_loop.commands import model_flags, output_flags, terminal
 from clr_loop.data import AnyDataset
 from clr_loop.loop import workers
 from clr_loop.runs import files as run_files
-from shared import model_flags, output_flags, terminal
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from clr_loop import data
+from clr_loop.commands import terminal
 from clr_loop.data import functions
-from shared import terminal
 
 if TYPE_CHECKING:
     import keras
@@ -61,7 +61,7 @@ flags.DEFINE_list(
     None,
     "0.9: the optimizer's momentum (sgd, rmsprop) or beta_1 (adam, adamw, nadam, lion). low,high, such as 0.85,0.95: "
     "it is cycled against the rate.",
-    module_name="shared.schedule_flags",  # Where --help lists it.
+    module_name="clr_loop.commands.schedule_flags",  # Where --help lists it.
 )
 flags.declare_key_flag("momentum")
 flags.DEFINE_bool("nesterov", None, "Nesterov's momentum (sgd).")

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from clr_loop.studies.measures import is_share
+from clr_loop.studies.comparison.measures import is_share
 
 Format = Literal["png", "svg", "pdf"]
 

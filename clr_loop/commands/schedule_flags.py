@@ -13,8 +13,8 @@ from absl import flags
 from numpy.typing import ArrayLike, NDArray
 
 from clr_loop import schedules
+from clr_loop.commands import model_flags, terminal
 from clr_loop.data import functions, sha256_of
-from shared import model_flags, terminal
 
 FLAGS = flags.FLAGS
 

@@ -26,26 +26,29 @@ from absl import flags, logging
 from tqdm import tqdm
 
 import clr_loop
+from clr_loop.commands import xla_cache
 from clr_loop.data.functions import in_one_line
 from clr_loop.runs import files as run_files
-from shared import xla_cache
 
 FLAGS = flags.FLAGS
 
 # Where errors are raised whose text needs no more: the scripts and the package.
-_OURS = (str(Path(__file__).parents[1]), str(Path(run_files.__file__).parents[1]))
+_OURS = (str(Path(sys.argv[0]).resolve().parent), str(Path(__file__).parents[1]))
 
 # What --help lists, in the order of use. --helpfull adds the other flags of these modules and of the script itself.
 _SCRIPT = "the script's own"
 _HELP = {
-    "Data and model": ("dataset", "model", "optimizer", "shared.model_flags"),
+    "Data and model": ("dataset", "model", "optimizer", "clr_loop.commands.model_flags"),
     "Schedule": (
         "schedule", "schedules", "learning_rate", "base_lr", "max_lr", "step_size", "num_steps",
-        "shared.schedule_flags", "shared.arm_flags",
+        "clr_loop.commands.schedule_flags", "clr_loop.commands.arm_flags",
     ),
-    "Run": ("batch_size", "batch_sizes", "epochs", "seed", "seeds", "tune", "resume", _SCRIPT, "shared.loop_flags"),
-    "Output": ("run_dir", "output_dir", "overwrite", "shared.output_flags"),
-    "Help": ("help", "helpfull", "shared.terminal"),
+    "Run": (
+        "batch_size", "batch_sizes", "epochs", "seed", "seeds", "tune", "resume", _SCRIPT,
+        "clr_loop.commands.loop_flags",
+    ),
+    "Output": ("run_dir", "output_dir", "overwrite", "clr_loop.commands.output_flags"),
+    "Help": ("help", "helpfull", "clr_loop.commands.terminal"),
 }  # fmt: skip
 _PLACES = [name for names in _HELP.values() for name in names]
 _HEADINGS = {name: heading for heading, names in _HELP.items() for name in names}

@@ -16,10 +16,10 @@ from clr_loop.runs import events
 from clr_loop.runs.events import Chart
 from clr_loop.runs.records import flat
 from clr_loop.runs.result import higher_is_better
-from clr_loop.studies.bands import RATES, Band, training_bands, validation_bands
-from clr_loop.studies.effects import Comparison
-from clr_loop.studies.measures import in_words
-from clr_loop.studies.noise_scale import NoiseScale
+from clr_loop.studies.comparison.effects import Comparison
+from clr_loop.studies.comparison.measures import in_words
+from clr_loop.studies.comparison.noise_scale import NoiseScale
+from clr_loop.studies.pictures.bands import RATES, Band, training_bands, validation_bands
 
 FOLDER = "report"
 """Where it is, in the directory of a comparison."""

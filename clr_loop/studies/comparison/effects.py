@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from clr_loop.data.arguments import checked_types
 from clr_loop.runs.result import Reached, TrainingResult
 from clr_loop.schedules import Schedule, describe
-from clr_loop.studies.measures import Measure
-from clr_loop.studies.statistics import (
+from clr_loop.studies.comparison.measures import Measure
+from clr_loop.studies.comparison.statistics import (
     ALPHA,
     detectable_size,
     half_interval,

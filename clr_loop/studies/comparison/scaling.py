@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from clr_loop.studies.effects import ArmSummary, Comparison
-from clr_loop.studies.noise_scale import NoiseScale
-from clr_loop.studies.tables import table_of
-from clr_loop.studies.tuning import Search
+from clr_loop.studies.comparison.effects import ArmSummary, Comparison
+from clr_loop.studies.comparison.noise_scale import NoiseScale
+from clr_loop.studies.comparison.tuning import Search
+from clr_loop.studies.report.tables import table_of
 
 _TARGET_NOTE = """\
 Medians over seeds of what it took until the first validation that reached the target. A seed that did not reach it

@@ -19,9 +19,9 @@ from clr_loop import schedules
 from clr_loop.data.arguments import checked_types
 from clr_loop.schedules import Schedule
 from clr_loop.schedules.checks import checked_whole
-from clr_loop.studies.arms import Plan
-from clr_loop.studies.effects import Arm, Run
-from clr_loop.studies.measures import Measure
+from clr_loop.studies.comparison.arms import Plan
+from clr_loop.studies.comparison.effects import Arm, Run
+from clr_loop.studies.comparison.measures import Measure
 
 SEED = 2**32 - 1
 """The seed of all trials. Compared runs take others."""

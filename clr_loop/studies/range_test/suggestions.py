@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from clr_loop.studies.smoothing import Values, first_divergence, running_average, smooth
+from clr_loop.studies.range_test.smoothing import Values, first_divergence, running_average, smooth
 
 DIVERGENCE_FACTOR = 4.0
 """A loss above this many times its best has diverged, unless another factor is given."""

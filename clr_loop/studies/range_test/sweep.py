@@ -23,10 +23,10 @@ from clr_loop.runs.result import higher_is_better
 from clr_loop.runs.settings import versions
 from clr_loop.schedules import ExponentialRamp, LinearRamp
 from clr_loop.schedules.checks import checked_choice, checked_integer, checked_number, checked_whole
-from clr_loop.studies import plots
-from clr_loop.studies.arms import MakeModel, start_of
-from clr_loop.studies.canvas import Format, about, save, to_png
-from clr_loop.studies.suggestions import DIVERGENCE_FACTOR, Bounds, Curve, NoSuggestionError, bounds, suggest
+from clr_loop.studies.comparison.arms import MakeModel, start_of
+from clr_loop.studies.pictures import plots
+from clr_loop.studies.pictures.canvas import Format, about, save, to_png
+from clr_loop.studies.range_test.suggestions import DIVERGENCE_FACTOR, Bounds, Curve, NoSuggestionError, bounds, suggest
 
 NUM_STEPS = 1000
 """The steps of a sweep unless told otherwise: 125 for each decade of the default range, enough for noisy curves."""

@@ -13,7 +13,17 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from clr_loop.runs.result import TrainingResult, higher_is_better
-from clr_loop.studies.canvas import COLORS, Picture, about, add_epochs, finish, is_wide, mosaic, new_figure, show_range
+from clr_loop.studies.pictures.canvas import (
+    COLORS,
+    Picture,
+    about,
+    add_epochs,
+    finish,
+    is_wide,
+    mosaic,
+    new_figure,
+    show_range,
+)
 
 _RATES = ("learning_rate", "learning_rate_log", "momentum")
 

@@ -10,14 +10,16 @@ from typing import Any, Literal
 
 from clr_loop.runs import files as run_files
 from clr_loop.schedules import Constant, Triangular
-from clr_loop.studies import comparison_plots, scaling, tensorboard_report
-from clr_loop.studies.canvas import Format, save, to_png
-from clr_loop.studies.effects import Comparison, Effect, Run
-from clr_loop.studies.measures import Measure
-from clr_loop.studies.noise_scale import NoiseScale
-from clr_loop.studies.range_test import RangeTest
-from clr_loop.studies.tables import table_of
-from clr_loop.studies.tuning import Search
+from clr_loop.studies.comparison import scaling
+from clr_loop.studies.comparison.effects import Comparison, Effect, Run
+from clr_loop.studies.comparison.measures import Measure
+from clr_loop.studies.comparison.noise_scale import NoiseScale
+from clr_loop.studies.comparison.tuning import Search
+from clr_loop.studies.pictures import comparison as comparison_plots
+from clr_loop.studies.pictures.canvas import Format, save, to_png
+from clr_loop.studies.range_test.sweep import RangeTest
+from clr_loop.studies.report import tensorboard as tensorboard_report
+from clr_loop.studies.report.tables import table_of
 
 # "Implementing Cyclic Learning Rates in Keras": (batch size, schedule) → training seconds, validation accuracy.
 ARTICLE_EPOCHS = 15

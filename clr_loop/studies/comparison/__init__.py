@@ -1,0 +1,1 @@
+"""Arms of runs, their measures and effects."""

@@ -1,0 +1,1 @@
+"""What a comparison says: tables, the report, TensorBoard."""
