@@ -31,7 +31,7 @@ from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.state import Snapshot
 from clr_loop.runs import files as run_files
 from clr_loop.runs.files import MANIFEST, VARIABLES
-from clr_loop.runs.result import rating
+from clr_loop.runs.result import Best
 from clr_loop.runs.settings import in_words, loop_settings
 
 _FORMAT = 3
@@ -237,10 +237,11 @@ def best_of(checkpoints: list[Checkpoint], monitor: str | None = None) -> Checkp
     Raises:
         ValueError: if none was saved at the end of an epoch with validation.
     """
-    rated = [(found, c) for c in checkpoints if (found := rating(c.manifest["metrics"], monitor)) is not None]
-    if not rated:
+    best = Best(monitor)
+    better = [checkpoint for checkpoint in checkpoints if best.is_better(checkpoint.manifest["metrics"])]
+    if not better:
         raise ValueError("No checkpoint was saved at the end of an epoch with validation; save one each epoch.")
-    return max(rated, key=lambda pair: pair[0])[1]
+    return better[-1]
 
 
 def restore(loop: TrainLoop, checkpoint: Checkpoint) -> None:
@@ -291,6 +292,13 @@ def read_variables(
             return [_like(arrays[f"{of}.{i}"], variable) for i, variable in enumerate(variables)]
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"The checkpoint {checkpoint.directory} cannot be read: {error}.") from error
+
+
+def load_weights(model: keras.Model, checkpoint: Checkpoint) -> None:
+    """Give a model the weights of a checkpoint. Raises as `read_variables` does; the model is unchanged then."""
+    arrays = read_variables(checkpoint, "model", model.variables)
+    for variable, array in zip(model.variables, arrays, strict=True):
+        variable.assign(array)
 
 
 def _like(array: np.ndarray, variable: Any) -> np.ndarray:

@@ -101,9 +101,9 @@ class SummaryWriter:
         self._train.flush()
 
     @_os_errors()
-    def add_epoch(self, step: int, epoch_seconds: float) -> None:
-        """Write an epoch's seconds to `train/`."""
-        self._train.add(step, _scalars({"epoch_seconds": epoch_seconds}))
+    def add_scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Write values by their tags to `train/`."""
+        self._train.add(step, _scalars(values))
         self._train.flush()
 
     @_os_errors()

@@ -34,53 +34,31 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from clr_loop.data.arguments import checked_types
 from clr_loop.data.datasets import Examples
 from clr_loop.data.order import sha256_of
 from clr_loop.loop.loop import TrainLoop
-from clr_loop.loop.rates import checked_rates, momentums_of
+from clr_loop.runs import checks, progress, snapshots
 from clr_loop.runs import files as run_files
-from clr_loop.runs import progress, snapshots
-from clr_loop.runs.checkpoints import Checkpoint, Origin, read_variables, restore
-from clr_loop.runs.epochs import NonFiniteError, NonFiniteLossError, Run, StopRun, TrainingInterruptedError, rates_of
+from clr_loop.runs.actions import actions_of
+from clr_loop.runs.checkpoints import Checkpoint, Origin, load_weights
+from clr_loop.runs.errors import NonFiniteError, NonFiniteLossError, StopRun, TrainingInterruptedError
 from clr_loop.runs.models import save_model
 from clr_loop.runs.options import RunOptions
-from clr_loop.runs.records import Progress, RunRecords, read_result
-from clr_loop.runs.result import TrainingResult
-from clr_loop.runs.settings import (
-    OnChange,
-    ScheduleFn,
-    check_changes,
-    run_settings,
-    schedule_config,
-    schedule_from_here,
-)
-from clr_loop.schedules.checks import checked_whole
-from clr_loop.schedules.for_keras import CyclicLR
+from clr_loop.runs.records import Progress, RunRecords
+from clr_loop.runs.result import Best, TrainingResult
+from clr_loop.runs.resuming import take_up
+from clr_loop.runs.run import Run
+from clr_loop.runs.settings import ScheduleFn, run_settings
 
-__all__ = ["NonFiniteError", "NonFiniteLossError", "RunOptions", "StopRun", "TrainingInterruptedError", "fit"]
-
-# As many as `TrainLoop.evaluate` takes at once, so that its program need not be traced again.
-_TRIED = 1000
-
-_ASSIGNED = "fit assigns the rate of its schedule at every step"
-_REFUSED = {
-    keras.callbacks.LearningRateScheduler: f"{_ASSIGNED}; give it the schedule instead.",
-    keras.callbacks.ReduceLROnPlateau: f"{_ASSIGNED}, so a rate that a callback sets is lost.",
-    CyclicLR: f"{_ASSIGNED}; give it the callback's `schedule` instead.",
-    keras.callbacks.BackupAndRestore: "fit saves checkpoints of its own; use run_dir and resume=True.",
-}
-_TAKEN_NAMES = ("step", "epoch", "learning_rate", "momentum", "epoch_seconds", "input_wait_seconds")
+__all__ = ["NonFiniteError", "NonFiniteLossError", "StopRun", "TrainingInterruptedError", "fit"]
 
 
 @checked_types
@@ -111,55 +89,28 @@ def fit(
         verbose: 0 is silent, 1 shows a bar and lines, 2 lines alone; "auto" is 1 on a terminal and in a notebook.
     """
     options = options or RunOptions()
-    run = _planned(loop, schedule, validation, epochs, options, resume, run_dir is not None)
+    run = _planned(loop, schedule, _as_arguments(validation), epochs, options)
+    checks.check_run(run, options, run_dir is not None, resume)
     with progress.shown(verbose) as shown, contextlib.ExitStack() as stack:
-        run.callbacks = [*shown, *callbacks]
-        _check_callbacks(run.callbacks)
-        tested = _as_arguments(test)
-        for data in (run.validation, tested):
-            _try(loop, data)
-        settings = _settings(run, options)
-        checkpoint = None
+        callbacks = [*shown, *callbacks]
+        checks.check_callbacks(callbacks)
+        for data in (run.validation, _as_arguments(test)):
+            checks.try_evaluation(loop, data)
+        settings, checkpoint = _settings(run, options), None
         if run_dir is not None:
             directory = stack.enter_context(run_files.claim(run_dir, resume=resume))
             stack.enter_context(run_files.sole_use(directory))
-            checkpoint, result = _taken_up(run, options, directory, settings, resume)
-            if result is not None:
-                return result
+            run.records = _records(run, directory, options)
+            if resume:
+                checkpoint, result = take_up(run, run.records, options, settings)
+                if result is not None:
+                    return result
         started = time.perf_counter()
-        loop.compile(with_momentums=_has_momentums(run.schedule))
+        loop.compile(with_momentums=checks.has_momentums(run.schedule))
         compile_seconds = time.perf_counter() - started
-        return _train(run, settings, checkpoint, partial(_finish, run, options, tested), compile_seconds)
-
-
-def _planned(
-    loop: TrainLoop,
-    schedule: ScheduleFn,
-    validation: Any,
-    epochs: int,
-    options: RunOptions,
-    resume: bool,
-    has_directory: bool,
-) -> Run:
-    """Return a run that nothing known is wrong with."""
-    if options.resume_from is not None and not resume:
-        raise ValueError(f"resume_from is {options.resume_from}, but the run is not resumed; give resume=True, too.")
-    run = Run(
-        loop=loop,
-        schedule=schedule,
-        validation=_as_arguments(validation),
-        epochs=epochs,
-        checkpoint_every=loop.steps_per_epoch if options.checkpoint_every is None else options.checkpoint_every,
-        validate_every=options.validate_every,
-        profile=range(*(options.profile or (0, 0))),
-        monitor=options.monitor,
-        patience=options.patience,
-        first_step=loop.step if options.first_step is None else options.first_step,
-        origin=Origin(loop.step, loop.num_skipped),
-    )
-    _set_lows(run, options)
-    _check(run, options, has_directory)
-    return run
+        with _opened(run, checkpoint, settings, options) as run.progress:
+            run.train(actions_of(run, options), callbacks)
+            return _finish(run, options, _as_arguments(test), settings, compile_seconds)
 
 
 def _as_arguments(data: Any) -> tuple[Any, ...]:
@@ -167,81 +118,74 @@ def _as_arguments(data: Any) -> tuple[Any, ...]:
     return (data,) if isinstance(data, tf.data.Dataset) else tuple(data or ())
 
 
+def _planned(
+    loop: TrainLoop, schedule: ScheduleFn, validation: tuple[Any, ...], epochs: int, options: RunOptions
+) -> Run:
+    first_step = loop.step if options.first_step is None else options.first_step
+    return Run(loop, schedule, epochs, validation, first_step, Origin(loop.step, loop.num_skipped))
+
+
+def _records(run: Run, directory: Path, options: RunOptions) -> RunRecords:
+    keep = 0 if options.checkpoint_every == 0 else options.keep_checkpoints
+    return RunRecords(directory, run.loop, keep, options.monitor)
+
+
 def _settings(run: Run, options: RunOptions) -> dict[str, Any]:
-    own = {"validation": _digest(run.validation), "first_step": run.first_step}
+    """Return what the run depends on; of validation data what tells them from other data, if that can be known."""
+    validation: str | None = None
+    if run.validation:
+        is_dataset = isinstance(run.validation[0], tf.data.Dataset)
+        validation = "a dataset" if is_dataset else sha256_of(run.validation)
+    own = {"validation": validation, "first_step": run.first_step}
     return run_settings(run.loop, run.schedule, run.epochs, {**options.settings, **own})
 
 
-def _taken_up(
-    run: Run, options: RunOptions, directory: Path, settings: dict[str, Any], resume: bool
-) -> tuple[Checkpoint | None, TrainingResult | None]:
-    """Take a run to the checkpoint that it goes on from; return that, and the result if the run is finished."""
-    keep = options.keep_checkpoints if run.checkpoint_every else 0
-    run.records = RunRecords(directory, run.loop, keep, options.monitor)
-    if not resume:
-        return None, None
-    checkpoint, saved = run.records.find(options.resume_from)
-    if run.loop.not_resumable is not None:
-        raise ValueError(f"The run cannot be resumed exactly: {run.loop.not_resumable}. Start a new run.")
-    if options.first_step is None and saved:  # It is the loop's step when the run began.
-        settings["first_step"] = run.first_step = saved.get("first_step", 0)
-    check_changes(saved or settings, settings, options.on_change)
-    if (result := _finished(run, options, directory, checkpoint, saved)) is not None:
-        return checkpoint, result
-    if checkpoint is None:
-        logging.warning("%s holds no checkpoint to go on from; the run starts afresh", directory)
-        return None, None
-    _go_back(run, checkpoint, options.on_change)
-    _set_lows(run, options)  # The schedule may be another one now.
-    settings["schedule"] = schedule_config(run.schedule)
-    return checkpoint, None
+def _opened(
+    run: Run, checkpoint: Checkpoint | None, settings: dict[str, Any], options: RunOptions
+) -> contextlib.AbstractContextManager[Progress]:
+    """Hold the run's files open; the context gives the progress made until the checkpoint."""
+    if run.records is None:
+        return contextlib.nullcontext(Progress(best=Best(options.monitor)))
+    return run.records.open(checkpoint, settings)
 
 
-def _train(
-    run: Run,
-    settings: dict[str, Any],
-    checkpoint: Checkpoint | None,
-    finish: Callable[[], dict[str, Any]],
-    compile_seconds: float,
+def _finish(
+    run: Run, options: RunOptions, test: tuple[Any, ...], settings: dict[str, Any], compile_seconds: float
 ) -> TrainingResult:
+    """Save the models, test them, and record the result."""
     loop, records = run.loop, run.records
-    with (
-        contextlib.nullcontext(Progress(monitor=run.monitor))
-        if records is None
-        else records.open(checkpoint, settings) as run.progress
-    ):
-        run.train()
-        last = finish()
-        result = TrainingResult(
-            settings=settings,
-            history=run.progress.history(),
-            epochs=run.progress.epochs,
-            validations=run.progress.validations,
-            compile_seconds=compile_seconds,
-            num_examples=loop.num_examples,
-            num_skipped=loop.num_skipped - run.origin.num_skipped,
-            weights_sha256=loop.weights_sha256(),
-            device=loop.device,
-            **last,
-        )
-        if records is not None:
-            records.add_result(result)
+    tested = _save_and_test(run, options, test)
+    result = TrainingResult(
+        settings=settings,
+        history=run.progress.history(),
+        epochs=run.progress.epochs,
+        validations=run.progress.validations,
+        compile_seconds=compile_seconds,
+        num_examples=loop.num_examples,
+        num_skipped=loop.num_skipped - run.origin.num_skipped,
+        weights_sha256=loop.weights_sha256(),
+        device=loop.device,
+        test=tested,
+        is_timed=options.is_timed,
+    )
+    if records is not None:
+        records.add_result(result)
     return result
 
 
-def _finish(run: Run, options: RunOptions, tested: tuple[Any, ...]) -> dict[str, Any]:
-    """Save the final model and the best, and return what `TrainingResult` has of the end beside the training."""
+def _save_and_test(run: Run, options: RunOptions, test: tuple[Any, ...]) -> dict[str, dict[str, float]]:
+    """Save the final, averaged and best models and the snapshots' table; return each model's values on the test."""
     loop, records = run.loop, run.records
     best = None if records is None else records.best
     if options.restore_best and best is not None:
-        _take_weights(loop, best)
-    test: dict[str, dict[str, float]] = {}
+        load_weights(loop.model, best)
+    values: dict[str, dict[str, float]] = {}
 
     def keep(name: str) -> None:
         if records is not None and options.save_models:
             save_model(loop.model, records.directory / name)
-        if tested:
-            test[name] = loop.evaluate(*tested)
+        if test:
+            values[name] = loop.evaluate(*test)
 
     keep("final")
     if loop.averages is not None and loop.averages.is_there:
@@ -249,152 +193,11 @@ def _finish(run: Run, options: RunOptions, tested: tuple[Any, ...]) -> dict[str,
             keep("averaged")
     end = loop.snapshot()
     if best is not None:
-        _take_weights(loop, best)
+        load_weights(loop.model, best)
         keep("best")
     loop.restore(end)
-    if records is not None and run.snapshot_steps:
-        num_done = sum(step <= run.step for step in run.snapshot_steps)
+    if records is not None and options.snapshots:
+        num_done = sum(step <= run.step for step in run.cycle_ends() or [])
         rows = snapshots.evaluate(loop, records.directory, num_done, run.validation)
         run_files.write_csv(records.directory / f"{run_files.SNAPSHOTS}.csv", rows)
-    return {"test": test, "is_timed": options.is_timed}
-
-
-def _take_weights(loop: TrainLoop, checkpoint: Checkpoint) -> None:
-    arrays = read_variables(checkpoint, "model", loop.model.variables)
-    for variable, array in zip(loop.model.variables, arrays, strict=True):
-        variable.assign(array)
-
-
-def _set_lows(run: Run, options: RunOptions) -> None:
-    """Note after which steps the weights are added to an average, and after which the model is kept as a snapshot.
-
-    Raises:
-        ValueError: if there is no such step in the run.
-    """
-    loop, num_steps = run.loop, run.num_batches
-    if loop.options.average != "swa" and not options.snapshots:
-        return  # A run may have very many cycles.
-    every = run.cycle_ends() or []
-    late = [end for end in every if end >= options.average_from * num_steps]
-    if loop.options.average == "swa" and not late:
-        raise ValueError(
-            "average is 'swa', the mean of the weights at the lows of the cycles, but no cycle of the schedule ends "
-            f"in the run from {options.average_from:.0%} of its {num_steps:,} steps on; choose other cycles."
-        )
-    if options.snapshots and not every:
-        raise ValueError(f"No cycle of the schedule ends in the {num_steps:,} steps; snapshots are kept at their ends.")
-    run.lows = late if loop.options.average == "swa" else []
-    run.snapshot_steps = every if options.snapshots else []
-
-
-def _has_momentums(schedule: ScheduleFn) -> bool:
-    return momentums_of(schedule, np.arange(1)) is not None
-
-
-def _check(run: Run, options: RunOptions, has_directory: bool) -> None:
-    """Raise for whatever can be known to be wrong before anything is written."""
-    loop, schedule, profile = run.loop, run.schedule, run.profile
-    checked_whole("epochs", run.epochs)
-    if run.validate_every and not run.validation:
-        raise ValueError(f"validate_every is {run.validate_every}, but there is no validation data; give validation.")
-    _check_monitor(run, options)
-    has_arrays = bool(run.validation) and not isinstance(run.validation[0], tf.data.Dataset)
-    if options.snapshots and not (has_directory and has_arrays):
-        raise ValueError("snapshots need a run_dir to be kept in, and arrays of validation data to be compared on.")
-    if options.restore_best and not (has_directory and run.checkpoint_every):
-        raise ValueError(
-            "restore_best takes the weights from a checkpoint; give run_dir, and let checkpoints be saved."
-        )
-    if profile and not has_directory:
-        raise ValueError("A profile needs a directory to be written to; give run_dir.")
-    if profile and profile.start >= run.num_batches:
-        raise ValueError(f"The profile begins at batch {profile.start}, and the run has {run.num_batches}.")
-    for name in loop.metric_names:
-        if name in _TAKEN_NAMES or name.startswith(("val_", "averaged_")):
-            raise ValueError(f"A metric has the name {name}, which the records use for something else; rename it.")
-    first_two = run.first_step + np.arange(min(2, run.num_batches))
-    checked_rates(rates_of(schedule, first_two))
-    if _has_momentums(schedule):
-        loop.check_momentum()
-
-
-def _check_callbacks(callbacks: Sequence[keras.callbacks.Callback]) -> None:
-    for callback in keras.tree.flatten(list(callbacks)):
-        for kind, reason in _REFUSED.items():
-            if isinstance(callback, kind):
-                raise ValueError(f"The callback {type(callback).__name__} cannot be used: {reason}")
-
-
-def _try(loop: TrainLoop, data: tuple[Any, ...]) -> None:
-    """Evaluate a little of these data, so that what is wrong with them is known before anything is trained."""
-    if data and isinstance(data[0], tf.data.Dataset):
-        loop.evaluate(data[0].take(1))
-    elif data:
-        loop.evaluate(*keras.tree.map_structure(lambda x: None if x is None else x[:_TRIED], data))
-
-
-def _check_monitor(run: Run, options: RunOptions) -> None:
-    """Raise ValueError if epochs cannot be rated as asked."""
-    kinds = ["", *(["val_"] if run.validation else []), *(["averaged_val_"] if run.loop.averages else [])]
-    names = [f"{kind}{name}" for kind in kinds for name in run.loop.metric_names]
-    if run.monitor is not None and run.monitor not in names:
-        raise ValueError(f"monitor is {run.monitor}, which no epoch has; choose one of {', '.join(names)}.")
-    if run.monitor is None and not run.validation:
-        for name in ("patience", "restore_best"):
-            if getattr(options, name):
-                raise ValueError(f"{name} needs a measure of each epoch; give validation data, or a monitor.")
-
-
-def _digest(validation: tuple[Any, ...]) -> str | None:
-    """Return what tells validation data from other data, as far as that can be known."""
-    if validation and isinstance(validation[0], tf.data.Dataset):
-        return "a dataset"
-    return sha256_of(validation) if validation else None
-
-
-def _finished(
-    run: Run,
-    options: RunOptions,
-    directory: Path,
-    checkpoint: Checkpoint | None,
-    saved: Mapping[str, Any] | None,
-) -> TrainingResult | None:
-    """Return the result of a run that is finished, or None if there is something left to do.
-
-    The loop is taken to the run's end if there is a checkpoint of it.
-    """
-    if saved is None or run.epochs > saved.get("epochs", 0):
-        if checkpoint is None and (directory / run_files.RESULT).is_file():
-            raise ValueError(f"The run in {directory} is finished and has no checkpoint to go on from; choose another.")
-        return None
-    result = read_result(directory)
-    if result is None:
-        return None
-    if run.epochs < len(result.epochs):
-        raise ValueError(f"The run in {directory} has more epochs than the {run.epochs} asked for; give more.")
-    left = "the model keeps the weights that it had"
-    if checkpoint is not None and checkpoint.step == len(result.history["step"]):
-        restore(run.loop, checkpoint)
-        run.loop.finalize()
-        if options.restore_best and run.records is not None and run.records.best is not None:
-            _take_weights(run.loop, run.records.best)
-        left = "the model has its weights"
-    logging.warning("the run in %s is finished: nothing was trained, and %s", directory, left)
-    return result
-
-
-def _go_back(run: Run, checkpoint: Checkpoint, on_change: OnChange | None) -> None:
-    """Take the loop to a checkpoint, and find the schedule from there."""
-    if checkpoint.position > run.num_batches:
-        asked = f"epochs is {run.epochs}, or {run.num_batches} batches"
-        raise ValueError(f"{asked}, but {checkpoint.position} were trained already; give more epochs.")
-    saved = checkpoint.manifest["settings"]["schedule"]
-    run.schedule = schedule_from_here(run.schedule, saved, on_change, run.first_step + checkpoint.step)
-    columns = checkpoint.manifest["columns"]
-    if columns is not None and ("momentum" in columns) != _has_momentums(run.schedule):
-        raise ValueError(
-            "A schedule that cycles the momentum cannot follow one that does not, or the other way round; choose one "
-            "like the saved."
-        )
-    restore(run.loop, checkpoint)
-    run.origin = checkpoint.origin
+    return values

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from clr_loop.data.arguments import checked_types
 from clr_loop.data.functions import in_one_line
+from clr_loop.runs import checkpoints
 from clr_loop.runs import files as run_files
-from clr_loop.runs.checkpoints import Checkpoint, CheckpointError, find, read_variables
+from clr_loop.runs.checkpoints import Checkpoint, CheckpointError, find
 from clr_loop.runs.records import read_epochs, read_result
 from clr_loop.runs.result import EpochRecord, TrainingResult
 
@@ -117,9 +118,7 @@ class SavedRun:
         if not found:
             steps = ", ".join(str(checkpoint.step) for checkpoint in self.checkpoints) or "none"
             raise CheckpointError(f"{self.directory} holds no checkpoint of step {step}; choose one of: {steps}.")
-        arrays = read_variables(found[-1], "model", model.variables)
-        for variable, array in zip(model.variables, arrays, strict=True):
-            variable.assign(array)
+        checkpoints.load_weights(model, found[-1])
 
 
 @checked_types

@@ -35,6 +35,8 @@ class RunOptions:
         save_models: whether to write final.keras and, where there is one, best.keras and averaged.keras at the end.
         validate_every: batches from one validation to the next, beside that at each epoch's end. These are recorded in
             validations.csv and `TrainingResult.validations`. 0 adds none.
+        weight_norm_every: batches from one writing of the weights' norm to TensorBoard (`train/weight_norm`) to the
+            next. 0 writes none.
         first_step: int, at least 0: the step of the schedule at which the run begins. None goes on from the loop's own
             step, which is 0 for a loop that has not taken one; 0 begins the schedule anew.
         on_change: what to do on resuming if the schedule, or a version of what the result depends on, has changed.
@@ -61,6 +63,7 @@ class RunOptions:
     average_from: float = 0.5
     save_models: bool = True
     validate_every: int = 0
+    weight_norm_every: int = 0
     first_step: int | None = None
     on_change: OnChange | None = None
     resume_from: int | None = None
@@ -75,6 +78,7 @@ class RunOptions:
         if self.patience is not None:
             checked_whole("patience", self.patience)
         checked_whole("validate_every", self.validate_every, low=0)
+        checked_whole("weight_norm_every", self.weight_norm_every, low=0)
         if self.first_step is not None:
             checked_whole("first_step", self.first_step, low=0)
         if self.on_change is not None:

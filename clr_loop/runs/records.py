@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,8 +16,11 @@ from clr_loop.loop.loop import Metrics, TrainLoop
 from clr_loop.runs import files as run_files
 from clr_loop.runs.checkpoints import Checkpoint, RunCheckpoints, best_of
 from clr_loop.runs.events import SummaryWriter
-from clr_loop.runs.result import EpochRecord, TrainingResult, rating
+from clr_loop.runs.result import Best, EpochRecord, TrainingResult
 from clr_loop.runs.settings import in_words
+
+# The beginning of a run, whose highest loss is not unusual; of a short run its first quarter.
+_FIRST_STEPS = 50
 
 
 @dataclass
@@ -31,7 +33,7 @@ class Progress:
         validations: a record for each validation within an epoch.
         epoch_seconds, input_wait_seconds: of training in the epoch that is not whole yet; see `EpochRecord`.
         batch_sizes: the examples of each step of the epoch that is not whole yet.
-        monitor: the metric that epochs are rated by; see `result.rating`.
+        best: what epochs are rated by.
         is_best: whether the last whole epoch is better than all before it.
     """
 
@@ -40,16 +42,15 @@ class Progress:
     validations: list[EpochRecord] = field(default_factory=list)
     epoch_seconds: float = 0.0
     input_wait_seconds: float = 0.0
-    monitor: str | None = None
+    best: Best = field(default_factory=Best)
     is_best: bool = False
     batch_sizes: list[int] = field(default_factory=list)
-    _best: float = -math.inf
     _sums: dict[str, float] = field(default_factory=dict)
     _num_examples: int = 0
 
     def __post_init__(self) -> None:
         for record in self.epochs:
-            self._rate(record)
+            self.is_best = self.best.is_better(record.metrics)
 
     def add_steps(self, metrics: Metrics, batch_sizes: NDArray[np.int32]) -> None:
         """Add steps of one epoch: their metrics, float32 [n] each, and their numbers of examples, [n].
@@ -77,14 +78,9 @@ class Progress:
     def end_epoch(self, record: EpochRecord) -> None:
         """Begin a new epoch after the one that is recorded here."""
         self.epochs.append(record)
-        self._rate(record)
+        self.is_best = self.best.is_better(record.metrics)
         self.epoch_seconds, self.input_wait_seconds, self._sums, self._num_examples = 0.0, 0.0, {}, 0
         self.batch_sizes = []
-
-    def _rate(self, record: EpochRecord) -> None:
-        found = rating(record.metrics, self.monitor)
-        self.is_best = found is not None and found > self._best
-        self._best = max(self._best, -math.inf if found is None else found)
 
     def history(self) -> dict[str, NDArray[Any]]:
         """Return `step` int64 [n] and the metrics of all steps, float32 [n]."""
@@ -107,6 +103,7 @@ class RunRecords:
         self.checkpoints = RunCheckpoints(directory / run_files.CHECKPOINTS, loop, max(keep_checkpoints, 1), monitor)
         self._monitor = monitor
         self._growing = run_files.GrowingFiles(directory)
+        self.non_finite_variable: str | None = None
 
     def find(self, step: int | None) -> tuple[Checkpoint | None, dict[str, Any] | None]:
         """Return the newest whole checkpoint and the settings that the run was begun with, None where there is none.
@@ -141,7 +138,7 @@ class RunRecords:
         Raises:
             ValueError: if the CSV files have lost what they held at the checkpoint.
         """
-        progress = Progress(monitor=self._monitor)
+        progress = Progress(best=Best(self._monitor))
         self._settings, self._columns = settings, None
         if checkpoint is None:
             run_files.clear(self.directory)
@@ -168,7 +165,7 @@ class RunRecords:
         history = run_files.read_history(self.directory)
         epochs, validations = read_epochs(self.directory)
         seconds = manifest["epoch_seconds"], manifest["input_wait_seconds"]
-        progress = Progress([], epochs, validations, *seconds, self._monitor)
+        progress = Progress([], epochs, validations, *seconds, Best(self._monitor))
         if history:
             begin = epochs[-1].step + 1 if epochs else 0
             del history["step"]
@@ -187,7 +184,7 @@ class RunRecords:
         """Record a whole epoch. Raises OSError if a file of the run is gone."""
         self._growing.check()
         self._files.add_epoch(record.to_row())
-        self._summaries.add_epoch(record.step, record.epoch_seconds)
+        self.add_scalars(record.step, {"epoch_seconds": record.epoch_seconds})
         self._show_validation(record)
 
     def add_validation(self, record: EpochRecord) -> None:
@@ -200,10 +197,17 @@ class RunRecords:
         if values:
             self._summaries.add_validation(record.step, values)
 
-    def save_checkpoint(self, progress: Progress) -> str | None:
-        """Save the state of the run, if it keeps checkpoints; see `RunCheckpoints.save`."""
+    def add_scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Write values of training to TensorBoard alone."""
+        self._summaries.add_scalars(step, values)
+
+    def save_checkpoint(self, progress: Progress) -> None:
+        """Save the state of the run, if it keeps checkpoints; see `RunCheckpoints.save`.
+
+        A state with a variable that is not finite is not saved; `non_finite_variable` names it from then on.
+        """
         if not self._is_saving:
-            return None
+            return
         notes = {
             "settings": self._settings,
             "columns": self._columns,
@@ -213,7 +217,20 @@ class RunRecords:
             "records": self._growing.notes(),
         }
         is_whole_epoch = progress.epochs and not progress.epoch_seconds
-        return self.checkpoints.save(progress.epochs[-1].metrics if is_whole_epoch else {}, notes)
+        non_finite = self.checkpoints.save(progress.epochs[-1].metrics if is_whole_epoch else {}, notes)
+        self.non_finite_variable = non_finite or self.non_finite_variable
+
+    def sound_checkpoint(self, progress: Progress) -> Checkpoint | None:
+        """Return the newest checkpoint whose loss, that of the step after it, is no higher than as the run began.
+
+        A run seldom becomes NaN at once: the checkpoint right before may hold weights that are huge already.
+        """
+        if not progress.blocks or "loss" not in progress.blocks[0]:
+            return self.checkpoints.newest if progress.blocks else None
+        losses = np.concatenate([block["loss"] for block in progress.blocks])
+        usual = losses[: min(_FIRST_STEPS, -(-len(losses) // 4))].max()
+        kept = self.checkpoints.kept
+        return next((c for c in reversed(kept) if c.step == 0 or losses[min(c.step, len(losses) - 1)] <= usual), None)
 
     @property
     def best(self) -> Checkpoint | None:

@@ -47,6 +47,22 @@ def rating(metrics: Mapping[str, float], monitor: str | None = None) -> float | 
     return metrics[name] if higher_is_better(name) else -metrics[name]
 
 
+@dataclass
+class Best:
+    """The best `rating` by the monitored metric so far."""
+
+    monitor: str | None = None
+    _rating: float = -math.inf
+
+    def is_better(self, metrics: Mapping[str, float]) -> bool:
+        """Return whether these are better than all before them, and remember them."""
+        value = rating(metrics, self.monitor)
+        if value is None or value <= self._rating:
+            return False
+        self._rating = value
+        return True
+
+
 @dataclass(frozen=True)
 class EpochRecord:
     """What is known at the end of an epoch, or at a validation within it.

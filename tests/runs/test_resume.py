@@ -13,7 +13,7 @@ from absl import logging
 from clr_loop import schedules
 from clr_loop.loop import keras_private
 from clr_loop.runs import checkpoints
-from clr_loop.runs import epochs as run_epochs
+from clr_loop.runs import run as run_module
 from clr_loop.runs.checkpoints import CheckpointError, best_of
 from clr_loop.runs.fit import NonFiniteLossError, TrainingInterruptedError, fit
 from clr_loop.runs.options import RunOptions
@@ -214,7 +214,7 @@ def test_seconds_of_an_epoch_count_what_it_took_before_the_break_too(train, tmp_
         return run(rates, momentums)
 
     monkeypatch.setattr(loop, "run", slow_run)
-    monkeypatch.setattr(run_epochs, "time", types.SimpleNamespace(perf_counter=lambda: now, time=lambda: now))
+    monkeypatch.setattr(run_module, "time", types.SimpleNamespace(perf_counter=lambda: now, time=lambda: now))
     with pytest.raises(CrashError):
         train(tmp_path / "run", callbacks=[crash_after(2)])
     (newest,) = [c for c in checkpoints.find(tmp_path / "run" / "checkpoints") if c.step == 2]
@@ -489,7 +489,7 @@ def test_a_slow_step_makes_short_blocks_so_that_a_signal_is_answered(fresh_loop,
         return run(rates, momentums)
 
     monkeypatch.setattr(loop, "run", slow_run)
-    monkeypatch.setattr(run_epochs, "time", types.SimpleNamespace(perf_counter=lambda: now, time=lambda: now))
+    monkeypatch.setattr(run_module, "time", types.SimpleNamespace(perf_counter=lambda: now, time=lambda: now))
     steps_done = []
     fit(loop, SCHEDULES["constant"], epochs=2, callbacks=[visited(steps_done)])
     assert max(np.diff(steps_done)) * 0.4 <= 2.0
@@ -501,7 +501,7 @@ def test_several_workers_cut_a_run_alike_whatever_their_clocks_say(fresh_loop, m
     cuts = []
     for seconds in (1e-6, 9.0):
         ticks = iter(np.arange(0.0, 1e6) * seconds)
-        monkeypatch.setattr(run_epochs, "time", types.SimpleNamespace(perf_counter=lambda t=ticks: next(t), time=float))
+        monkeypatch.setattr(run_module, "time", types.SimpleNamespace(perf_counter=lambda t=ticks: next(t), time=float))
         cuts.append([])
         monkeypatch.setattr(loop, "_check_together", lambda: None)
         fit(fresh_loop(), SCHEDULES["constant"], epochs=2, callbacks=[visited(cuts[-1])])

@@ -11,8 +11,9 @@ import tensorflow as tf
 
 from clr_loop import schedules
 from clr_loop.data import Examples
-from clr_loop.runs import epochs as run_epochs
+from clr_loop.runs import actions
 from clr_loop.runs import fit as run_fit
+from clr_loop.runs import run as run_module
 from clr_loop.runs.fit import NonFiniteError, NonFiniteLossError, fit
 from clr_loop.runs.options import RunOptions
 from clr_loop.runs.records import Progress, read_result
@@ -249,7 +250,7 @@ def test_an_epochs_time_is_training_alone_and_compilation_comes_before(validatio
     loop.compile, loop.run = taking(7.0, compile_only), taking(0.0015, run_compiled)
     loop.evaluate = taking(100.0, loop.evaluate)
     clock = types.SimpleNamespace(perf_counter=lambda: now, time=lambda: now)
-    for module in (run_epochs, run_fit):
+    for module in (run_module, run_fit):
         monkeypatch.setattr(module, "time", clock)
     result = fit(loop, SCHEDULE, validation, epochs=3, callbacks=[BatchEnd(taking(1000.0, lambda done: None))])
     assert result.compile_seconds == 7.0
@@ -472,15 +473,10 @@ class Counted(collections.UserList):
 def looks_of_an_epoch(monkeypatch, epochs):
     """Return the most entries of lists that grow with a run which one of its last five epochs looks at."""
     loop, seen = loop_of(num_examples=60, batch_size=30, average="swa"), []
-    set_lows = run_fit._set_lows
-
-    def counted_lows(run, options):
-        set_lows(run, options)
-        run.lows = Counted(run.lows)
-
+    averaged_steps = actions.averaged_steps
     with monkeypatch.context() as patch:
-        patch.setattr(run_fit, "_set_lows", counted_lows)
-        patch.setattr(run_fit, "Progress", lambda monitor: Progress(Counted(), Counted(), Counted(), monitor=monitor))
+        patch.setattr(actions, "averaged_steps", lambda run, options: Counted(averaged_steps(run, options)))
+        patch.setattr(run_fit, "Progress", lambda best: Progress(Counted(), Counted(), Counted(), best=best))
         patch.setattr(loop, "evaluate", lambda *batch: {"loss": 1.0, "accuracy": 0.5})
         fit(
             loop, Triangular(0.001, 0.01, 1), (FEATURES, LABELS), epochs=epochs,

@@ -1,0 +1,100 @@
+"""What can be known to be wrong with a run before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from clr_loop.loop.loop import TrainLoop
+from clr_loop.loop.rates import checked_rates, momentums_of
+from clr_loop.runs.actions import averaged_steps, snapshot_steps
+from clr_loop.runs.options import RunOptions
+from clr_loop.runs.run import Run, rates_of
+from clr_loop.runs.settings import ScheduleFn
+from clr_loop.schedules.checks import checked_whole
+from clr_loop.schedules.for_keras import CyclicLR
+
+# As many as `TrainLoop.evaluate` takes at once, so that its program need not be traced again.
+_NUM_EVALUATED = 1000
+
+_ASSIGNED = "fit assigns the rate of its schedule at every step"
+_REFUSED = {
+    keras.callbacks.LearningRateScheduler: f"{_ASSIGNED}; give it the schedule instead.",
+    keras.callbacks.ReduceLROnPlateau: f"{_ASSIGNED}, so a rate that a callback sets is lost.",
+    CyclicLR: f"{_ASSIGNED}; give it the callback's `schedule` instead.",
+    keras.callbacks.BackupAndRestore: "fit saves checkpoints of its own; use run_dir and resume=True.",
+}
+_TAKEN_NAMES = ("step", "epoch", "learning_rate", "momentum", "epoch_seconds", "input_wait_seconds")
+
+
+def check_run(run: Run, options: RunOptions, has_directory: bool, resume: bool) -> None:
+    """Raise ValueError if the run cannot be made as asked."""
+    loop, schedule = run.loop, run.schedule
+    profile = None if options.profile is None else range(*options.profile)
+    if options.resume_from is not None and not resume:
+        raise ValueError(f"resume_from is {options.resume_from}, but the run is not resumed; give resume=True, too.")
+    checked_whole("epochs", run.epochs)
+    if options.validate_every and not run.validation:
+        raise ValueError(
+            f"validate_every is {options.validate_every}, but there is no validation data; give validation."
+        )
+    _check_monitor(run, options)
+    has_arrays = bool(run.validation) and not isinstance(run.validation[0], tf.data.Dataset)
+    if options.snapshots and not (has_directory and has_arrays):
+        raise ValueError("snapshots need a run_dir to be kept in, and arrays of validation data to be compared on.")
+    if options.restore_best and not (has_directory and options.checkpoint_every != 0):
+        raise ValueError(
+            "restore_best takes the weights from a checkpoint; give run_dir, and let checkpoints be saved."
+        )
+    if profile and not has_directory:
+        raise ValueError("A profile needs a directory to be written to; give run_dir.")
+    if profile and profile.start >= run.num_batches:
+        raise ValueError(f"The profile begins at batch {profile.start}, and the run has {run.num_batches}.")
+    for name in loop.metric_names:
+        if name in _TAKEN_NAMES or name.startswith(("val_", "averaged_")):
+            raise ValueError(f"A metric has the name {name}, which the records use for something else; rename it.")
+    first_two = run.first_step + np.arange(min(2, run.num_batches))
+    checked_rates(rates_of(schedule, first_two))
+    if has_momentums(schedule):
+        loop.check_momentum()
+    if loop.options.average == "swa":
+        averaged_steps(run, options)
+    if options.snapshots:
+        snapshot_steps(run)
+
+
+def _check_monitor(run: Run, options: RunOptions) -> None:
+    """Raise ValueError if epochs cannot be rated as asked."""
+    kinds = ["", *(["val_"] if run.validation else []), *(["averaged_val_"] if run.loop.averages else [])]
+    names = [f"{kind}{name}" for kind in kinds for name in run.loop.metric_names]
+    if options.monitor is not None and options.monitor not in names:
+        raise ValueError(f"monitor is {options.monitor}, which no epoch has; choose one of {', '.join(names)}.")
+    if options.monitor is None and not run.validation:
+        for name in ("patience", "restore_best"):
+            if getattr(options, name):
+                raise ValueError(f"{name} needs a measure of each epoch; give validation data, or a monitor.")
+
+
+def check_callbacks(callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    """Raise ValueError for a callback whose work the run does itself."""
+    for callback in keras.tree.flatten(list(callbacks)):
+        for kind, reason in _REFUSED.items():
+            if isinstance(callback, kind):
+                raise ValueError(f"The callback {type(callback).__name__} cannot be used: {reason}")
+
+
+def try_evaluation(loop: TrainLoop, data: tuple[Any, ...]) -> None:
+    """Evaluate a little of these data, so that what is wrong with them is known before anything is trained."""
+    if data and isinstance(data[0], tf.data.Dataset):
+        loop.evaluate(data[0].take(1))
+    elif data:
+        loop.evaluate(*keras.tree.map_structure(lambda x: None if x is None else x[:_NUM_EVALUATED], data))
+
+
+def has_momentums(schedule: ScheduleFn) -> bool:
+    """Return whether a schedule cycles the momentum, too."""
+    return momentums_of(schedule, np.arange(1)) is not None
