@@ -28,7 +28,7 @@ def fresh_loop():
     return functools.partial(loop_again, with_dropout_and_batch_norm, num_examples=90, batch_size=20)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def train(fresh_loop, validation):
     """Trains a fresh loop for three epochs, with a checkpoint after each step; takes arguments of `fit`."""
 
@@ -38,6 +38,14 @@ def train(fresh_loop, validation):
                    resume=resume, options=options)  # fmt: skip
 
     return train
+
+
+@pytest.fixture(scope="session")
+def whole(train, tmp_path_factory):
+    """The directory of a run that nothing happened to."""
+    run_dir = tmp_path_factory.mktemp("whole") / "run"
+    train(run_dir)
+    return run_dir
 
 
 @pytest.fixture(scope="session")

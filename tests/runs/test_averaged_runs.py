@@ -12,7 +12,16 @@ from clr_loop.runs.records import read_result
 from clr_loop.schedules import Constant, Triangular
 from clr_loop.studies.comparison.identity import differences
 from helpers.runs import CrashError, crash_after
-from helpers.small import FEATURES, LABELS, assert_same_weights, loop_again, with_dropout_and_batch_norm
+from helpers.small import (
+    FEATURES,
+    LABELS,
+    assert_same_weights,
+    classifier,
+    loop_again,
+    loop_of,
+    nan_at_two,
+    with_dropout_and_batch_norm,
+)
 
 VALIDATION = FEATURES[120:160], LABELS[120:160]
 SCHEDULE = Triangular(0.001, 0.1, 3)
@@ -38,6 +47,16 @@ def test_the_mean_is_that_of_the_lows(average_from, lows):
     expected = [np.mean(each, axis=0) for each in zip(*moments, strict=True)]
     with loop.averaged():
         assert_same_weights([variable.numpy() for variable in loop.model.trainable_variables], expected)
+
+
+def test_a_low_counts_once_where_the_next_updates_are_skipped(monkeypatch):
+    model = classifier(loss=nan_at_two)
+    loop = loop_of(model, num_examples=60, batch_size=1, average="swa", skip_non_finite=True)
+    monkeypatch.setattr(loop, "block_steps", 1)  # So that blocks are skipped whole.
+    result = fit(loop, Triangular(0.001, 0.01, 1), epochs=1, options=RunOptions(average_from=0.0))
+    num_steps = int((LABELS[:60] != 2).sum())
+    assert len(result.history["step"]) == num_steps < 60
+    assert loop.averages.count == num_steps // 2
 
 
 def test_it_is_validated_beside_the_weights_and_saved(tmp_path):
