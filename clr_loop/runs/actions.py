@@ -279,7 +279,9 @@ def _evaluated(run: Run) -> EpochRecord:
     rate = metrics.pop("learning_rate")
     if run.validation:
         run.call(run.hooks.on_test_begin)
+        run.call(run.hooks.on_test_batch_begin, 0)
         validation = loop.evaluate(*run.validation)
+        run.call(run.hooks.on_test_batch_end, 0, dict(validation))
         run.call(run.hooks.on_test_end, dict(validation))
         metrics |= {f"val_{name}": value for name, value in validation.items()}
     if run.validation and loop.averages is not None:

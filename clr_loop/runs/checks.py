@@ -79,12 +79,18 @@ def _check_monitor(run: Run, options: RunOptions) -> None:
                 raise ValueError(f"{name} needs a measure of each epoch; give validation data, or a monitor.")
 
 
-def check_callbacks(callbacks: Sequence[keras.callbacks.Callback]) -> None:
-    """Raise ValueError for a callback whose work the run does itself."""
+def check_callbacks(callbacks: Sequence[keras.callbacks.Callback], has_directory: bool) -> None:
+    """Raise ValueError for a callback whose work the run does itself, or that its checkpoints would suffer from."""
     for callback in keras.tree.flatten(list(callbacks)):
         for kind, reason in _REFUSED.items():
             if isinstance(callback, kind):
                 raise ValueError(f"The callback {type(callback).__name__} cannot be used: {reason}")
+        if isinstance(callback, keras.callbacks.SwapEMAWeights) and callback.swap_on_epoch and has_directory:
+            raise ValueError(
+                "The callback SwapEMAWeights cannot be used: with swap_on_epoch it leaves the averages in the model "
+                "between two epochs, where checkpoints are saved. Use StepOptions(average=0.99), whose model is saved "
+                "as averaged.keras."
+            )
 
 
 def try_evaluation(loop: TrainLoop, data: tuple[Any, ...]) -> None:

@@ -3,14 +3,16 @@
 The program is compiled, and that timed, before the first step. An epoch's seconds are those of its blocks of steps,
 each of which ends with its metrics on the host; validation, callbacks and files are not in them. As in Keras,
 validation sees the raw weights. Averages of the weights (`use_ema`) take their place after the last checkpoint.
+`model.history` is Keras' History of the epochs.
 
 A loop that has taken steps already is trained on: the schedule goes on from its step, unless the options' first_step
 says otherwise, and the order of the data from its place. `model.stop_training = True` ends a run earlier, at the end of
 an epoch.
 
-Callbacks are called as by Keras' `fit`, but batch hooks once for each block of steps. Logs also hold `learning_rate`
-and, at an epoch's end, `epoch_seconds`. `params["schedule"]` is the schedule in force. A callback may raise `StopRun`.
-One that sets the learning rate is refused.
+Callbacks are called as by Keras' `fit`, but batch hooks once for each block of steps and for each validation, and
+`on_train_end` also after an error. Logs also hold `learning_rate` and, at an epoch's end, `epoch_seconds`.
+`params["schedule"]` is the schedule in force. A callback may raise `StopRun`. Keras' callbacks that set the learning
+rate are refused; of others that do so a warning says that it changes nothing.
 
 A run directory holds config.json, history.csv, epochs.csv, result.json, the models, TensorBoard's events and the folder
 `checkpoints`. What was recorded after the checkpoint that a run is resumed from is undone and done again, to the same
@@ -69,7 +71,7 @@ def fit(
     *,
     epochs: int,
     test: Examples | tuple[Any, ...] | tf.data.Dataset | None = None,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
+    callbacks: keras.callbacks.Callback | Sequence[keras.callbacks.Callback] = (),
     run_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
     options: RunOptions | None = None,
@@ -92,8 +94,8 @@ def fit(
     run = _planned(loop, schedule, _as_arguments(validation), epochs, options)
     checks.check_run(run, options, run_dir is not None, resume)
     with progress.shown(verbose) as shown, contextlib.ExitStack() as stack:
-        callbacks = [*shown, *callbacks]
-        checks.check_callbacks(callbacks)
+        callbacks = [*shown, *keras.tree.flatten(callbacks)]
+        checks.check_callbacks(callbacks, run_dir is not None)
         for data in (run.validation, _as_arguments(test)):
             checks.try_evaluation(loop, data)
         settings, checkpoint = _settings(run, options), None

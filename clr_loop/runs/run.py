@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,6 +68,7 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     is_stopping: bool = False
     _block_steps: int = _FIRST_BLOCK_STEPS
+    _has_warned: bool = False
 
     # --- Where the run stands ---
 
@@ -119,10 +121,12 @@ class Run:
             schedule=self.schedule,
             first_step=self.first_step,
             verbose=0,
+            add_history=True,
         )
         self.loop.model.stop_training = False
         self.call(self.hooks.on_train_begin)
         with contextlib.ExitStack() as stack:
+            stack.callback(self._end_hooks)  # Callbacks close their files there, after an error, too.
             for action in actions:
                 stack.callback(action.end)
                 action.begin(self)
@@ -130,15 +134,35 @@ class Run:
                 self._take(self._batches_to_stop(actions))
                 for action in actions:
                     action.act(self)
-        self.loop.finalize()
-        self.call(self.hooks.on_train_end, dict(self.progress.epochs[-1].metrics))
+            self.loop.finalize()
+
+    def _end_hooks(self) -> None:
+        epochs = self.progress.epochs
+        self.call(self.hooks.on_train_end, dict(epochs[-1].metrics) if epochs else {})
 
     def call(self, hook: Callable[..., None], *arguments: Any) -> None:
         """Call a hook of the callbacks; one may ask to stop, which the run does when the block is recorded."""
+        rates = self._rates()
         try:
             hook(*arguments)
         except StopRun:
             self.is_stopping = True
+        if self._rates() != rates:
+            for optimizer, rate in zip(self.loop.optimizers, rates, strict=True):
+                optimizer.learning_rate = rate
+            self._warn_once(hook.__name__)
+
+    def _warn_once(self, hook: str) -> None:
+        if not self._has_warned:
+            warnings.warn(
+                f"A callback set the learning rate in {hook}, which changes nothing: fit assigns the rate of its "
+                "schedule at every step. Give it that schedule instead.",
+                stacklevel=3,
+            )
+        self._has_warned = True
+
+    def _rates(self) -> list[float]:
+        return [float(keras.ops.convert_to_numpy(optimizer.learning_rate)) for optimizer in self.loop.optimizers]
 
     def _batches_to_stop(self, actions: Sequence[Action]) -> int:
         """Return how many batches to visit until the first action must act, or a second is over."""
@@ -162,12 +186,12 @@ class Run:
         if self.records is not None:
             self.records.add_steps(first, metrics, began, began + seconds)
         self.progress.add_steps(metrics, loop.batch_sizes[: num_finite + 1])
-        if num_finite < len(losses):
-            rate, loss = float(metrics["learning_rate"][num_finite]), float(losses[num_finite])
-            raise NonFiniteLossError(first + num_finite, rate, loss, self.sound_checkpoint)
         if loop.num_workers == 1:  # Several must cut the run alike, and their clocks differ.
             self._block_steps = max(1, round(num_batches * _BLOCK_SECONDS / max(seconds, 1e-3)))
         self.call(self.hooks.on_train_batch_end, batch + num_batches - 1, self.progress.logs())
+        if num_finite < len(losses):
+            rate, loss = float(metrics["learning_rate"][num_finite]), float(losses[num_finite])
+            raise NonFiniteLossError(first + num_finite, rate, loss, self.sound_checkpoint)
 
 
 def _losses(metrics: Metrics) -> NDArray[np.float32]:

@@ -54,7 +54,7 @@ def _note(name):
 
 
 for _name in ("on_train_begin", "on_epoch_begin", "on_train_batch_begin", "on_train_batch_end", "on_test_begin",
-              "on_test_end", "on_epoch_end", "on_train_end"):  # fmt: skip
+              "on_test_batch_begin", "on_test_batch_end", "on_test_end", "on_epoch_end", "on_train_end"):  # fmt: skip
     setattr(Seen, _name, _note(_name))
 
 
@@ -137,7 +137,7 @@ def test_callbacks_are_called_as_keras_does_but_once_a_block(line_loop, monkeypa
     epoch = [
         *[("on_train_batch_begin", 0), ("on_train_batch_end", 1), ("on_train_batch_begin", 2)],
         *[("on_train_batch_end", 3), ("on_train_batch_begin", 4), ("on_train_batch_end", 4)],
-        *[("on_test_begin", None), ("on_test_end", None)],
+        *[("on_test_begin", None), ("on_test_batch_begin", 0), ("on_test_batch_end", 0), ("on_test_end", None)],
     ]
     assert seen.hooks() == [
         ("on_train_begin", None),
@@ -195,11 +195,47 @@ def test_keras_own_callbacks_write_what_they_write_in_keras_fit(validation, tmp_
     assert loop.evaluate(*validation)["loss"] == pytest.approx(result.epochs[best].metrics["val_loss"])
 
 
+def test_a_single_callback_will_do_and_the_model_has_its_history(fresh_loop):
+    loop, seen = fresh_loop(), Seen()
+    result = fit(loop, SCHEDULE, epochs=2, callbacks=seen)
+    assert [name for name, _ in seen.hooks()][-1] == "on_train_end"
+    assert loop.model.history.history["loss"] == [record.metrics["loss"] for record in result.epochs]
+
+
+def set_rate(self, *arguments, **named):
+    self.model.optimizer.learning_rate = 0.5
+
+
+@pytest.mark.parametrize("hook", ["on_train_begin", "on_epoch_begin", "on_train_batch_end", "on_epoch_end"])
+def test_a_callback_of_ones_own_that_sets_the_rate_is_told_once_that_it_changes_nothing(fresh_loop, hook):
+    callback = type("Warmup", (keras.callbacks.Callback,), {hook: set_rate})()
+    plain = fit(fresh_loop(), SCHEDULE, epochs=2).weights_sha256
+    with pytest.warns(UserWarning, match=f"A callback set the learning rate in {hook}, which changes nothing") as seen:
+        assert fit(fresh_loop(), SCHEDULE, epochs=2, callbacks=[callback]).weights_sha256 == plain
+    assert sum("A callback" in str(warning.message) for warning in seen) == 1
+
+
+def test_a_lambda_callback_that_sets_the_rate_is_told_too(fresh_loop):
+    loop = fresh_loop()
+    callback = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: loop.optimizer.learning_rate.assign(1))
+    with pytest.warns(UserWarning, match="A callback set the learning rate in on_epoch_begin"):
+        fit(loop, SCHEDULE, epochs=1, callbacks=[callback])
+
+
+def test_after_a_loss_that_is_not_finite_callbacks_are_told_before_the_error(fresh_loop):
+    seen = Seen()
+    with pytest.raises(NonFiniteLossError):
+        fit(fresh_loop(), Constant(1e38), epochs=2, callbacks=[seen])
+    assert not np.isfinite(seen.logs("on_train_batch_end")[-1]["loss"])
+    assert seen.hooks()[-1][0] == "on_train_end"
+
+
 @pytest.mark.parametrize(
     ("callback", "reason"),
     [
         (keras.callbacks.LearningRateScheduler(lambda epoch: 0.1), "give it the schedule instead"),
         (keras.callbacks.ReduceLROnPlateau(), "so a rate that a callback sets is lost"),
+        (keras.callbacks.SwapEMAWeights(swap_on_epoch=True), "it leaves the averages in the model between two"),
         (CyclicLR(), "give it the callback's `schedule` instead"),
         (keras.callbacks.BackupAndRestore("somewhere"), "use run_dir and resume=True"),
     ],
