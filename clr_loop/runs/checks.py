@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.rates import checked_rates, momentums_of
+from clr_loop.runs import snapshots
 from clr_loop.runs.actions import averaged_steps, snapshot_steps
 from clr_loop.runs.options import RunOptions
 from clr_loop.runs.run import Run, rates_of
@@ -65,6 +66,7 @@ def check_run(run: Run, options: RunOptions, has_directory: bool, resume: bool) 
         averaged_steps(run, options)
     if options.snapshots:
         snapshot_steps(run)
+        snapshots.check(loop, _some(run.validation))
 
 
 def _check_monitor(run: Run, options: RunOptions) -> None:
@@ -98,7 +100,11 @@ def try_evaluation(loop: TrainLoop, data: tuple[Any, ...]) -> None:
     if data and isinstance(data[0], tf.data.Dataset):
         loop.evaluate(data[0].take(1))
     elif data:
-        loop.evaluate(*keras.tree.map_structure(lambda x: None if x is None else x[:_NUM_EVALUATED], data))
+        loop.evaluate(*_some(data))
+
+
+def _some(arrays: tuple[Any, ...]) -> tuple[Any, ...]:
+    return keras.tree.map_structure(lambda x: None if x is None else x[:_NUM_EVALUATED], arrays)
 
 
 def has_momentums(schedule: ScheduleFn) -> bool:

@@ -110,8 +110,11 @@ def sole_use(directory: Path) -> Iterator[None]:
 
 
 def make(path: str | os.PathLike[str]) -> Path:
-    """Make a directory, if it is not there yet, and return it. Raises OSError if it cannot be made or written to."""
-    directory = Path(path)
+    """Make a directory, if it is not there yet, and return it; ~ is the user's home.
+
+    Raises OSError if it cannot be made or written to.
+    """
+    directory = expanded(path)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -121,6 +124,14 @@ def make(path: str | os.PathLike[str]) -> Path:
     if not os.access(directory, os.W_OK | os.X_OK):
         raise PermissionError(f"You cannot write to the directory {directory}; choose another.")
     return directory
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path with the user's home in place of ~."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise OSError(f"{path} cannot be found, because the home of its user is not known; write it out.") from error
 
 
 def clear(directory: Path, *made: str) -> None:

@@ -64,7 +64,7 @@ def load_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
     Raises:
         ValueError: if the file is missing, is no such file, or is of another model.
     """
-    path = Path(path)
+    path = run_files.expanded(path)
     if not path.name.endswith((".keras", ".weights.h5")):
         raise ValueError(f"{path} is no file of weights; give one that ends in .keras or .weights.h5.")
     if not path.is_file():
@@ -128,7 +128,7 @@ def load_run(run_dir: str | os.PathLike[str]) -> SavedRun:
     Raises:
         ValueError: if there is no run, or a file is damaged.
     """
-    directory = Path(run_dir)
+    directory = run_files.expanded(run_dir)
     if not (directory / run_files.CONFIG).is_file():
         raise ValueError(f"{directory} holds no run; it has no {run_files.CONFIG}.")
     epochs, validations = read_epochs(directory)

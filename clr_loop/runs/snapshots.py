@@ -13,15 +13,38 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 from numpy.typing import NDArray
 
 from clr_loop.data.arguments import checked_types
+from clr_loop.data.functions import in_one_line
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.runs import files as run_files
 from clr_loop.runs.models import load_weights, save_model
 
-_SOFTMAX = ("CategoricalCrossentropy", "SparseCategoricalCrossentropy")
-_SIGMOID = ("BinaryCrossentropy",)
+_NOT_OF_OUTPUTS = (
+    "Ensembles of snapshots are evaluated by their mean outputs and the targets, and this model's loss or a metric "
+    "needs more, such as a mask or a loss that a layer adds; leave snapshots out"
+)
+
+
+def check(loop: TrainLoop, validation: Sequence[Any]) -> None:
+    """Raise ValueError if ensembles of the model's snapshots could not be evaluated.
+
+    The mean prediction of an ensemble has outputs alone. A loss that needs more, such as a mask or what a layer adds
+    to it, is noticed by its value on the model's own outputs.
+    """
+    inputs, *truth = validation
+    own = loop.evaluate(*validation)
+    try:
+        shares = _to_shares(loop.model, loop.predict(inputs))
+        of_outputs = loop.score(_from_shares(loop.model, shares), *truth)
+    except (TypeError, tf.errors.OpError) as error:
+        raise ValueError(f"{_NOT_OF_OUTPUTS} ({in_one_line(error)}).") from error
+    differing = [name for name in own if not np.isclose(own[name], of_outputs[name], rtol=1e-3, atol=1e-6)]
+    if differing:
+        name = differing[0]
+        raise ValueError(f"{_NOT_OF_OUTPUTS}: {name} is {own[name]:.4g}, and {of_outputs[name]:.4g} without them.")
 
 
 def save(loop: TrainLoop, run_dir: Path, cycle: int) -> None:
@@ -50,7 +73,11 @@ def evaluate(loop: TrainLoop, run_dir: Path, num_cycles: int, validation: Sequen
         for cycle in range(num_cycles, 0, -1):
             stem = run_dir / run_files.SNAPSHOTS / f"cycle_{cycle:02d}"
             paths = [stem.with_name(stem.name + suffix) for suffix in (".keras", ".weights.h5")]
-            load_weights(loop.model, next(path for path in paths if path.is_file()))
+            path = next((path for path in paths if path.is_file()), None)
+            if path is None:
+                logging.warning("%s is gone; the ensembles leave it and those before it out", paths[0])
+                break
+            load_weights(loop.model, path)
             total = total + _to_shares(loop.model, loop.predict(inputs))
             size = num_cycles - cycle + 1
             ensemble = loop.score(_from_shares(loop.model, total / size), *truth)
@@ -76,7 +103,7 @@ class Ensemble:
         """Return the mean prediction, [n, …]: probabilities, also where the models' outputs are logits.
 
         Args:
-            inputs: as the models take them: what a run divides by 255 inside its step must be divided before.
+            inputs: as the models take them.
         """
         shares = [_to_shares(m, m.predict(inputs, batch_size=batch_size, verbose=0)) for m in self.models]
         return np.mean(shares, axis=0)
@@ -97,25 +124,39 @@ def ensemble(paths: Sequence[str | os.PathLike[str]]) -> Ensemble:
     return Ensemble([keras.models.load_model(path) for path in paths])
 
 
-def _from_logits(model: keras.Model) -> str | None:
-    """Return the name of the compiled loss if it takes logits, else None."""
-    loss = model.loss if isinstance(model.loss, keras.losses.Loss) else None
-    return type(loss).__name__ if loss is not None and loss.get_config().get("from_logits") else None
+def _link(model: keras.Model) -> str | None:
+    """Return "softmax" or "sigmoid" if the compiled loss takes logits, else None.
+
+    Raises:
+        ValueError: if that cannot be known: the loss takes logits and is none of Keras', or there are several.
+    """
+    losses = [loss for loss in keras.tree.flatten(model.loss) if isinstance(loss, keras.losses.Loss)]
+    names = [type(loss).__name__ for loss in losses if loss.get_config().get("from_logits")]
+    if not names:
+        return None
+    if len(losses) == 1 and names[0].startswith("Binary"):
+        return "sigmoid"
+    if len(losses) == 1 and "Categorical" in names[0]:
+        return "softmax"
+    raise ValueError(
+        f"The loss {names[0]} takes logits, and how they become probabilities is not known here; end the model in "
+        "probabilities, or average its predictions yourself."
+    )
 
 
 def _to_shares(model: keras.Model, outputs: Any) -> Any:
     """Turn logits into probabilities; leave other outputs as they are."""
-    name = _from_logits(model)
-    if name in _SOFTMAX:
+    link = _link(model)
+    if link == "softmax":
         return tf.nn.softmax(outputs).numpy()
-    return tf.sigmoid(outputs).numpy() if name in _SIGMOID else outputs
+    return tf.sigmoid(outputs).numpy() if link == "sigmoid" else outputs
 
 
 def _from_shares(model: keras.Model, shares: Any) -> Any:
     """Turn probabilities back into logits, which the compiled loss and metrics take."""
-    name = _from_logits(model)
-    if name in _SOFTMAX:
+    link = _link(model)
+    if link == "softmax":
         return np.log(np.maximum(shares, 1e-30))
-    if name in _SIGMOID:
+    if link == "sigmoid":
         return np.log(np.maximum(shares, 1e-30)) - np.log(np.maximum(1 - shares, 1e-30))
     return shares

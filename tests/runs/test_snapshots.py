@@ -5,8 +5,11 @@ import csv
 import keras
 import numpy as np
 import pytest
+from absl import logging
 
 import clr_loop
+from clr_loop.loop.loop import TrainLoop
+from clr_loop.runs import snapshots
 from clr_loop.runs.fit import fit
 from clr_loop.runs.options import RunOptions
 from clr_loop.schedules import Constant, CosineRestarts
@@ -95,6 +98,63 @@ def test_one_logit_is_averaged_as_a_probability(tmp_path):
     expected = np.mean([1 / (1 + np.exp(-model.predict(FEATURES, verbose=0))) for model in models], axis=0)
     found = clr_loop.ensemble([tmp_path / "0.keras", tmp_path / "1.keras"]).predict(FEATURES)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "units", "probabilities"),
+    [
+        (keras.losses.BinaryFocalCrossentropy(from_logits=True), 1, lambda logits: 1 / (1 + np.exp(-logits))),
+        (keras.losses.CategoricalFocalCrossentropy(from_logits=True), 5, lambda logits: softmax(logits)),
+    ],
+)
+def test_logits_of_any_of_keras_losses_are_averaged_as_probabilities(tmp_path, loss, units, probabilities):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(units)])
+    model.compile("adam", loss)
+    model.save(tmp_path / "0.keras")
+    averaged = clr_loop.ensemble([tmp_path / "0.keras"] * 2).predict(FEATURES)
+    np.testing.assert_allclose(averaged, probabilities(model.predict(FEATURES, verbose=0)), rtol=1e-5)
+
+
+def test_logits_of_an_unknown_loss_or_of_several_are_not_averaged(tmp_path):
+    model = compiled()
+    model.compile("sgd", [keras.losses.BinaryCrossentropy(from_logits=True), keras.losses.MeanSquaredError()])
+    with pytest.raises(ValueError, match="takes logits, and how they become probabilities is not known here"):
+        snapshots.Ensemble([model]).predict(FEATURES)
+
+
+def masked():
+    hidden = [keras.Input((7,), dtype="int32"), keras.layers.Embedding(20, 4, mask_zero=True)]
+    return keras.Sequential([*hidden, keras.layers.Dense(3)])
+
+
+def with_a_loss_of_its_own():
+    return keras.Sequential(
+        [keras.Input((7,)), keras.layers.Dense(3, activity_regularizer="l2"), keras.layers.Dense(3)]
+    )
+
+
+@pytest.mark.parametrize("build", [masked, with_a_loss_of_its_own])
+def test_a_loss_of_more_than_outputs_and_targets_is_refused_before_training(build, tmp_path):
+    keras.utils.set_random_seed(0)
+    ids = np.random.default_rng(0).integers(0, 20, (40, 7)).astype("int32")
+    targets = ids % 3 if build is masked else ids[:, 0] % 3
+    model = build()
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    loop = TrainLoop(model, ids, targets, batch_size=10)
+    with pytest.raises(ValueError, match="such as a mask or a loss that a layer adds; leave snapshots out"):
+        fit(loop, SCHEDULE, (ids, targets), epochs=3, run_dir=tmp_path / "run", options=RunOptions(snapshots=True))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_snapshot_that_is_gone_is_left_out_with_a_warning(tmp_path, caplog):
+    with pytest.raises(CrashError):
+        train(tmp_path / "run", callbacks=[crash_after(12)])
+    (tmp_path / "run" / "snapshots" / "cycle_01.keras").unlink()
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        train(tmp_path / "run", resume=True)
+    assert "cycle_01.keras is gone; the ensembles leave it and those before it out" in caplog.text
+    assert [row["cycle"] for row in rows_of(tmp_path / "run")][0] == 2
 
 
 def test_a_regression_is_averaged_as_it_is(tmp_path):
