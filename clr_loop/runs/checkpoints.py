@@ -35,6 +35,10 @@ from clr_loop.runs.result import Best
 from clr_loop.runs.settings import in_words, loop_settings
 
 _FORMAT = 3
+_SHAPE = {
+    "step": int, "num_skipped": int, "origin": list, "num_averaged": int, "metrics": dict, "loop": dict,
+    "files": {VARIABLES: str},
+}  # fmt: skip
 _DRAFT = ".draft_"
 _NAME = re.compile(r"step_\d{10}(_skipped_\d{6})?(_again_\d+)?")
 
@@ -349,12 +353,15 @@ def _check_files(checkpoint: Checkpoint) -> bytes:
 
 def _read_manifest(directory: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((directory / MANIFEST).read_text())
-        is_whole = manifest["manifest_sha256"] == _manifest_sha256(manifest)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedCheckpointError(directory, f"{MANIFEST} cannot be read ({error})") from error
-    if not is_whole:
-        raise DamagedCheckpointError(directory, f"{MANIFEST} is not what was saved")
+        manifest = run_files.read_json(directory / MANIFEST, {"format": int, "manifest_sha256": str})
+        if manifest["manifest_sha256"] != _manifest_sha256(manifest):
+            raise ValueError("it is not what was saved")
+        if manifest["format"] == _FORMAT:
+            run_files.check_shape(manifest, _SHAPE, "it")
+            if min(manifest["step"], manifest["num_skipped"], *manifest["origin"]) < 0:
+                raise ValueError("it counts below 0")
+    except (ValueError, TypeError) as error:
+        raise DamagedCheckpointError(directory, f"{MANIFEST}: {error}") from error
     if manifest["format"] != _FORMAT:
         raise CheckpointError(
             f"The checkpoint {directory} has format {manifest['format']}, and this version of clr_loop reads format "

@@ -34,7 +34,7 @@ from tensorboard.plugins.hparams import api as hparams_api
 from tensorboard.plugins.hparams import api_pb2, summary
 from tensorboard.plugins.text import summary_v2 as text
 
-from clr_loop.runs.files import EVENTS_SUFFIX
+from clr_loop.runs.files import EVENTS_SUFFIX, changed, place_of
 
 HYPERPARAMETERS = (
     "arm", "schedule", "batch_size", "seed", "model", "optimizer", "highest_rate", "base_lr", "step_size",
@@ -87,6 +87,7 @@ class SummaryWriter:
         The steps of a compiled block have no times of their own, so theirs are spread evenly between `began` and
         `ended`, in seconds since 1970.
         """
+        self._train.check()
         columns = [values.tolist() for values in metrics.values()]
         num_steps = len(columns[0])
         times = np.linspace(began, ended, num_steps + 1)[1:].tolist()
@@ -103,12 +104,14 @@ class SummaryWriter:
     @_os_errors()
     def add_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write values by their tags to `train/`."""
+        self._train.check()
         self._train.add(step, _scalars(values))
         self._train.flush()
 
     @_os_errors()
     def add_validation(self, step: int, values: Mapping[str, float]) -> None:
         """Write the values of a validation to `validation/`."""
+        self._validation.check()
         self._validation.add(step, _scalars(values))
         self._validation.flush()
 
@@ -258,9 +261,20 @@ class _EventFile:
         # TensorBoard finds its files by `tfevents`, and reads them in the order of their names.
         number = len(list(directory.glob("*tfevents*")))
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{number:06d}{EVENTS_SUFFIX}"
-        self._records = tf.io.TFRecordWriter(str(directory / name))
-        self.flush, self.close = self._records.flush, self._records.close
+        self._path = directory / name
+        self._records = tf.io.TFRecordWriter(str(self._path))
+        self.close = self._records.close
         self.add_event(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
+        self.flush()
+
+    def flush(self) -> None:
+        self._records.flush()
+        self._place = place_of(self._path)
+
+    def check(self) -> None:
+        """Raise OSError if the file is not what it was after the last flush."""
+        if place_of(self._path) != self._place:
+            raise changed(self._path)
 
     def add(self, step: int, summary: summary_pb2.Summary) -> None:
         event = event_pb2.Event(wall_time=time.time(), step=step)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,9 @@ from numpy.typing import NDArray
 
 CONFIG, RESULT = "config.json", "result.json"
 HISTORY, EPOCHS, VALIDATIONS = _CSV = ("history.csv", "epochs.csv", "validations.csv")
+CONFIG_SHAPE = {
+    "epochs": int, "batch_size": int, "seed": int, "schedule": {"name": str}, "metric_names": list, "versions": dict,
+}  # fmt: skip
 CHECKPOINTS, MANIFEST, VARIABLES = "checkpoints", "manifest.json", "variables.npz"
 
 # The end of our event files' names tells them from those of others, which TensorBoard would show just as well.
@@ -50,6 +52,7 @@ _MADE = (
     f"{SNAPSHOTS}.csv",
 )
 
+_LARGEST_JSON = 64 * 2**20
 _in_use: dict[Path, object] = {}
 
 
@@ -76,6 +79,7 @@ def claim(path: str | os.PathLike[str], kind: str = "run", *, resume: bool = Fal
     try:
         with lock:
             _check_content(directory, kind, is_wanted)
+            _check_links(directory)
             yield directory
     except filelock.Timeout as error:
         raise BlockingIOError(
@@ -95,6 +99,15 @@ def _check_content(directory: Path, kind: str, is_wanted: bool) -> None:
             f"The directory {directory} already holds a {kind}. Choose another, give --resume to go on with it (where "
             "the script has that flag), or --overwrite to replace it."
         )
+
+
+def _check_links(directory: Path) -> None:
+    """Raise FileExistsError if a link stands where this package would write: it leads to somebody else's file."""
+    folders = [directory, *(directory / name for name in (CHECKPOINTS, SNAPSHOTS, "train", "validation"))]
+    files = [path for pattern in _MADE for path in directory.glob(pattern) if CHECKPOINTS not in path.parts]
+    links = [path for path in [*folders[1:], *files] if path.is_symlink()]
+    if links:
+        raise FileExistsError(f"{links[0]} is a link, and a run writes into its own directory alone; remove the link.")
 
 
 @contextlib.contextmanager
@@ -190,15 +203,36 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object, with NaN and infinities as Python writes them. Raises ValueError if there is none."""
+def read_json(path: Path, shape: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Read a JSON object, with NaN and infinities as Python writes them.
+
+    Args:
+        path: of the file, which may come from anybody.
+        shape: what the object must hold: name → a type, a tuple of them, or the shape of an object within.
+
+    Raises:
+        ValueError: if there is no such object, or it is larger than 64 MiB.
+    """
     try:
+        if path.stat().st_size > _LARGEST_JSON:
+            raise ValueError("it is larger than 64 MiB")
         content = json.loads(path.read_text())
-        if not isinstance(content, dict):
-            raise ValueError(f"it holds a {type(content).__name__} instead of an object")
-    except (OSError, ValueError) as error:
+        check_shape(content, shape or {}, "it")
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read ({error}); restore it or start a new run.") from error
     return content
+
+
+def check_shape(value: Any, shape: Any, name: str) -> None:
+    """Raise ValueError, which calls the value by this name, if it does not have a shape; see `read_json`."""
+    if isinstance(shape, Mapping):
+        check_shape(value, dict, name)
+        for key, inner in shape.items():
+            if key not in value:
+                raise ValueError(f"{name} has no {key}")
+            check_shape(value[key], inner, key)
+    elif not isinstance(value, shape) or (isinstance(value, bool) and shape is int):
+        raise ValueError(f"{name} is {'an object' if isinstance(value, dict) else repr(value)[:40]}")
 
 
 class RunFiles:
@@ -206,14 +240,13 @@ class RunFiles:
 
     history.csv has a line for each step: the 0-based step, then its metrics. epochs.csv has a line for each epoch, and
     validations.csv, made when the first comes, one of the same form for each validation within an epoch.
+
+    Every method raises OSError if a file is no longer what was written to it.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._files = {name: self._open(name) for name in (HISTORY, EPOCHS)}
-
-    def _open(self, name: str) -> io.TextIOWrapper:
-        return open(self._directory / name, "a", newline="")
+        self._files = {name: _OwnFile(directory / name) for name in (HISTORY, EPOCHS)}
 
     def add_steps(self, first_step: int, metrics: Mapping[str, NDArray[np.float32]]) -> None:
         """Append a line for each step from `first_step` on; metrics: name → float32 [n], the same names each time."""
@@ -221,7 +254,7 @@ class RunFiles:
         # Nine digits tell any two float32 apart.
         form = ",".join(["%d", *["%.9g"] * len(columns)]) + "\n"
         rows = zip(range(first_step, first_step + len(columns[0])), *columns, strict=True)
-        _append(self._files[HISTORY], ["step", *metrics], "".join([form % row for row in rows]))
+        self._files[HISTORY].append(["step", *metrics], "".join([form % row for row in rows]))
 
     def add_epoch(self, row: Mapping[str, float]) -> None:
         """Append a line for an epoch; the same names each time."""
@@ -230,25 +263,65 @@ class RunFiles:
     def add_validation(self, row: Mapping[str, float]) -> None:
         """Append a line for a validation within an epoch; the same names each time."""
         if VALIDATIONS not in self._files:
-            self._files[VALIDATIONS] = self._open(VALIDATIONS)
+            self._files[VALIDATIONS] = _OwnFile(self._directory / VALIDATIONS)
         self._add_row(VALIDATIONS, row)
 
     def _add_row(self, name: str, row: Mapping[str, float]) -> None:
-        _append(self._files[name], list(row), ",".join(map(repr, row.values())) + "\n")
+        self._files[name].append(list(row), ",".join(map(repr, row.values())) + "\n")
+
+    def verify(self) -> None:
+        """Read all of the files, and compare them with what was written."""
+        for file in self._files.values():
+            file.verify()
 
     def close(self) -> None:
         """Close the files."""
         for file in self._files.values():
-            with _naming(file.name):
-                file.close()
+            file.close()
 
 
-def _append(file: io.TextIOWrapper, header: list[str], lines: str) -> None:
-    if file.tell() == 0:
-        csv.writer(file, lineterminator="\n").writerow(header)
-    with _naming(file.name):
-        file.write(lines)
-        file.flush()
+class _OwnFile:
+    """A text file that nobody else may write to while it is open."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._digest = path, hashlib.sha256(path.read_bytes() if path.is_file() else b"")
+        self._file = open(path, "a", newline="")  # noqa: SIM115 (It is closed by `close`.)
+        self._place = place_of(path)
+
+    def append(self, header: list[str], lines: str) -> None:
+        if place_of(self._path) != self._place:
+            raise changed(self._path)
+        if self._file.tell() == 0:
+            lines = ",".join(header) + "\n" + lines
+        with _naming(self._path):
+            self._file.write(lines)
+            self._file.flush()
+        self._digest.update(lines.encode())
+        self._place = place_of(self._path)
+
+    def verify(self) -> None:
+        is_there = place_of(self._path) == self._place
+        if not is_there or hashlib.sha256(self._path.read_bytes()).digest() != self._digest.digest():
+            raise changed(self._path)
+
+    def close(self) -> None:
+        with _naming(self._path):
+            self._file.close()
+
+
+def place_of(path: Path) -> tuple[int, ...]:
+    """Return what tells a file from a copy of it, and its size in bytes; () if it is gone."""
+    try:
+        status = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size
+
+
+def changed(path: str | Path) -> OSError:
+    """Return the error of a file that is no longer what the run has written."""
+    what = "was removed, replaced or changed while the run was writing to it"
+    return OSError(f"{path} {what}; the run ends here. Resume it from its checkpoints, or start a new run.")
 
 
 @contextlib.contextmanager
@@ -325,7 +398,13 @@ class GrowingFiles:
         for name, (size, _) in self._read.items():
             path = self._directory / name
             if not path.is_file() or path.stat().st_size < size:
-                raise OSError(f"{path} was removed or cut short while the run was writing to it; the run ends here.")
+                raise changed(path)
+
+    def verify(self) -> None:
+        """Raise OSError if a file no longer begins with what it held when it was noted last."""
+        for name, (size, digest) in self._read.items():
+            if not _is_kept(self._directory / name, {"size": size, "sha256": digest.hexdigest()}):
+                raise changed(self._directory / name)
 
     def take_back(self, notes: Mapping[str, Mapping[str, Any]]) -> None:
         """Take all files back to what `notes` returned, and remove those that came later.
@@ -357,5 +436,7 @@ class GrowingFiles:
 
 
 def _is_kept(path: Path, note: Mapping[str, Any]) -> bool:
+    if not path.is_file():
+        return False
     with open(path, "rb") as file:
         return hashlib.sha256(file.read(note["size"])).hexdigest() == note["sha256"]

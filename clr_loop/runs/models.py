@@ -46,6 +46,7 @@ def save_model(model: keras.Model, path: Path) -> Path:
 def _write(save: Callable[[Path], Any], target: Path) -> None:
     name, _, suffix = target.name.partition(".")
     draft = target.with_name(f".{name}.draft.{suffix}")
+    draft.unlink(missing_ok=True)  # It may be a link to somebody else's file.
     try:
         save(draft)
         draft.replace(target)
@@ -134,7 +135,7 @@ def load_run(run_dir: str | os.PathLike[str]) -> SavedRun:
     epochs, validations = read_epochs(directory)
     return SavedRun(
         directory,
-        run_files.read_json(directory / run_files.CONFIG),
+        run_files.read_json(directory / run_files.CONFIG, run_files.CONFIG_SHAPE),
         run_files.read_history(directory),
         epochs,
         validations,

@@ -14,13 +14,21 @@ from numpy.typing import NDArray
 
 from clr_loop.loop.loop import Metrics, TrainLoop
 from clr_loop.runs import files as run_files
-from clr_loop.runs.checkpoints import Checkpoint, RunCheckpoints, best_of
+from clr_loop.runs.checkpoints import Checkpoint, CheckpointError, RunCheckpoints, best_of
 from clr_loop.runs.events import SummaryWriter
 from clr_loop.runs.result import Best, EpochRecord, TrainingResult
 from clr_loop.runs.settings import in_words
 
 # The beginning of a run, whose highest loss is not unusual; of a short run its first quarter.
 _FIRST_STEPS = 50
+_NOTES_SHAPE = {
+    "settings": run_files.CONFIG_SHAPE, "columns": (list, type(None)), "epoch_seconds": (int, float),
+    "input_wait_seconds": (int, float), "batch_sizes": list, "records": dict,
+}  # fmt: skip
+_RESULT_SHAPE = {
+    "compile_seconds": (int, float), "num_examples": int, "num_skipped": int, "weights_sha256": str, "device": str,
+    "is_timed": bool, "records": dict,
+}  # fmt: skip
 
 
 @dataclass
@@ -116,12 +124,16 @@ class RunRecords:
         """
         config = self.directory / run_files.CONFIG
         try:
-            written = run_files.read_json(config)
+            written = run_files.read_json(config, run_files.CONFIG_SHAPE)
         except ValueError:
             written = None
         checkpoint = self.checkpoints.newest_whole(step)
         if checkpoint is None:
             return None, written
+        try:
+            run_files.check_shape(checkpoint.manifest, _NOTES_SHAPE, "its manifest")
+        except ValueError as error:
+            raise CheckpointError(f"The checkpoint {checkpoint.directory} is of no run: {error}.") from error
         saved = checkpoint.manifest["settings"]
         if written is None or in_words(saved, written):
             logging.warning("%s is gone, damaged or changed; the settings in the checkpoint hold", config)
@@ -242,7 +254,8 @@ class RunRecords:
 
     def add_result(self, result: TrainingResult) -> None:
         """Record the end."""
-        self._growing.check()
+        self._files.verify()
+        self._growing.verify()
         self.checkpoints.settle()
         final = {name: value for name, value in result.final.items() if name in _measures(self._settings)}
         if result.is_timed:
@@ -257,19 +270,19 @@ def read_result(directory: Path) -> TrainingResult | None:
     path = directory / run_files.RESULT
     if not path.is_file():
         return None
-    content, settings = run_files.read_json(path), run_files.read_json(directory / run_files.CONFIG)
+    content = run_files.read_json(path, _RESULT_SHAPE)
+    settings = run_files.read_json(directory / run_files.CONFIG, run_files.CONFIG_SHAPE)
     elsewhere = ("settings", "history", "epochs", "validations")
     own = {attribute.name for attribute in fields(TrainingResult)}.difference(elsewhere)
     try:
-        known, _ = content["records"], settings["epochs"]
-        found = run_files.digests(directory)
+        known, found = content["records"], run_files.digests(directory)
         for name in [name for name in {**known, **found} if found.get(name) != known.get(name)]:
             raise ValueError(f"{directory / name} is gone or was changed after the run; restore it or run it again.")
         epochs, validations = read_epochs(directory)
         content.setdefault("test", {})  # Version 0.2.0 had none.
         kept = {name: content[name] for name in own}
         return TrainingResult(settings, run_files.read_history(directory), epochs, validations=validations, **kept)
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         what = f"The files of the run in {directory} lack {error}"
         raise ValueError(f"{what}; restore them or run it again.") from error
 

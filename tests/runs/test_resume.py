@@ -377,16 +377,83 @@ def test_a_damaged_event_file_is_named_and_the_run_goes_on(train, whole, tmp_pat
     assert f"{events} was removed or changed; TensorBoard may lack points" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["history.csv", "epochs.csv", "train", "."])
-def test_files_removed_in_mid_run_are_noticed(train, tmp_path, name):
-    def remove(batches_done):
-        path = tmp_path / "run" / name
-        if batches_done == 10:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+def replace_by_a_copy(path):
+    shutil.copy(path, path.with_name("copy"))
+    path.with_name("copy").replace(path)
 
-    with pytest.raises(OSError, match="was removed or cut short while the run was writing to it"):
-        train(tmp_path / "run", checkpoint_every=0, callbacks=[BatchEnd(remove)])
+
+def append_to(path):
+    with open(path, "ab") as file:
+        file.write(b"9,9.0")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "damage"),
+    [
+        ("history.csv", os.unlink),
+        ("epochs.csv", os.unlink),
+        ("train", shutil.rmtree),
+        (".", shutil.rmtree),
+        ("history.csv", replace_by_a_copy),
+        ("epochs.csv", append_to),
+        ("validations.csv", replace_by_a_copy),
+        ("train/*", replace_by_a_copy),
+        ("train/*", append_to),
+        ("validation/*", replace_by_a_copy),
+        ("history.csv", lambda path: flip(path, 40)),
+        ("validations.csv", lambda path: flip(path, 10)),
+        ("train/*", lambda path: flip(path, 40)),
+    ],
+)
+def test_a_file_that_somebody_else_changes_in_mid_run_ends_the_run_without_a_result(train, tmp_path, pattern, damage):
+    def change(batches_done):
+        if batches_done == 10:
+            (path,) = (tmp_path / "run").glob(pattern) if pattern != "." else [tmp_path / "run"]
+            damage(path)
+
+    every = 0 if pattern == "." else 5
+    with pytest.raises(OSError, match="was removed, replaced or changed while the run was writing to it"):
+        train(tmp_path / "run", checkpoint_every=every, validate_every=3, callbacks=[BatchEnd(change)])
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize("name", ["history.csv", "snapshots.csv", "final.keras", "checkpoints", "train"])
+def test_a_link_in_a_run_directory_is_not_written_through(train, whole, tmp_path, name):
+    shutil.copytree(whole, tmp_path / "run")
+    target, link = tmp_path / "target", tmp_path / "run" / name
+    if link.is_dir():
+        shutil.move(link, target)
+    else:
+        target.write_text("precious")
+        link.unlink(missing_ok=True)
+    link.symlink_to(target)
+    with pytest.raises(FileExistsError, match=f"{link} is a link, and a run writes into its own directory alone"):
+        train(tmp_path / "run", epochs=4, resume=True)
+    assert target.is_dir() or target.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"settings": None}, {"records": []}, {"step": "x"}, {"step": -1}, {"batch_sizes": 3}, {"origin": [0, -1]}],
+)
+def test_a_manifest_that_is_well_formed_and_nonsense_is_named_in_one_sentence(train, whole, tmp_path, change):
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    for directory in (tmp_path / "run" / "checkpoints").iterdir():
+        manifest = json.loads((directory / "manifest.json").read_text()) | change
+        manifest["manifest_sha256"] = checkpoints._manifest_sha256(manifest)
+        (directory / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError) as caught:
+        train(tmp_path / "run", resume=True)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"epochs": "many"}', "[" * 100_000, '{"schedule": {"name": 3}}'])
+def test_a_config_that_is_well_formed_and_nonsense_is_named_in_one_sentence(whole, tmp_path, content):
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config\.json cannot be read"):
+        read_result(tmp_path / "run")
 
 
 def test_files_that_are_not_its_own_survive_a_resume(train, whole, tmp_path):
