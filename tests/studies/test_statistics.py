@@ -7,8 +7,8 @@ from scipy import stats
 from clr_loop.studies.comparison.effects import compare
 from clr_loop.studies.comparison.statistics import (
     ALPHA,
+    critical_size,
     detectable_size,
-    half_interval,
     holm,
     is_small,
     p_value,
@@ -135,6 +135,6 @@ def test_a_difference_larger_than_the_one_named_as_not_likely_is_seldom_there(n)
     differences, true = draw(n, RUNS), EFFECTS @ RUNS.mean(axis=0)
     mean, sd = differences.mean(axis=2), differences.std(axis=2, ddof=1)
     is_said = (holm(p_value(differences)) > ALPHA) & is_small(abs(mean) / sd, n)
-    is_wrong = is_said & (abs(true) > abs(mean) + half_interval(n) * sd)
+    is_wrong = is_said & (abs(true) > abs(mean) + critical_size(n) * sd)
     assert is_said.any(axis=1).mean() > 0.2
     assert is_wrong.any(axis=1).mean() <= ALPHA
