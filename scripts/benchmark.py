@@ -29,14 +29,11 @@ from tqdm import tqdm
 from clr_loop.commands import output_flags, terminal
 from clr_loop.runs import files as run_files
 from clr_loop.studies.report.tables import table_of
-from contenders.loops import CONTENDERS, Job
+from contenders.loops import CONTENDERS, GROWTH_BATCH_SIZES, Job, growth_jobs
 from contenders.turns import Measurement, measure_in_turns
 
 FLAGS = flags.FLAGS
 
-GROWTH_BATCH_SIZES = (32, 128, 512, 2048, 8192)
-GROWTH_COPIES = (1, 4)
-GROWTH_WIDTHS = (4, 16)
 # An image costs a convolutional model some forty times as much.
 MOST_FOR_CONVOLUTIONS = 10_000
 
@@ -105,7 +102,7 @@ def main() -> None:
         if cases:
             say(f"## Side by side\n\n{side_by_side(keys, cases)}")
         growth: list[Case] = []
-        for job in growth_jobs(dense[0], batch_sizes) if "3" in FLAGS.tables else []:
+        for job in growth_jobs(dense[0], FLAGS.num_examples, batch_sizes) if "3" in FLAGS.tables else []:
             what = f"batch {job.batch_size}, {job.copies}× data, {job.width}× width"
             growth.append((job, measure(("clr_loop", "products"), job, what, record=False)))
         if growth:
@@ -119,15 +116,6 @@ def case_job(model: str, batch_size: int) -> Job:
     is_convolutional = Job(model, 1, 1).is_convolutional
     most = max(MOST_FOR_CONVOLUTIONS, batch_size) if is_convolutional else FLAGS.num_examples
     return Job(model, batch_size, min(FLAGS.num_examples, most) // batch_size * batch_size)
-
-
-def growth_jobs(model: str, batch_sizes: Sequence[int]) -> list[Job]:
-    """Return the jobs of table 3: one thing grows at a time, batch size, data or width."""
-    n = FLAGS.num_examples
-    jobs = [Job(model, size, n) for size in GROWTH_BATCH_SIZES if size <= n]
-    jobs += [Job(model, size, n, copies=copies) for size in batch_sizes for copies in GROWTH_COPIES]
-    jobs += [Job(model, size, n, width=width) for size in batch_sizes for width in GROWTH_WIDTHS]
-    return list(dict.fromkeys(jobs))
 
 
 def measure(keys: Sequence[str], job: Job, what: str, record: bool) -> dict[str, Measurement]:

@@ -13,7 +13,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,6 +35,10 @@ Epoch = Callable[[int, bool], Metrics]
 ADAM_EPSILON = 1e-12
 STEPS_PER_EXECUTION = 50
 _PREFETCHED_BATCHES = 4
+
+GROWTH_BATCH_SIZES = (32, 128, 512, 2048, 8192)
+GROWTH_COPIES = (1, 4)
+GROWTH_WIDTHS = (4, 16)
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,14 @@ class Job:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.Adam(rate, epsilon=ADAM_EPSILON), loss, metrics=["accuracy"], **compiled)
         return model
+
+
+def growth_jobs(model: str, num_examples: int, batch_sizes: Sequence[int]) -> list[Job]:
+    """Return the jobs of table 3: one thing grows at a time, batch size, data or width."""
+    jobs = [Job(model, size, num_examples) for size in GROWTH_BATCH_SIZES if size <= num_examples]
+    jobs += [Job(model, size, num_examples, copies=copies) for size in batch_sizes for copies in GROWTH_COPIES]
+    jobs += [Job(model, size, num_examples, width=width) for size in batch_sizes for width in GROWTH_WIDTHS]
+    return list(dict.fromkeys(jobs))
 
 
 def keras_fit(job: Job, log_dir: Path, at_best: bool = False) -> Epoch:

@@ -5,15 +5,21 @@ import json
 import numpy as np
 import pytest
 
-from contenders.loops import CONTENDERS, Job
+from contenders import loops
+from contenders.loops import CONTENDERS, Job, growth_jobs
 from helpers import scripts
 from helpers.processes import fork_for_spawn
 from helpers.scripts import assert_one_line_error
 
 
+def prepare():
+    """Let the contenders be forked, and less grow."""
+    fork_for_spawn()
+    loops.GROWTH_COPIES, loops.GROWTH_WIDTHS = (), (4,)
+
+
 def run(*flags):
-    """Run the benchmark; its contenders are forked."""
-    return scripts.finished(scripts.start_script("benchmark.py", *flags, prepare=fork_for_spawn), "benchmark.py")
+    return scripts.finished(scripts.start_script("benchmark.py", *flags, prepare=prepare), "benchmark.py")
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +82,14 @@ def test_tables_are_printed_and_written_alike_and_the_picture_is_one(finished):
     assert (output_dir / "benchmark.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_growth_is_measured_along_batch_size_data_and_width(finished):
+def test_batch_size_data_and_width_grow_one_at_a_time(finished):
+    jobs = [(job.batch_size, job.copies, job.width) for job in growth_jobs("relu_mlp", 60_000, [100, 2048])]
+    sizes = [(32, 1, 1), (128, 1, 1), (512, 1, 1), (2048, 1, 1), (8192, 1, 1), (100, 1, 1)]
+    larger = [(100, 1, 4), (100, 1, 16), (100, 4, 1), (2048, 1, 4), (2048, 1, 16), (2048, 4, 1)]
+    assert sorted(jobs) == sorted([*sizes, *larger])
     growth = json.loads((finished[1] / "benchmark.json").read_text())["growth"]
-    cells = [(case["batch_size"], case["copies"], case["width"]) for case in growth]
-    assert cells == [(32, 1, 1), (32, 4, 1), (32, 1, 4), (32, 1, 16)]
-    assert [case["contenders"]["clr_loop"]["examples"] for case in growth] == [100, 400, 100, 100]
+    assert [(case["batch_size"], case["copies"], case["width"]) for case in growth] == [(32, 1, 1), (32, 1, 4)]
+    assert [case["contenders"]["clr_loop"]["examples"] for case in growth] == [100, 100]
 
 
 @pytest.mark.parametrize(
