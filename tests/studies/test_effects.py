@@ -124,7 +124,7 @@ def test_a_difference_is_small_if_its_interval_lies_within_one_standard_deviatio
 def test_what_could_have_been_found_is_told_where_no_difference_is_shown():
     values = (np.arange(10) - 4.5) / np.arange(10).std(ddof=1) * 0.02
     undecided = make_effect(values + 0.01, 0.3)
-    # For 80 % power at 5 %, ten pairs find 0.9962 standard deviations, and half of that needs 34 (G*Power 3.1).
+    # For 80% power at 5%, ten pairs find 0.9962 standard deviations, and half of that needs 34 (G*Power 3.1).
     assert undecided.detectable_difference == pytest.approx(0.02 * 0.9962, rel=1e-3)
     assert (undecided.seeds_for_half, undecided.seeds_to_tell) == (34, 18)
     shown = make_effect(values + 0.05, 0.01)

@@ -105,7 +105,7 @@ def test_the_power_is_how_often_normal_differences_are_shown_with_the_right_sign
 
 
 def test_the_number_of_seeds_is_that_of_the_textbook():
-    # Pairs for 80 % power at 5 %, two-sided: Cohen's small, medium and large difference (G*Power 3.1).
+    # Pairs for 80% power at 5%, two-sided: Cohen's small, medium and large difference (G*Power 3.1).
     assert [seeds_to_show(size) for size in (0.2, 0.5, 0.8)] == [199, 34, 15]
 
 

@@ -318,15 +318,15 @@ def test_without_a_score_the_pair_is_read_from_the_fall_of_the_loss_whatever_its
     assert pair["base_lr"].learning_rate == pytest.approx(10 ** (-4.0 - 0.2 * math.log(9)), rel=0.15)
     middle = (-4.0 + 0.2 * math.log(19) + -1.0 - 0.05 * math.log(19)) / 2
     assert pair["max_lr"].learning_rate == pytest.approx(10**middle, rel=0.15)
-    assert "where the loss begins to fall (10 % of its fall made)" in str(pair["base_lr"])
-    assert "where it rises again (5 % lost)" in str(pair["max_lr"])
+    assert "where the loss begins to fall (after 10% of its fall)" in str(pair["base_lr"])
+    assert "where it rises again (5% lost)" in str(pair["max_lr"])
     assert "accuracy" not in "".join(map(str, pair.values()))
 
 
 def test_the_words_name_the_measure_of_the_score():
     curve, _ = analytic_curve(7)
     named = Curve(curve.learning_rate, curve.loss, curve.score, curve.time_constant, measure="auc")
-    assert "where the auc begins to rise (10 % of its rise made)" in str(suggest([named])[0])
+    assert "where the auc begins to rise (after 10% of its rise)" in str(suggest([named])[0])
     flat = Curve(curve.learning_rate, curve.loss, np.full(1000, -2.5), curve.time_constant, measure="r2_score")
     assert "the r2_score stays near -2.5 while the loss falls" in reasons_of(flat)["base_lr"][0]
 

@@ -334,17 +334,15 @@ def _check_runs(runs: Sequence[ArmRun], arms: Sequence[Arm], measure: Measure) -
     counts = Counter((run.arm.label, run.seed) for run in runs)
     for label, seed in itertools.product((arm.label for arm in arms), sorted({run.seed for run in runs})):
         if counts[label, seed] != 1:
-            what = "is missing" if not counts[label, seed] else "is there twice"
-            raise ValueError(
-                f"The runs are not a whole grid: seed {seed} of {label} {what}; run every arm once with every seed."
-            )
+            what = f"seed {seed} of {label} is {'there twice' if counts[label, seed] else 'missing'}"
+            raise ValueError(f"The runs are not a whole grid: {what}; run every arm once with every seed.")
     for arm in arms:
         lengths = [len(run.result.epochs) for run in runs if run.arm == arm]
         if min(lengths) < max(lengths):
             length = f"from {min(lengths)} to {max(lengths)} epochs"
             raise ValueError(f"The runs of {arm.label} differ in length, {length}; train all of them equally long.")
     for run in runs:
-        measure.check(list(run.result.final))
+        measure.check(run.result.final)
         value = run.result.final[measure.name]
         if not math.isfinite(value):
             raise ValueError(f"{measure.name} is {value} in {run.arm.label}, seed {run.seed}; it cannot be compared.")

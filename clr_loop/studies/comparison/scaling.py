@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -13,30 +12,17 @@ from clr_loop.studies.comparison.effects import Comparison
 from clr_loop.studies.comparison.tuning import Search
 
 
-class Power(NamedTuple):
-    """rate = constant · batch_size ** exponent, fitted through tuned rates.
+def fitted_power(searches: Sequence[Search]) -> tuple[float, float | None] | None:
+    """Fit rate = constant · batch_size ** exponent to the best rates of one schedule; None from a single batch size.
 
-    Attributes:
-        exponent: float.
-        standard_error: float, of the exponent; None from two batch sizes, through which a line always goes.
+    Returns:
+        The exponent and its standard error, which is None from two batch sizes: a line always goes through them.
     """
-
-    exponent: float
-    standard_error: float | None
-
-    def __str__(self) -> str:
-        """`0.43 ± 0.08`."""
-        error = "" if self.standard_error is None else f" ± {self.standard_error:.2f}"
-        return f"{self.exponent:.2f}{error}"
-
-
-def fitted_power(searches: Sequence[Search]) -> Power | None:
-    """Fit a power of the batch size to the best rates of one schedule; None from a single batch size."""
     if len(searches) < 2:
         return None
     sizes = np.log([search.arm.batch_size for search in searches])
     fit = stats.linregress(sizes, np.log([search.best.learning_rate for search in searches]))
-    return Power(float(fit.slope), float(fit.stderr) if len(searches) > 2 else None)
+    return float(fit.slope), float(fit.stderr) if len(searches) > 2 else None
 
 
 def largest_scaling_sizes(comparison: Comparison) -> dict[str, int]:

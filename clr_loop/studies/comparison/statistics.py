@@ -2,13 +2,9 @@
 
 A size is a difference in standard deviations over seeds.
 
-Why Student's t: the accuracies of the article's network are far from normal at a rate of 0.1. Yet differences between
-arms that do not differ are nearly symmetric, and with Holm's correction the test keeps its promise from four seeds on
-(tests/studies/test_statistics.py simulates this from real runs). From three seeds it keeps it for arms as different as
-those of the article, but not if every arm's accuracies fall into the same clumps: then 8% of the comparisons show a
-false difference. A sign-flip test and Wilcoxon's signed-rank test have no p value below 2 ÷ 2^n. With four effects they
-show nothing from fewer than eight seeds, and from more seeds they show no more than t. A t test of the logits of the
-accuracies errs as often, in a unit that nobody reads.
+Accuracies can be far from normal, but the differences between arms that do not differ are nearly symmetric. So
+Student's t test with Holm's correction keeps its promise from four seeds on; tests/studies/test_statistics.py simulates
+this from real runs.
 """
 
 from __future__ import annotations

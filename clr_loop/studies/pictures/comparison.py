@@ -123,6 +123,7 @@ def _draw_last(comparison: Comparison, axes: Axes) -> None:
     axes.set_yticks(range(len(labels)), labels, fontsize=9)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.margins(x=0.1)
+    axes.locator_params(axis="x", nbins=5)
     dots = "dots: seeds; bar: mean ± standard deviation" if len(comparison.seeds) > 1 else "one seed"
     axes.set_xlabel(f"{measure.words} after the last epoch\n({dots})")
     finish(axes)

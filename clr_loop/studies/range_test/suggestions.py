@@ -261,14 +261,14 @@ def _valley(reading: _Reading) -> float:
 
 
 _RULES: dict[str, tuple[str, Callable[[_Reading], float]]] = {
-    "base_lr": ("Smith's lower bound, where the {measure} begins to {rise} (10 % of its {rise} made)", _base_lr),
+    "base_lr": ("Smith's lower bound, where the {measure} begins to {rise} (after 10% of its {rise})", _base_lr),
     "max_lr": (
-        "Smith's upper bound, the middle between where the {measure} slows (95 % of its {rise} made) and where it "
-        "{fall}s again (5 % lost) or the loss diverges",
+        "Smith's upper bound, the middle between where the {measure} slows (after 95% of its {rise}) and where it "
+        "{fall}s again (5% lost) or the loss diverges",
         _max_lr,
     ),
     "steepest": ("where the smoothed loss falls fastest for each decade of the rate", _steepest),
-    "valley": ("the middle of the fall of the smoothed loss (from 10 % to 90 % of it)", _valley),
+    "valley": ("the middle of the fall of the smoothed loss (from 10% to 90% of it)", _valley),
 }
 
 

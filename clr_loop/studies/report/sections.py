@@ -206,10 +206,12 @@ def tuning_section(searches: Sequence[Search]) -> str:
 
 def _rule_section(searches: Sequence[Search]) -> str:
     """Return the section on the rate against the batch size; "" unless a schedule was tuned at two."""
-    rows, powers = [], {}
+    rows, powers = [], []
     for name, of_schedule in by_schedule(searches).items():
-        powers[name] = fitted_power(of_schedule)
-        first = of_schedule[0]
+        power, first = fitted_power(of_schedule), of_schedule[0]
+        if power is not None:
+            exponent, error = power
+            powers.append(f"{name} {exponent:.2f}" + ("" if error is None else f" ± {error:.2f}"))
         for search in of_schedule:
             ratio = search.arm.batch_size / first.arm.batch_size
             row = {
@@ -220,10 +222,9 @@ def _rule_section(searches: Sequence[Search]) -> str:
                 "square-root rule": f"{first.best.learning_rate * math.sqrt(ratio):.3g}",
             }
             rows.append(row)
-    if not any(powers.values()):
+    if not powers:
         return ""
-    fitted = "; ".join(f"{name} {power}" for name, power in powers.items())
-    return f"## Rate against batch size\n\n{table_of(rows)}\n\nFitted power: {fitted}. {_RULE_NOTE}"
+    return f"## Rate against batch size\n\n{table_of(rows)}\n\nFitted power: {'; '.join(powers)}. {_RULE_NOTE}"
 
 
 def _noise_section(comparison: Comparison, noise_scale: NoiseScale | None) -> str:
