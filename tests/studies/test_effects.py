@@ -38,13 +38,6 @@ def test_a_factor_with_one_level_has_no_effect():
     assert {effect.factor for effect in compare(runs).effects} == {"schedule"}
 
 
-def test_every_metric_of_the_runs_can_be_the_measure():
-    runs = make_runs([[0.3], [0.2], [0.5], [0.1]], measure="val_mean_absolute_error")
-    found = {e.factor: e.sample.mean for e in compare(runs, Measure("val_mean_absolute_error")).effects[:4]}
-    assert found["both"] == pytest.approx(-0.2)
-    assert found["schedule"] == pytest.approx(-0.25)
-
-
 def test_an_unknown_measure_is_refused_with_those_that_exist():
     with pytest.raises(ValueError, match=r"no measure val_auc; choose one of loss, accuracy, val_loss, val_accuracy\."):
         compare(make_runs([[0.5]] * 4), Measure("val_auc"))

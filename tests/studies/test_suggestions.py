@@ -147,14 +147,10 @@ def test_smoothing_is_the_weighted_mean_of_its_docstring():
     np.testing.assert_allclose(smooth(values, 7.0), (weights @ medians) / weights.sum(axis=1), rtol=1e-12)
 
 
-def test_smoothing_has_no_bias_and_no_lag_and_steps_over_nan():
-    np.testing.assert_allclose(smooth(np.full(50, 2.3), 8.0), 2.3, rtol=1e-12)
-    line = np.arange(400.0)
-    np.testing.assert_allclose(smooth(line, 5.0)[100:300], line[100:300], rtol=1e-9)
+def test_smoothing_steps_over_nan():
     holed = np.full(50, 2.3)
     holed[[0, 10, 11, 12, 13, 14, 49]] = np.nan
-    np.testing.assert_array_equal(np.isnan(smooth(holed, 8.0)), np.isnan(holed))
-    np.testing.assert_allclose(smooth(holed, 8.0)[15:49], 2.3, rtol=1e-12)
+    np.testing.assert_allclose(smooth(holed, 8.0), holed, rtol=1e-12)
 
 
 def test_a_curve_that_only_rises_is_told_to_lower_start_lr():
