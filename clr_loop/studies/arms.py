@@ -1,17 +1,12 @@
-"""The arms of a comparison, their runs, and what the seed of a run decides."""
+"""The arms of a comparison, and their runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from clr_loop.data.arguments import checked_types
 from clr_loop.runs.result import TrainingResult
 from clr_loop.schedules import Schedule
-
-MakeModel = Callable[[int], Any]
-"""seed → a fresh compiled Keras model."""
 
 
 @checked_types
@@ -41,10 +36,3 @@ class ArmRun:
     arm: Arm
     seed: int
     result: TrainingResult
-
-
-def initial_state(make_model: MakeModel, seed: int) -> dict[str, Any]:
-    """Return what a seed decides in the `Snapshot` of a loop at step 0; the model itself is not kept."""
-    from clr_loop.loop.state import values_of  # Only here, because arms can be compared without TensorFlow.
-
-    return {"model": values_of(make_model(seed).variables), "seed": seed}

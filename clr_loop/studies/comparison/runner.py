@@ -27,9 +27,10 @@ from clr_loop.runs.records import read_result
 from clr_loop.runs.result import TrainingResult
 from clr_loop.runs.settings import in_words, run_settings
 from clr_loop.schedules.checks import checked_whole
-from clr_loop.studies.arms import Arm, ArmRun, MakeModel, initial_state
+from clr_loop.studies.arms import Arm, ArmRun
 from clr_loop.studies.comparison.effects import check_grid
 from clr_loop.studies.comparison.measures import Measure
+from clr_loop.studies.seeds import MakeModel, initial_state
 
 
 @checked_types

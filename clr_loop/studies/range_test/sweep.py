@@ -19,9 +19,9 @@ from clr_loop.loop.loop import Metrics, TrainLoop
 from clr_loop.runs.result import higher_is_better
 from clr_loop.schedules import ExponentialRamp, LinearRamp
 from clr_loop.schedules.checks import checked_choice, checked_integer, checked_number, checked_whole
-from clr_loop.studies.arms import MakeModel, initial_state
 from clr_loop.studies.range_test.curves import DIVERGENCE_FACTOR, Curve
 from clr_loop.studies.range_test.suggestions import Bounds, NoSuggestionError, bounds, suggest
+from clr_loop.studies.seeds import MakeModel, initial_state
 
 NUM_STEPS = 1000
 """The steps of a sweep unless told otherwise: 125 for each decade of the default range, enough for noisy curves."""
