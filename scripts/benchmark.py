@@ -18,7 +18,7 @@ import dataclasses
 import os
 import platform
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,12 @@ from tqdm import tqdm
 
 from clr_loop.commands import output_flags, terminal
 from clr_loop.runs import files as run_files
-from clr_loop.studies.report.tables import markdown_table
-from contenders.loops import CONTENDERS, Job
+from clr_loop.studies.report.tables import table_of
+from contenders.loops import CONTENDERS, GROWTH_BATCH_SIZES, Job, growth_jobs
 from contenders.turns import Measurement, measure_in_turns
 
 FLAGS = flags.FLAGS
 
-GROWTH_BATCH_SIZES = (32, 128, 512, 2048, 8192)
-GROWTH_COPIES = (1, 4)
-GROWTH_WIDTHS = (4, 16)
 # An image costs a convolutional model some forty times as much.
 MOST_FOR_CONVOLUTIONS = 10_000
 
@@ -94,12 +91,7 @@ def main() -> None:
         cases: list[Case] = []
         for model in FLAGS.models if {"1", "2"} & set(FLAGS.tables) else []:
             for size in batch_sizes:
-                job = Job(model, size, FLAGS.num_examples)
-                if job.is_convolutional:
-                    most = max(MOST_FOR_CONVOLUTIONS, size)
-                    job = dataclasses.replace(job, num_examples=min(job.num_examples, most))
-                # Whole batches only: not every library can take a short last one.
-                job = dataclasses.replace(job, num_examples=job.num_examples // size * size)
+                job = case_job(model, size)
                 able = [key for key in keys if CONTENDERS[key].has_convolutions or not job.is_convolutional]
                 present = [key for key in able if CONTENDERS[key].is_installed()]
                 measured = measure(present, job, f"{model}, batch {size}", record="2" in FLAGS.tables)
@@ -110,7 +102,7 @@ def main() -> None:
         if cases:
             say(f"## Side by side\n\n{side_by_side(keys, cases)}")
         growth: list[Case] = []
-        for job in growth_jobs(dense[0], batch_sizes) if "3" in FLAGS.tables else []:
+        for job in growth_jobs(dense[0], FLAGS.num_examples, batch_sizes) if "3" in FLAGS.tables else []:
             what = f"batch {job.batch_size}, {job.copies}× data, {job.width}× width"
             growth.append((job, measure(("clr_loop", "products"), job, what, record=False)))
         if growth:
@@ -119,13 +111,11 @@ def main() -> None:
     terminal.say(f"results: {output_dir}")
 
 
-def growth_jobs(model: str, batch_sizes: Sequence[int]) -> list[Job]:
-    """Return the jobs of table 3: one thing grows at a time, batch size, data or width."""
-    n = FLAGS.num_examples
-    jobs = [Job(model, size, n) for size in GROWTH_BATCH_SIZES if size <= n]
-    jobs += [Job(model, size, n, copies=copies) for size in batch_sizes for copies in GROWTH_COPIES]
-    jobs += [Job(model, size, n, width=width) for size in batch_sizes for width in GROWTH_WIDTHS]
-    return list(dict.fromkeys(jobs))
+def case_job(model: str, batch_size: int) -> Job:
+    """Return the job of tables 1 and 2, of whole batches only: not every library can take a short last one."""
+    is_convolutional = Job(model, 1, 1).is_convolutional
+    most = max(MOST_FOR_CONVOLUTIONS, batch_size) if is_convolutional else FLAGS.num_examples
+    return Job(model, batch_size, min(FLAGS.num_examples, most) // batch_size * batch_size)
 
 
 def measure(keys: Sequence[str], job: Job, what: str, record: bool) -> dict[str, Measurement]:
@@ -137,82 +127,92 @@ def measure(keys: Sequence[str], job: Job, what: str, record: bool) -> dict[str,
 def epoch_table(keys: Sequence[str], measured: Measured) -> str:
     """Return table 1: an epoch of each contender."""
     ours = measured["clr_loop"].median
-    columns: dict[str, Callable[[Measurement], str]] = {
-        "compile s": lambda it: "–" if it.loss is None else f"{it.compile_seconds:.2f}",
-        **_spread(lambda it: it.epoch_seconds, ours),
-        "clr_loop ÷ it": lambda it: f"{ours / it.median:.2f}",
-        "examples/s": lambda it: f"{it.examples / it.median:,.0f}",
-        "peak MB": lambda it: f"{it.peak_bytes / 1e6:,.0f}",
-        "loss of epoch 1": lambda it: "–" if it.loss is None else f"{it.loss:.4f}",
-    }
-    return _table(keys, measured, columns)
 
+    def row(it: Measurement) -> dict[str, str]:
+        return {
+            "compile s": "–" if it.loss is None else f"{it.compile_seconds:.2f}",
+            **_spread(it.epoch_seconds, ours),
+            "clr_loop ÷ it": f"{ours / it.median:.2f}",
+            "examples/s": f"{it.examples / it.median:,.0f}",
+            "peak MB": f"{it.peak_bytes / 1e6:,.0f}",
+            "loss of epoch 1": "–" if it.loss is None else f"{it.loss:.4f}",
+        }
 
-def side_by_side(keys: Sequence[str], cases: Sequence[Case]) -> str:
-    """Return the one table of all cases: seconds of an epoch, median (range), and clr_loop's part of it."""
-    header = ["seconds: median (min–max), clr_loop ÷ it", *(f"{job.model}, {job.batch_size}" for job, _ in cases), "MB"]
-    rows = []
-    for key in [key for key in keys if any(key in measured for _, measured in cases)]:
-        found = [measured.get(key) for _, measured in cases]
-        ours = [measured["clr_loop"].median for _, measured in cases]
-        cells = ["–" if it is None else _cell(it, ratio_to) for it, ratio_to in zip(found, ours, strict=True)]
-        peak = max(it.peak_bytes for it in found if it is not None)
-        rows.append([CONTENDERS[key].label, *cells, f"{peak / 1e6:,.0f}"])
-    return markdown_table(header, rows)
-
-
-def _cell(it: Measurement, ours: float) -> str:
-    return f"{it.median:.3f} ({min(it.epoch_seconds):.3f}–{max(it.epoch_seconds):.3f}), {ours / it.median:.2f}"
+    return _table(keys, {key: row(it) for key, it in measured.items()})
 
 
 def recorded_table(keys: Sequence[str], measured: Measured) -> str:
     """Return table 2: an epoch that is recorded, and the share of the recording in it."""
-    columns = {
-        **_spread(lambda it: it.recorded_seconds, statistics.median(measured["clr_loop"].recorded_seconds)),
-        "share of the recording": lambda it: f"{it.recording_share:.1%}",
+    ours = statistics.median(measured["clr_loop"].recorded_seconds)
+    rows = {
+        key: {**_spread(it.recorded_seconds, ours), "share of the recording": f"{it.recording_share:.1%}"}
+        for key, it in measured.items()
     }
-    return _table([key for key in keys if key != "products"], measured, columns)
+    return _table([key for key in keys if key != "products"], rows)
 
 
-def _spread(seconds: Callable[[Measurement], list[float]], ours: float) -> dict[str, Callable[[Measurement], str]]:
-    """Return the columns for median, range and ratio to ours."""
+def _spread(seconds: Sequence[float], ours: float) -> dict[str, str]:
+    """Return median, range and ratio to ours."""
+    median = statistics.median(seconds)
     return {
-        "epoch s: median": lambda it: f"{statistics.median(seconds(it)):.3f}",
-        "min–max": lambda it: f"{min(seconds(it)):.3f}–{max(seconds(it)):.3f}",
-        "÷ clr_loop": lambda it: f"{statistics.median(seconds(it)) / ours:.2f}",
+        "epoch s: median": f"{median:.3f}",
+        "min–max": f"{min(seconds):.3f}–{max(seconds):.3f}",
+        "÷ clr_loop": f"{median / ours:.2f}",
     }
 
 
-def _table(keys: Sequence[str], measured: Measured, columns: Mapping[str, Callable[[Measurement], str]]) -> str:
+def _table(keys: Sequence[str], rows: Mapping[str, Mapping[str, str]]) -> str:
     """Return a table with a row for each contender, also for those that are not installed."""
-    missing = ["not installed", *["–"] * (len(columns) - 1)]
-    rows = [[write(measured[key]) for write in columns.values()] if key in measured else missing for key in keys]
-    return markdown_table(
-        ["contender", *columns], [[CONTENDERS[key].label, *row] for key, row in zip(keys, rows, strict=True)]
-    )
+    missing = dict.fromkeys(rows["clr_loop"], "–")
+    missing[next(iter(missing))] = "not installed"
+    return table_of([{"contender": CONTENDERS[key].label, **rows.get(key, missing)} for key in keys])
+
+
+def side_by_side(keys: Sequence[str], cases: Sequence[Case]) -> str:
+    """Return the one table of all cases: seconds of an epoch, median (range), and clr_loop's part of it."""
+    rows = []
+    for key in keys:
+        row = {"seconds: median (min–max), clr_loop ÷ it": CONTENDERS[key].label}
+        for job, measured in cases:
+            case = f"{job.model}, {job.batch_size}"
+            if key in measured:
+                cells = _spread(measured[key].epoch_seconds, measured["clr_loop"].median)
+                ratio = measured["clr_loop"].median / measured[key].median
+                row[case] = f"{cells['epoch s: median']} ({cells['min–max']}), {ratio:.2f}"
+            else:
+                row[case] = "–"
+        peaks = [measured[key].peak_bytes for _, measured in cases if key in measured]
+        if peaks:
+            rows.append({**row, "MB": f"{max(peaks) / 1e6:,.0f}"})
+    return table_of(rows)
 
 
 def growth_table(growth: Sequence[Case]) -> str:
     """Return table 3: clr_loop against batch size, data and width."""
-    header = [
-        "batch", "data", "width", "epoch s: median", "step ms", "examples/s", "÷ products", "compile s", "peak MB",
-    ]  # fmt: skip
     rows = []
     for job, measured in growth:
         ours = measured["clr_loop"]
-        numbers = [f"{ours.median:.3f}", f"{ours.median / job.steps * 1e3:.3f}", f"{ours.examples / ours.median:,.0f}"]
-        numbers += [f"{ours.median / measured['products'].median:.2f}", f"{ours.compile_seconds:.2f}"]
-        sizes = [f"{job.batch_size:,}", f"{job.copies}×", f"{job.width}×"]
-        rows.append([*sizes, *numbers, f"{ours.peak_bytes / 1e6:,.0f}"])
-    return markdown_table(header, rows)
+        row = {
+            "batch": f"{job.batch_size:,}",
+            "data": f"{job.copies}×",
+            "width": f"{job.width}×",
+            "epoch s: median": f"{ours.median:.3f}",
+            "step ms": f"{ours.median / job.steps * 1e3:.3f}",
+            "examples/s": f"{ours.examples / ours.median:,.0f}",
+            "÷ products": f"{ours.median / measured['products'].median:.2f}",
+            "compile s": f"{ours.compile_seconds:.2f}",
+            "peak MB": f"{ours.peak_bytes / 1e6:,.0f}",
+        }
+        rows.append(row)
+    return table_of(rows)
 
 
 def write(
     output_dir: Path, machine: dict[str, Any], texts: Sequence[str], cases: Sequence[Case], growth: Sequence[Case]
 ) -> None:
     """Write benchmark.md, benchmark.json and benchmark.png."""
-    from clr_loop.studies.pictures import plots  # Only here: the processes that are measured import this script too.
-    from clr_loop.studies.pictures.canvas import save
+    from clr_loop.studies.pictures.canvas import save  # The processes that are measured import this script too.
+    from contenders.figure import benchmark_figure
 
     (output_dir / "benchmark.md").write_text("\n\n".join(texts) + "\n")
     content = {"machine": machine, "rounds": FLAGS.rounds, "cases": _to_json(cases), "growth": _to_json(growth)}
@@ -226,7 +226,8 @@ def write(
         CONTENDERS[key].label: {n: sizes[n][key].median for n in sorted(sizes) if n in GROWTH_BATCH_SIZES}
         for key in ("clr_loop", "products")
     }
-    save(plots.benchmark(bars, lines if growth else {}, texts[0]), output_dir / "benchmark.png", FLAGS.figure_format)
+    figure = benchmark_figure(bars, lines if growth else {}, texts[0])
+    save(figure, output_dir / "benchmark.png", FLAGS.figure_format)
 
 
 def _to_json(cases: Sequence[Case]) -> list[dict[str, Any]]:

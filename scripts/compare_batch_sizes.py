@@ -34,10 +34,10 @@ from clr_loop.commands import arm_flags, loop_flags, model_flags, output_flags, 
 from clr_loop.runs.files import EVENTS_SUFFIX
 
 if TYPE_CHECKING:
-    from clr_loop.studies.comparison.arms import Plan
-    from clr_loop.studies.comparison.effects import Arm, Run
+    from clr_loop.studies.arms import Arm, ArmRun
     from clr_loop.studies.comparison.measures import Measure
     from clr_loop.studies.comparison.noise_scale import NoiseScale
+    from clr_loop.studies.comparison.runner import Plan
     from clr_loop.studies.comparison.tuning import Search
 
 FLAGS = flags.FLAGS
@@ -89,10 +89,11 @@ def main() -> None:
 def _compare(dataset: data.AnyDataset, output_dir: Path) -> Path:
     """Find what is to be found before the first run, run all, and report; return where TensorBoard's summary is."""
     with terminal.status("trying the model"):
-        from clr_loop.studies.comparison.arms import Plan
         from clr_loop.studies.comparison.effects import compare
-        from clr_loop.studies.report import files as report
-        from clr_loop.studies.report import tensorboard as tensorboard_report
+        from clr_loop.studies.comparison.runner import Plan
+        from clr_loop.studies.report.files import write
+        from clr_loop.studies.report.sections import Context
+        from clr_loop.studies.report.tensorboard import FOLDER
 
         measure = _measure(dataset)
     found = arm_flags.Found(dataset, output_dir)
@@ -120,11 +121,11 @@ def _compare(dataset: data.AnyDataset, output_dir: Path) -> Path:
     if FLAGS.noise_scale and isinstance(dataset, data.Dataset):
         noise_scale = _noise_scale(dataset, plan, found)
     with terminal.status("writing the report"):
-        context = report.Context(dataset.name, FLAGS.model, FLAGS.budget, searches, noise_scale, found.range_tests())
-        report.write(comparison, output_dir, context, FLAGS.figure_format)
+        context = Context(dataset.name, FLAGS.model, FLAGS.budget, searches, noise_scale, found.range_tests())
+        write(comparison, output_dir, context, FLAGS.figure_format)
     terminal.say("")
     terminal.say_markdown((output_dir / "report.md").read_text())
-    return output_dir / tensorboard_report.FOLDER
+    return output_dir / FOLDER
 
 
 def _measure(dataset: data.AnyDataset) -> Measure:
@@ -156,7 +157,7 @@ def _tune(held_out: data.Dataset, plan: Plan, found: arm_flags.Found, output_dir
     epochs = {arm.batch_size: plan.epochs_of(arm) for arm in plan.arms}
     trials = dataclasses.replace(plan, arms=arm_flags.arms(held_out.num_examples, epochs), seeds=[tuning.SEED])
 
-    def run_trials(trial_plan: Plan) -> list[Run]:
+    def run_trials(trial_plan: Plan) -> list[ArmRun]:
         return _run_all(_Work(trial_plan, trials_dir, model_flags.settings(held_out), are_trials=True), held_out)
 
     searches = tuning.tune(trials, centers, FLAGS.tune, run_trials)
@@ -203,7 +204,7 @@ class _Work:
         return f"trial of {arm.label}" if self.are_trials else f"{arm.label}, seed {seed}"
 
 
-def _run_all(work: _Work, dataset: data.AnyDataset) -> list[Run]:
+def _run_all(work: _Work, dataset: data.AnyDataset) -> list[ArmRun]:
     """Run every arm with every seed: one after another, or all seeds but the first side by side."""
     seeds = work.plan.seeds
     if FLAGS.parallel == 1 or work.are_trials:
@@ -230,13 +231,13 @@ def _run_seeds(
     resume: bool,
     is_timed: bool = True,
     is_told: bool = True,
-) -> list[Run]:
+) -> list[ArmRun]:
     """Run every arm with these seeds, and say what each run gave."""
     from clr_loop.runs.options import RunOptions
     from clr_loop.runs.progress import ProgressBar
-    from clr_loop.studies.comparison.arms import run_arms
+    from clr_loop.studies.comparison.runner import run_arms
 
-    def say_run(run: Run) -> None:
+    def say_run(run: ArmRun) -> None:
         if is_told:
             result, name = run.result, work.plan.measure.name
             seconds = f", trained {result.train_seconds:.2f} s" if result.is_timed else ""

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from clr_loop.commands import model_flags, output_flags, schedule_flags, terminal
 from clr_loop.runs import files as run_files
 from clr_loop.schedules import describe
-from clr_loop.studies.pictures import plots
 from clr_loop.studies.pictures.canvas import save
+from clr_loop.studies.pictures.runs import schedule_figure
 
 FLAGS = flags.FLAGS
 
@@ -47,7 +47,7 @@ def main() -> None:
     steps = np.arange(total_steps) if total_steps <= _MOST_POINTS else _sample(total_steps)
     rates, momentums = schedule(steps), schedule.momentum_at(steps)
     title = f"{FLAGS.schedule}, batch {FLAGS.batch_size}"
-    figure = plots.schedule(steps, rates, momentums, steps_per_epoch, title, description.warnings)
+    figure = schedule_figure(steps, rates, momentums, steps_per_epoch, title, description.warnings)
     picture = run_files.make(FLAGS.output_dir) / "preview.png"
     save(figure, picture, FLAGS.figure_format)
     print(f"{description}\npicture: {picture}")

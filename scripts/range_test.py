@@ -29,7 +29,7 @@ from clr_loop.schedules import to_steps
 
 if TYPE_CHECKING:
     from clr_loop.loop.loop import Metrics, TrainLoop
-    from clr_loop.studies.range_test.sweep import RangeTest
+    from clr_loop.studies.range_test import RangeTest
 
 FLAGS = flags.FLAGS
 
@@ -73,8 +73,7 @@ def main() -> int:
         strategy = loop_flags.start()
         with terminal.status("making the model and the loop"):
             from clr_loop.runs.settings import loop_settings
-            from clr_loop.studies.range_test import sweep as range_test
-            from clr_loop.studies.range_test.suggestions import Bounds
+            from clr_loop.studies import range_test
 
             loop = loop_flags.make_loop(dataset, strategy)
         tests = _sweep(loop, dataset, num_steps)
@@ -83,11 +82,11 @@ def main() -> int:
             settings = {**model_flags.settings(dataset), **loop_settings(loop)}
             range_test.write(tests, FLAGS.epochs, output_dir, settings, FLAGS.figure_format)
         terminal.say(f"{terminal.where(output_dir)}\n\n{range_test.text(tests, FLAGS.epochs)}")
-        return 0 if isinstance(range_test.bounds_or_reason(tests, FLAGS.epochs), Bounds) else 1
+        return 0 if isinstance(range_test.bounds_or_reason(tests, FLAGS.epochs), range_test.Bounds) else 1
 
 
 def _sweep(loop: TrainLoop, dataset: AnyDataset, num_steps: int) -> list[RangeTest]:
-    from clr_loop.studies.range_test import sweep as range_test
+    from clr_loop.studies import range_test
 
     with tqdm(total=num_steps, unit="step", disable=None, leave=False, dynamic_ncols=True) as bar:
 

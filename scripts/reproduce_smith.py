@@ -28,7 +28,7 @@ from clr_loop import data
 from clr_loop.commands import output_flags, terminal
 
 if TYPE_CHECKING:
-    from clr_loop.studies.comparison.effects import Run
+    from clr_loop.studies.arms import ArmRun
     from clr_loop.studies.smith import Policy
 
 FLAGS = flags.FLAGS
@@ -83,17 +83,17 @@ def main() -> None:
         terminal.say(terminal.where(output_dir))
 
 
-def _run_all(dataset: data.Dataset, policies: Sequence[Policy], output_dir: Path) -> list[Run]:
+def _run_all(dataset: data.Dataset, policies: Sequence[Policy], output_dir: Path) -> list[ArmRun]:
     """Run every policy with every seed, and say what each run gave."""
     from clr_loop.data.models import CAFFE_RATE_MULTIPLIERS, build_model
     from clr_loop.loop.options import StepOptions
     from clr_loop.runs.options import RunOptions
     from clr_loop.runs.progress import ProgressBar
     from clr_loop.studies import smith
-    from clr_loop.studies.comparison.arms import Plan, run_arms
-    from clr_loop.studies.comparison.effects import Arm
+    from clr_loop.studies.arms import Arm
+    from clr_loop.studies.comparison.runner import Plan, run_arms
 
-    def say_run(run: Run) -> None:
+    def say_run(run: ArmRun) -> None:
         accuracy = run.result.final["val_accuracy"]
         terminal.say(f"{run.arm.schedule_name}, seed {run.seed}: {accuracy:.2%}, {run.result.train_seconds:.0f} s")
 

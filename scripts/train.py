@@ -170,10 +170,10 @@ def _train(start: Callable[..., TrainingResult], run_dir: Path) -> int | None:
         terminal.say(f"{stopped}\n{goes_on}")
         return 128 + signals.received
     with terminal.status("drawing"):
-        from clr_loop.studies.pictures import plots  # It brings Matplotlib, which nothing needs before.
         from clr_loop.studies.pictures.canvas import save, to_png
+        from clr_loop.studies.pictures.runs import training_picture  # It brings Matplotlib, which nothing needs before.
 
-        curves = plots.training_curves(result)
+        curves = training_picture(result)
         save(curves.together(), run_dir / "curves.png", FLAGS.figure_format)
         events.write_pictures(run_dir, {f"curves/{name}": to_png(figure) for name, figure in curves.alone().items()})
     metrics = ", ".join(f"{name} {value:#.4g}" for name, value in result.final.items())
@@ -196,13 +196,13 @@ def _train(start: Callable[..., TrainingResult], run_dir: Path) -> int | None:
 
 def _say_snapshots(run_dir: Path, settings: Mapping[str, Any]) -> None:
     """Print what each snapshot and each ensemble gave, and draw it."""
-    from clr_loop.studies.pictures import plots
     from clr_loop.studies.pictures.canvas import save
+    from clr_loop.studies.pictures.runs import snapshots_picture
     from clr_loop.studies.report.tables import table_of
 
     with open(run_dir / "snapshots.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    picture = plots.snapshots([{name: float(value) for name, value in row.items()} for row in rows], settings)
+    picture = snapshots_picture([{name: float(value) for name, value in row.items()} for row in rows], settings)
     save(picture.together(), run_dir / "snapshots.png", FLAGS.figure_format)
     shown = [{n: v if n in ("cycle", "ensemble_of") else f"{float(v):#.4g}" for n, v in row.items()} for row in rows]
     terminal.say(f"\n{table_of(shown)}\n")

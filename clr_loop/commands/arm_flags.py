@@ -17,8 +17,8 @@ from clr_loop.schedules import Schedule
 
 if TYPE_CHECKING:
     from clr_loop.loop.loop import TrainLoop
-    from clr_loop.studies.comparison.effects import Arm
-    from clr_loop.studies.range_test.sweep import RangeTest
+    from clr_loop.studies.arms import Arm
+    from clr_loop.studies.range_test import RangeTest
 
 FLAGS = flags.FLAGS
 
@@ -149,7 +149,7 @@ def _schedules(num_examples: int, batch_size: int, epochs: int) -> dict[str, Sch
 
 def arms(num_examples: int, epochs: Mapping[int, int]) -> list[Arm]:
     """Return every batch size with every schedule, as the flags say."""
-    from clr_loop.studies.comparison.effects import Arm
+    from clr_loop.studies.arms import Arm
 
     named = {size: _schedules(num_examples, size, epochs[size]) for size in batch_sizes()}
     return [Arm(size, name, schedule) for size, made in named.items() for name, schedule in made.items()]
@@ -196,7 +196,7 @@ class Found:
         return {size: _whole_epochs(budget / seconds[size], f"{budget:.2f} s", size) for size in sizes}
 
     def _epoch_seconds(self, batch_size: int) -> float:
-        from clr_loop.studies.comparison.arms import epoch_seconds
+        from clr_loop.studies.comparison.runner import epoch_seconds
 
         with terminal.status(f"timing an epoch at batch {batch_size}"):
             seconds = epoch_seconds(make_loop(self._dataset, batch_size))
@@ -211,8 +211,7 @@ class Found:
         return found
 
     def _suggested_bounds(self, batch_size: int, epochs: int) -> Bounds:
-        from clr_loop.studies.range_test import sweep as range_test
-        from clr_loop.studies.range_test.suggestions import NoSuggestionError
+        from clr_loop.studies import range_test
 
         make_model = partial(model_flags.make_model, self._dataset)
         with terminal.status(f"range test, batch {batch_size}"):
@@ -220,14 +219,16 @@ class Found:
         self.keep("range tests", batch_size, lambda: [test.to_json() for test in tests])
         try:
             found = dataclasses.asdict(range_test.suggested_bounds(tests, epochs))
-        except NoSuggestionError as error:
-            raise NoSuggestionError(f"Range test at batch {batch_size}: {error} Or take --bounds=flags.") from error
+        except range_test.NoSuggestionError as error:
+            raise range_test.NoSuggestionError(
+                f"Range test at batch {batch_size}: {error} Or take --bounds=flags."
+            ) from error
         terminal.say(f"range test, batch {batch_size}: {as_flags(found)}\n")
         return found
 
     def range_tests(self) -> dict[int, list[RangeTest]]:
         """Return the range tests that bounds or centers were read from, by batch size."""
-        from clr_loop.studies.range_test.sweep import RangeTest
+        from clr_loop.studies.range_test import RangeTest
 
         kept = {size: self._kept.get(f"range tests, batch {size}", []) for size in batch_sizes()}
         return {size: [RangeTest.from_json(test) for test in tests] for size, tests in kept.items() if tests}
@@ -237,20 +238,19 @@ class Found:
 
         It is max_lr or, where the loss never turned, the rate of the steepest fall.
         """
+        from clr_loop.studies import range_test
         from clr_loop.studies.comparison import tuning
-        from clr_loop.studies.range_test import sweep as range_test
-        from clr_loop.studies.range_test.suggestions import NoSuggestionError, suggest
 
         def center(batch_size: int) -> float:
             with terminal.status(f"range test, batch {batch_size}"):
                 test: RangeTest = range_test.run(make_loop(held_out, batch_size, tuning.SEED))
             self.keep("range tests", batch_size, lambda: [test.to_json()])
-            found = {suggestion.name: suggestion for suggestion in suggest([test.curve])}
+            found = {suggestion.name: suggestion for suggestion in range_test.suggest([test.curve])}
             for suggestion in (found["max_lr"], found["steepest"]):
                 if suggestion.learning_rate is not None:
                     terminal.say(f"range test, batch {batch_size}: {suggestion}")
                     return suggestion.learning_rate
-            raise NoSuggestionError(
+            raise range_test.NoSuggestionError(
                 f"Range test at batch {batch_size}: {found['max_lr']}; --tune has no rate to begin at."
             )
 

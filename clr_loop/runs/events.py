@@ -6,7 +6,7 @@ One event carries all values of a step. Under the run directory, which TensorBoa
     validation/  loss and the metrics at every step after which the model was validated
     .            the settings as text; for the HParams page hyperparameters and final/… values
 
-What a comparison adds to its runs is in `studies.tensorboard_report`. The HParams page takes its columns from the first
+What a comparison adds to its runs is in `studies.report.tensorboard`. The HParams page takes its columns from the first
 list of columns that it finds in any run. So a run has none, and the page shows what its runs have; the report of a
 comparison lists what differs between its runs.
 

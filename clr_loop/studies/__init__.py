@@ -1,1 +1,1 @@
-"""Runs, and what they show."""
+"""Runs, and what they show: range tests, comparisons, their reports and pictures."""

@@ -24,12 +24,13 @@ import keras
 
 from clr_loop.runs import files as run_files
 from clr_loop.schedules import Constant, ExponentialDecay, LinearRamp, Schedule, Triangular, Triangular2, join
-from clr_loop.studies.comparison.effects import Run, Sample, compare
+from clr_loop.studies.arms import ArmRun
+from clr_loop.studies.comparison.effects import Sample, compare
 from clr_loop.studies.comparison.measures import Measure
-from clr_loop.studies.pictures import comparison as comparison_plots
 from clr_loop.studies.pictures.canvas import Format, save
-from clr_loop.studies.report import files as report
+from clr_loop.studies.pictures.comparison import policies_picture
 from clr_loop.studies.report.tables import table_of
+from clr_loop.studies.report.words import conclusions
 
 _MEASURE = "val_accuracy"
 _GAMMA = 0.99994
@@ -43,9 +44,9 @@ OPTIMIZERS = ("sgd", *_TABLE_3)
 
 _NOTE = """\
 Accuracies are percentages of the validation examples, ± the standard deviation over seeds; the paper's are of one run
-each, on the test set. The best step is the highest of all validations, chosen on the very examples that it is told of,
-so it is higher than what anybody can count on. The last column counts, seed by seed, the steps to the first validation
-that is as good as the fixed policy's last one; the fixed policy's own row says when it came there itself."""
+each, on the test set. The best step is the highest of all validations, chosen on the same examples that it is measured
+on, so it is higher than what anybody can count on. The last column counts, seed by seed, the steps to the first
+validation that is as good as the fixed policy's last one; the fixed policy's own row says when it got there itself."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def make_optimizer(name: str) -> keras.optimizers.Optimizer:
 
 
 def write(
-    runs: Sequence[Run], of: Sequence[Policy], title: str, output_dir: Path, figure_format: Format = "png"
+    runs: Sequence[ArmRun], of: Sequence[Policy], title: str, output_dir: Path, figure_format: Format = "png"
 ) -> str:
     """Write report.md, smith.json and smith.png into a directory that exists, and return the report.
 
@@ -134,24 +135,24 @@ def write(
         title: what was run, for the head of report and picture.
         figure_format: of a further file of the picture.
     """
-    found = [_row(policy, runs, of[0].name) for policy in of]
-    compared = compare(runs, Measure(_MEASURE))
-    effects = [effect for effect in compared.effects if effect.measure == _MEASURE]
-    follows = report.conclusions(dataclasses.replace(compared, effects=effects))
+    rows = [_row(policy, runs, of[0].name) for policy in of]
+    comparison = compare(runs, Measure(_MEASURE))
+    effects = [effect for effect in comparison.effects if effect.measure == _MEASURE]
+    follows = conclusions(dataclasses.replace(comparison, effects=effects))
     sections = [
         f"# Smith's experiment\n\n{title}",
-        table_of([_in_words(row) for row in found]),
+        table_of([_in_words(row) for row in rows]),
         _NOTE,
         "## What follows\n\n" + "\n".join(f"- {sentence}" for sentence in follows),
     ]
     text = "\n\n".join(sections) + "\n"
     (output_dir / "report.md").write_text(text)
-    run_files.write_json(output_dir / "smith.json", {"title": title, "policies": found})
-    save(comparison_plots.policies(runs, _MEASURE, title).together(), output_dir / "smith.png", figure_format)
+    run_files.write_json(output_dir / "smith.json", {"title": title, "policies": rows})
+    save(policies_picture(runs, _MEASURE, title).together(), output_dir / "smith.png", figure_format)
     return text
 
 
-def _row(policy: Policy, runs: Sequence[Run], fixed: str) -> dict[str, Any]:
+def _row(policy: Policy, runs: Sequence[ArmRun], fixed: str) -> dict[str, Any]:
     """Return what a policy gave with each seed, accuracies in percent, beside what the paper has."""
     results = {
         name: {run.seed: run.result for run in runs if run.arm.schedule_name == name} for name in (policy.name, fixed)

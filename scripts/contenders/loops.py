@@ -13,7 +13,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,6 +35,10 @@ Epoch = Callable[[int, bool], Metrics]
 ADAM_EPSILON = 1e-12
 STEPS_PER_EXECUTION = 50
 _PREFETCHED_BATCHES = 4
+
+GROWTH_BATCH_SIZES = (32, 128, 512, 2048, 8192)
+GROWTH_COPIES = (1, 4)
+GROWTH_WIDTHS = (4, 16)
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,7 @@ class Job:
         """The shapes of the kernels, [inputs, outputs] or [height, width, inputs, outputs], in the layers' order."""
         if self.is_convolutional:
             return [(3, 3, 1, 16), (3, 3, 16, 32), (5 * 5 * 32, 64), (64, 10)]
-        units = [784, 100 * self.width, 50 * self.width, 10]
-        return list(itertools.pairwise(units))
+        return list(itertools.pairwise([784, 100 * self.width, 50 * self.width, 10]))
 
     @property
     def examples(self) -> int:
@@ -109,17 +112,24 @@ class Job:
 
         stack: list[Any] = [layers.Rescaling(1 / 255)] if rescale else []
         stack += [layers.Reshape((28, 28, 1))] if self.is_convolutional else []
-        *hidden, _ = self.kernels
-        for shape in hidden:
-            if len(shape) == 4:
-                stack += [layers.Conv2D(shape[-1], 3, activation=self.activation), layers.MaxPooling2D()]
+        for *shape, units in self.kernels[:-1]:
+            if len(shape) == 3:
+                stack += [layers.Conv2D(units, 3, activation=self.activation), layers.MaxPooling2D()]
             else:
-                stack += [layers.Flatten(), layers.Dense(shape[-1], self.activation)]
+                stack += [layers.Flatten(), layers.Dense(units, self.activation)]
         model = keras.Sequential([keras.Input((28, 28)), *stack, layers.Dense(10)])
         model.set_weights(self.weights())
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.Adam(rate, epsilon=ADAM_EPSILON), loss, metrics=["accuracy"], **compiled)
         return model
+
+
+def growth_jobs(model: str, num_examples: int, batch_sizes: Sequence[int]) -> list[Job]:
+    """Return the jobs of table 3: one thing grows at a time, batch size, data or width."""
+    jobs = [Job(model, size, num_examples) for size in GROWTH_BATCH_SIZES if size <= num_examples]
+    jobs += [Job(model, size, num_examples, copies=copies) for size in batch_sizes for copies in GROWTH_COPIES]
+    jobs += [Job(model, size, num_examples, width=width) for size in batch_sizes for width in GROWTH_WIDTHS]
+    return list(dict.fromkeys(jobs))
 
 
 def keras_fit(job: Job, log_dir: Path, at_best: bool = False) -> Epoch:
@@ -150,11 +160,12 @@ def keras_fit(job: Job, log_dir: Path, at_best: bool = False) -> Epoch:
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             self.means.append((logs["loss"], logs["accuracy"]))
 
-    many: dict[str, Any] = {
-        "steps_per_execution": min(STEPS_PER_EXECUTION, job.steps),
-        "jit_compile": not job.is_convolutional,
-    }
-    model = job.keras_model(as_keras(job.schedule), **many) if at_best else job.keras_model()
+    if at_best:
+        steps = min(STEPS_PER_EXECUTION, job.steps)
+        rate, uses_xla = as_keras(job.schedule), not job.is_convolutional
+        model = job.keras_model(rate, steps_per_execution=steps, jit_compile=uses_xla)
+    else:
+        model = job.keras_model()
     order, batches = _keras_batches(job)
     writer = tf.summary.create_file_writer(str(log_dir))
 
@@ -165,8 +176,7 @@ def keras_fit(job: Job, log_dir: Path, at_best: bool = False) -> Epoch:
         model.fit(batches, callbacks=[each, *board], shuffle=False, verbose=0)
         # Keras' means are of all steps since the epoch's start; what each call added to them is what it had itself.
         totals = np.array(each.means, np.float64) * np.arange(1, len(each.means) + 1)[:, None]
-        loss, accuracy = np.diff(totals, axis=0, prepend=0.0).astype(np.float32).T
-        return {"loss": loss, "accuracy": accuracy}
+        return _metrics(*np.diff(totals, axis=0, prepend=0.0).T)
 
     return epoch
 
@@ -192,20 +202,22 @@ def step_function(job: Job, log_dir: Path) -> Epoch:
 
     def epoch(number: int, record: bool) -> Metrics:
         order.assign(job.order(number))
-        rates = job.rates(number)
         rows = []
-        for i, (images, labels) in enumerate(batches):
-            rows.append(train_step(images, labels, tf.constant(rates[i])))
+        for step, (rate, (images, labels)) in enumerate(zip(job.rates(number), batches, strict=True)):
+            rows.append(train_step(images, labels, tf.constant(rate)))
             if record:
-                with writer.as_default(step=number * job.steps + i):
-                    for name, value in zip(("learning_rate", "loss", "accuracy"), (rates[i], *rows[-1]), strict=True):
+                with writer.as_default(step=number * job.steps + step):
+                    for name, value in zip(("learning_rate", "loss", "accuracy"), (rate, *rows[-1]), strict=True):
                         tf.summary.scalar(name, value)
         if record:
             writer.flush()
-        losses, accuracies = zip(*rows, strict=True)
-        return {"loss": tf.stack(losses).numpy(), "accuracy": tf.stack(accuracies).numpy()}
+        return _metrics(*map(tf.stack, zip(*rows, strict=True)))
 
     return epoch
+
+
+def _metrics(loss: Any, accuracy: Any) -> Metrics:
+    return {"loss": np.asarray(loss, np.float32), "accuracy": np.asarray(accuracy, np.float32)}
 
 
 def _keras_batches(job: Job) -> tuple[Any, Any]:
@@ -278,21 +290,18 @@ def jax_scan(job: Job, log_dir: Path) -> Epoch:
         x = x[:, : height // 2 * 2, : width // 2 * 2]
         return x.reshape(len(x), height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
 
-    def loss_fn(weights: list[Any], images: Any, labels: Any) -> tuple[Any, Any]:
-        *hidden, last = zip(weights[::2], weights[1::2], strict=True)
-        for kernel, bias in hidden:
-            images = layer(images, kernel, bias)
-        logits = images @ last[0] + last[1]
+    def loss_and_accuracy(weights: list[Any], images: Any, labels: Any) -> tuple[Any, Any]:
+        *hidden, (kernel, bias) = zip(weights[::2], weights[1::2], strict=True)
+        logits = functools.reduce(lambda x, weights: layer(x, *weights), hidden, images) @ kernel + bias
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return losses.mean(), (logits.argmax(-1) == labels).mean()
 
     @functools.partial(jax.jit, donate_argnums=0)
     def train(state: Any, images: Any, labels: Any, order: Any, rates: Any) -> Any:
         def step(state: Any, of_step: Any) -> Any:
-            weights, moments = state
-            chosen, rate = of_step
+            (weights, moments), (chosen, rate) = state, of_step
             batch = images[chosen].astype(jnp.float32) / 255.0
-            metrics, gradients = jax.value_and_grad(loss_fn, has_aux=True)(weights, batch, labels[chosen])
+            metrics, gradients = jax.value_and_grad(loss_and_accuracy, has_aux=True)(weights, batch, labels[chosen])
             updates, moments = adam.update(gradients, moments)
             return (jax.tree.map(lambda weight, update: weight - rate * update, weights, updates), moments), metrics
 
@@ -301,10 +310,10 @@ def jax_scan(job: Job, log_dir: Path) -> Epoch:
     def epoch(number: int) -> Metrics:
         nonlocal state
         order = job.order(number).reshape(job.steps, job.batch_size)
-        state, (loss, accuracy) = train(state, images, labels, order, job.rates(number))
-        return {"loss": np.asarray(loss), "accuracy": np.asarray(accuracy)}
+        state, metrics = train(state, images, labels, order, job.rates(number))
+        return _metrics(*metrics)
 
-    return _recording(job, log_dir, epoch)
+    return _recorded(job, log_dir, epoch)
 
 
 def pytorch(job: Job, log_dir: Path, is_compiled: bool = False) -> Epoch:
@@ -352,12 +361,12 @@ def pytorch(job: Job, log_dir: Path, is_compiled: bool = False) -> Epoch:
             loss.backward()
             optimizer.step()
             losses[i] = loss.detach()
-        return {"loss": losses.numpy(), "accuracy": accuracies.numpy()}
+        return _metrics(losses, accuracies)
 
-    return _recording(job, log_dir, epoch)
+    return _recorded(job, log_dir, epoch)
 
 
-def _recording(job: Job, log_dir: Path, epoch: Callable[[int], Metrics]) -> Epoch:
+def _recorded(job: Job, log_dir: Path, epoch: Callable[[int], Metrics]) -> Epoch:
     """Return an epoch that can be recorded, with an event for each step, for libraries without a writer of their own.
 
     It uses TensorBoard's bare record writer: the higher ones, PyTorch's too, would import TensorFlow if it is there.
@@ -372,9 +381,9 @@ def _recording(job: Job, log_dir: Path, epoch: Callable[[int], Metrics]) -> Epoc
         metrics = epoch(number)
         if record:
             columns, now = {"learning_rate": job.rates(number), **metrics}, time.time()
-            for i, row in enumerate(zip(*(values.tolist() for values in columns.values()), strict=True)):
+            for step, row in enumerate(zip(*(values.tolist() for values in columns.values()), strict=True)):
                 values = [Summary.Value(tag=tag, simple_value=value) for tag, value in zip(columns, row, strict=True)]
-                event = Event(wall_time=now, step=number * job.steps + i, summary=Summary(value=values))
+                event = Event(wall_time=now, step=number * job.steps + step, summary=Summary(value=values))
                 writer.write(event.SerializeToString())
             writer.flush()
         return metrics
@@ -383,15 +392,17 @@ def _recording(job: Job, log_dir: Path, epoch: Callable[[int], Metrics]) -> Epoc
 
 
 def matrix_products(job: Job, log_dir: Path) -> Epoch:
-    """The floor: the matrix products of an epoch alone, as NumPy float32 `@` on all cores; nothing is trained."""
-    # The first layer's input needs no gradient. The results go to memory that is there already, because fresh memory
-    # for each would cost more than some of the products.
+    """The floor: the matrix products of an epoch alone, as NumPy float32 `@` on all cores; nothing is trained.
+
+    The first layer's input needs no gradient. The results go to memory that is there already, because fresh memory for
+    each would cost more than some of the products.
+    """
     pixels = job.load()[0].reshape(job.examples, -1).astype(np.float32) / 255.0
     rng = np.random.default_rng(0)
-    units = [784, *(shape[-1] for shape in job.kernels)]
-    inputs, gradients = ([rng.random((job.batch_size, n), np.float32) for n in units] for _ in range(2))
     kernels = job.weights()[::2]
-    of_kernels, outputs = [np.empty_like(kernel) for kernel in kernels], [np.empty_like(array) for array in inputs]
+    units = [784, *(kernel.shape[-1] for kernel in kernels)]
+    inputs, gradients, outputs = ([rng.random((job.batch_size, n), np.float32) for n in units] for _ in range(3))
+    of_kernels = [np.empty_like(kernel) for kernel in kernels]
 
     def epoch(number: int, record: bool) -> Metrics:
         for start in range(0, job.examples, job.batch_size):
@@ -414,7 +425,7 @@ class Contender(NamedTuple):
     label: str
     begin: Callable[[Job, Path], Epoch]
     requires: tuple[str, ...] = ()
-    on_tensorflow: bool = True
+    on_tensorflow: bool = False
     has_convolutions: bool = True
 
     def is_installed(self) -> bool:
@@ -422,15 +433,15 @@ class Contender(NamedTuple):
         return all(importlib.util.find_spec(module) is not None for module in self.requires)
 
 
+_keras_at_best = functools.partial(keras_fit, at_best=True)
+_pytorch_compiled = functools.partial(pytorch, is_compiled=True)
 CONTENDERS = {
-    "keras": Contender("Keras fit + LR callback", keras_fit),
-    "keras_best": Contender("Keras fit at its best", functools.partial(keras_fit, at_best=True)),
-    "step": Contender("tf.function per step", step_function),
-    "clr_loop": Contender("clr_loop", clr_loop),
-    "jax": Contender("JAX scan", jax_scan, ("jax", "optax"), on_tensorflow=False),
-    "pytorch": Contender("PyTorch, eager", pytorch, ("torch",), on_tensorflow=False),
-    "pytorch_compiled": Contender(
-        "PyTorch, torch.compile", functools.partial(pytorch, is_compiled=True), ("torch",), on_tensorflow=False
-    ),
-    "products": Contender("matrix products alone", matrix_products, on_tensorflow=False, has_convolutions=False),
+    "keras": Contender("Keras fit + LR callback", keras_fit, on_tensorflow=True),
+    "keras_best": Contender("Keras fit at its best", _keras_at_best, on_tensorflow=True),
+    "step": Contender("tf.function per step", step_function, on_tensorflow=True),
+    "clr_loop": Contender("clr_loop", clr_loop, on_tensorflow=True),
+    "jax": Contender("JAX scan", jax_scan, ("jax", "optax")),
+    "pytorch": Contender("PyTorch, eager", pytorch, ("torch",)),
+    "pytorch_compiled": Contender("PyTorch, torch.compile", _pytorch_compiled, ("torch",)),
+    "products": Contender("matrix products alone", matrix_products, has_convolutions=False),
 }

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -26,16 +26,16 @@ from contenders.loops import CONTENDERS, Job
 _PAUSE_SECONDS = 0.2
 
 
-@dataclass(frozen=True)
+@dataclass
 class Measurement:
     """What the turns of a contender gave."""
 
-    compile_seconds: float  # The first epoch less a median one: all that happens once.
-    epoch_seconds: list[float]
-    recorded_seconds: list[float]  # With every step written for TensorBoard; empty if nobody asked for that.
     examples: int
     loss: float | None  # The mean of the first epoch, None for the floor; equal for all that do the same work.
-    peak_bytes: int
+    compile_seconds: float  # The first epoch less a median one: all that happens once.
+    epoch_seconds: list[float] = field(default_factory=list)
+    recorded_seconds: list[float] = field(default_factory=list)  # With every step written for TensorBoard.
+    peak_bytes: int = 0
 
     @property
     def median(self) -> float:
@@ -52,7 +52,7 @@ class Measurement:
 def measure_in_turns(
     jobs: Mapping[str, Job], rounds: int, record: bool, on_round: Callable[[], Any]
 ) -> dict[str, Measurement]:
-    """Run contenders in turns, A B C A B C …, so that a machine that slows down meanwhile slows all alike.
+    """Run contenders in turns, A B C A B C …, so that a machine that slows down affects all alike.
 
     An untimed epoch comes before each timed one, because caches and cores that others have used, or that have rested,
     are cold; in a training one epoch follows another. `record` times an epoch with records after each without.
@@ -60,33 +60,26 @@ def measure_in_turns(
     # A child would inherit the settings of a shell that chose a kernel for another machine.
     for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
         os.environ.pop(name, None)
-    first: dict[str, tuple[float, float | None]] = {}
-    seconds: dict[str, dict[bool, list[float]]] = {name: {False: [], True: []} for name in jobs}
+    measured: dict[str, Measurement] = {}
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        asked = {name: stack.enter_context(_process(name, job, scratch / name)) for name, job in jobs.items()}
-        for name, ask in asked.items():
-            first[name] = ask(False)
+        ask = {name: stack.enter_context(_process(name, job, scratch / name)) for name, job in jobs.items()}
+        for name, job in jobs.items():
+            seconds, loss = ask[name](False)
+            measured[name] = Measurement(job.examples, loss, seconds)
             time.sleep(_PAUSE_SECONDS)
         for _ in range(rounds):
-            for name, ask in asked.items():
-                for kind in (False, True) if record else (False,):
-                    ask(kind)  # Warms up.
-                    seconds[name][kind].append(ask(kind)[0])
+            for name, measurement in measured.items():
+                for is_recorded in (False, True) if record else (False,):
+                    ask[name](is_recorded)  # Warms up.
+                    seconds, _ = ask[name](is_recorded)
+                    (measurement.recorded_seconds if is_recorded else measurement.epoch_seconds).append(seconds)
                 time.sleep(_PAUSE_SECONDS)
             on_round()
-        peaks = {name: ask(None) for name, ask in asked.items()}
-    return {
-        name: Measurement(
-            compile_seconds=max(first[name][0] - statistics.median(plain[False]), 0.0),
-            epoch_seconds=plain[False],
-            recorded_seconds=plain[True],
-            examples=jobs[name].examples,
-            loss=first[name][1],
-            peak_bytes=peaks[name],
-        )
-        for name, plain in seconds.items()
-    }
+        for name, measurement in measured.items():
+            measurement.compile_seconds = max(measurement.compile_seconds - measurement.median, 0.0)
+            measurement.peak_bytes = ask[name](None)
+    return measured
 
 
 @contextlib.contextmanager
@@ -106,7 +99,7 @@ def _process(name: str, job: Job, log_dir: Path) -> Iterator[Callable[[bool | No
         try:
             return ours.recv()
         except EOFError as error:
-            raise ChildProcessError(f"The contender {name} failed; its message stands above.") from error
+            raise ChildProcessError(f"The contender {name} failed; its message is above.") from error
 
     def ask(record: bool | None) -> Any:
         ours.send(record)
@@ -121,7 +114,7 @@ def _process(name: str, job: Job, log_dir: Path) -> Iterator[Callable[[bool | No
 
 
 def _serve(name: str, job: Job, log_dir: Path, connection: Connection) -> None:
-    """The process itself: trains an epoch whenever it is told to."""
+    """Train an epoch whenever asked to, in the process itself."""
     flags.FLAGS.mark_as_parsed()  # Its parent has read the flags; here they keep their defaults.
     flags.FLAGS.xla_cache = False  # Each contender's compilation is timed.
     if CONTENDERS[name].on_tensorflow:

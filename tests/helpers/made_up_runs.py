@@ -4,7 +4,7 @@ import numpy as np
 
 from clr_loop.runs.result import EpochRecord, TrainingResult
 from clr_loop.schedules import Constant, Triangular
-from clr_loop.studies.comparison.effects import Arm, Run
+from clr_loop.studies.arms import Arm, ArmRun
 
 CONSTANT, TRIANGULAR = Constant(0.1), Triangular(0.001, 0.006, 2000)
 ARMS = [
@@ -23,7 +23,7 @@ def make_run(arm, seed, value, measure="val_accuracy", num_epochs=15, epoch_seco
     steps = num_epochs * steps_per_epoch
     seconds = epoch_seconds or (0.2 if arm.batch_size == 100 else 0.1) * (1 if is_timed else 100)
     metrics = {"loss": 1.0, "accuracy": 0.5, "val_loss": 0.9, "val_accuracy": 0.5, measure: value}
-    return Run(
+    return ArmRun(
         arm,
         seed,
         TrainingResult(

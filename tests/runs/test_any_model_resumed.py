@@ -7,8 +7,8 @@ from clr_loop.runs.fit import TrainingInterruptedError, fit
 from clr_loop.runs.options import RunOptions
 from clr_loop.runs.records import read_result
 from clr_loop.schedules import Triangular
+from clr_loop.studies import range_test
 from clr_loop.studies.comparison.identity import differences
-from clr_loop.studies.range_test.sweep import run as sweep
 from helpers.runs import CrashError, crash_after, stop_at
 from helpers.small import classifier, loop_again, loop_of
 
@@ -49,6 +49,6 @@ def test_a_stream_broken_off_in_mid_epoch_skips_what_it_has_visited(tmp_path):
 def test_a_range_test_on_a_stream_leaves_no_trace_and_reads_what_a_resident_one_does():
     loops = [loop_of(classifier(), feed=feed) for feed in ("resident", "stream")]
     before = [loop.weights_sha256() for loop in loops]
-    curves = [sweep(loop, 1e-5, 1.0, num_steps=40, early_stop=None).curve for loop in loops]
+    curves = [range_test.run(loop, 1e-5, 1.0, num_steps=40, early_stop=None).curve for loop in loops]
     np.testing.assert_array_equal(curves[0].loss, curves[1].loss)
     assert [loop.weights_sha256() for loop in loops] == before

@@ -13,7 +13,7 @@ from clr_loop.runs import snapshots
 from clr_loop.runs.fit import fit
 from clr_loop.runs.options import RunOptions
 from clr_loop.schedules import Constant, CosineRestarts
-from clr_loop.studies.pictures import plots
+from clr_loop.studies.pictures.runs import snapshots_picture
 from helpers.runs import CrashError, crash_after
 from helpers.small import FEATURES, LABELS, compiled, loop_again
 
@@ -166,7 +166,7 @@ def test_a_regression_is_averaged_as_it_is(tmp_path):
 
 def test_the_picture_has_a_panel_for_each_metric(run):
     settings = {"dataset": "made up", "batch_size": 10, "seed": 3}
-    figure = plots.snapshots(rows_of(run[0]), settings).together()
+    figure = snapshots_picture(rows_of(run[0]), settings).together()
     assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy"]
     assert [len(axes.lines) for axes in figure.axes] == [2, 2]
 

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.image import imread
 
 from clr_loop.schedules import OneCycle
-from clr_loop.studies.pictures import plots
+from clr_loop.studies.pictures.runs import schedule_figure
 from helpers.scripts import SCRIPTS, run_script
 
 
@@ -101,7 +101,7 @@ runpy.run_path({str(SCRIPTS / script)!r}, run_name="__main__")
 def test_the_picture_holds_the_rates_the_momentum_and_the_notes():
     schedule = OneCycle(0.1, 450, momentum=(0.85, 0.95))
     steps = np.arange(450)
-    figure = plots.schedule(
+    figure = schedule_figure(
         steps, schedule(steps), schedule.momentum_at(steps), 30, "one_cycle, batch 2000", ["a note"]
     )
     rate_axes, log_axes, momentum_axes = figure.axes
@@ -112,4 +112,4 @@ def test_the_picture_holds_the_rates_the_momentum_and_the_notes():
     assert rate_axes.child_axes[0].get_xlim() == pytest.approx(np.array(rate_axes.get_xlim()) / 30)
     assert figure.get_suptitle() == "one_cycle, batch 2000"
     assert figure.get_supxlabel() == "a note"
-    assert len(plots.schedule(steps, np.linspace(0.01, 0.1, 450), None, 30, "title").axes) == 1
+    assert len(schedule_figure(steps, np.linspace(0.01, 0.1, 450), None, 30, "title").axes) == 1

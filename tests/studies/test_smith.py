@@ -8,8 +8,8 @@ import pytest
 
 from clr_loop.runs.result import EpochRecord
 from clr_loop.studies import smith
-from clr_loop.studies.comparison.effects import Arm
-from clr_loop.studies.pictures import comparison as comparison_plots
+from clr_loop.studies.arms import Arm
+from clr_loop.studies.pictures.comparison import policies_picture
 from helpers.made_up_runs import make_run
 
 TABLE_1 = {policy.name: policy for policy in smith.policies()}
@@ -134,8 +134,8 @@ def test_the_report_has_the_end_the_best_step_and_the_steps_to_the_fixed_policys
 def test_the_band_of_a_policy_is_the_standard_deviation_of_the_table():
     policy = TABLE_1["fixed"]
     runs = [made_up(policy, seed, curve) for seed, curve in enumerate([[0.5, 0.7], [0.5, 0.6], [0.5, 0.8]])]
-    picture = comparison_plots.policies(runs, "val_accuracy", "made up")
+    picture = policies_picture(runs, "val_accuracy", "made up")
     (band,) = picture.together().axes[0].collections
     assert sorted({round(y, 6) for y in band.get_paths()[0].vertices[:, 1]}) == [0.5, 0.6, 0.8]  # 0.7 ± 0.1.
     assert "band: ± standard deviation" in picture.note
-    assert "one seed" in comparison_plots.policies(runs[:1], "val_accuracy", "made up").note
+    assert "one seed" in policies_picture(runs[:1], "val_accuracy", "made up").note

@@ -8,8 +8,8 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from clr_loop.studies.comparison.effects import compare
 from clr_loop.studies.comparison.noise_scale import NoiseScale
 from clr_loop.studies.pictures.canvas import to_png
-from clr_loop.studies.pictures.comparison import comparison
-from clr_loop.studies.report import tensorboard as tensorboard_report
+from clr_loop.studies.pictures.comparison import arms_picture
+from clr_loop.studies.report.tensorboard import FOLDER, write_events
 from helpers.made_up_runs import ARMS, make_run
 
 VALUES = {100: (0.7, 0.8, 0.9), 2000: (0.5, 0.6, 0.8)}
@@ -33,11 +33,11 @@ def compared():
 
 @pytest.fixture(scope="module")
 def shown(compared, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("shown") / tensorboard_report.FOLDER
-    png = to_png(comparison(compared).alone()["last"])
+    directory = tmp_path_factory.mktemp("shown") / FOLDER
+    png = to_png(arms_picture(compared).alone()["last"])
     noise = NoiseScale((0, 600), (50.0, 90.0), (0.5, 0.3), 1000)
     for text in ("an earlier report", "the report"):
-        tensorboard_report.show(compared, directory, text, {"comparison/last": png}, noise)
+        write_events(compared, directory, text, {"comparison/last": png}, noise)
     return directory
 
 

@@ -2,16 +2,18 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 
 from clr_loop.data import Examples, build_model, hold_out, load
+from clr_loop.loop.options import StepOptions
 from clr_loop.schedules import Constant, CosineRestarts, ExponentialRamp, OneCycle, Triangular
+from clr_loop.studies.arms import Arm
 from clr_loop.studies.comparison import tuning
-from clr_loop.studies.comparison.arms import Plan, run_arms
-from clr_loop.studies.comparison.effects import Arm, Run
 from clr_loop.studies.comparison.measures import Measure
+from clr_loop.studies.comparison.runner import Plan, run_arms
 from helpers.made_up_runs import make_run
 
 ARMS = [
@@ -107,15 +109,14 @@ def test_a_real_arm_is_tuned_on_held_out_examples_and_a_run_that_diverges_is_lef
     mnist = load("mnist")
     small = dataclasses.replace(mnist, train=Examples(mnist.train.inputs[:1000], mnist.train.targets[:1000]))
     held_out = hold_out(small)
-    plan = Plan([Arm(90, "constant", Constant(0.1))], [tuning.SEED], 2)
+    plan = Plan([Arm(90, "constant", Constant(0.1))], [tuning.SEED], 1)
+    make_model = partial(build_model, "relu_mlp", small)
+    options = {"resume": True, "skip_diverged": True, "step_options": StepOptions(jit_compile=False)}
     seen = []
 
     def run_trials(plan):
-        runs = run_arms(
-            held_out, lambda seed: build_model("relu_mlp", small, seed), plan, tmp_path, resume=True, skip_diverged=True
-        )
-        seen.append(runs)
-        return runs
+        seen.append(run_arms(held_out, make_model, plan, tmp_path, **options))
+        return seen[-1]
 
     (search,) = tuning.tune(plan, {90: 0.002}, 3, run_trials)
     assert 0.0005 < search.best.learning_rate < 0.05
@@ -124,4 +125,3 @@ def test_a_real_arm_is_tuned_on_held_out_examples_and_a_run_that_diverges_is_lef
     assert again == [search]  # Read back, not run again.
     wild = dataclasses.replace(plan, arms=[Arm(90, "constant", Constant(1e30))])
     assert run_trials(wild) == []
-    assert isinstance(seen[0][0], Run)

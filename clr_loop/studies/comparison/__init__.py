@@ -1,1 +1,1 @@
-"""Arms of runs, their measures and effects."""
+"""A comparison: its arms are run, measured and tested against each other."""

@@ -19,50 +19,22 @@ from numpy.typing import NDArray
 
 from clr_loop.data.arguments import checked_types
 from clr_loop.runs.result import Reached, TrainingResult
-from clr_loop.schedules import Schedule, describe
+from clr_loop.schedules import describe
+from clr_loop.studies.arms import Arm, ArmRun
 from clr_loop.studies.comparison.measures import Measure
 from clr_loop.studies.comparison.statistics import (
     ALPHA,
     detectable_size,
-    half_interval,
     holm,
     is_small,
     p_value,
     seeds_to_show,
     seeds_to_tell,
+    t_test,
 )
 
 # Differences of a few values of size 1 are exact up to this; anything smaller is rounding.
 _ROUNDING = 16 * float(np.finfo(np.float64).eps)
-
-
-@checked_types
-@dataclass(frozen=True)
-class Arm:
-    """A batch size with a schedule."""
-
-    batch_size: int
-    schedule_name: str
-    schedule: Schedule
-
-    @property
-    def label(self) -> str:
-        """The name for people: `triangular, batch 2000`."""
-        return f"{self.schedule_name}, batch {self.batch_size}"
-
-    @property
-    def directory(self) -> str:
-        """The name for files: `triangular_batch_2000`."""
-        return f"{self.schedule_name}_batch_{self.batch_size}"
-
-
-@dataclass(frozen=True)
-class Run:
-    """One arm with one seed, and its result."""
-
-    arm: Arm
-    seed: int
-    result: TrainingResult
 
 
 @dataclass(frozen=True)
@@ -83,11 +55,11 @@ class Sample:
 
     @property
     def interval_95(self) -> tuple[float, float] | None:
-        """The 95 % interval of the mean (Student's t), or None for a single value."""
-        if self.sd is None:
+        """The 95% interval of the mean (Student's t), or None for a single value."""
+        if len(self.values) == 1:
             return None
-        half = half_interval(len(self.values)) * self.sd
-        return self.mean - half, self.mean + half
+        interval = t_test(self.values).confidence_interval(0.95)
+        return float(interval.low), float(interval.high)
 
     def in_words(self, form: str, factor: float = 1.0) -> str:
         """Return the mean and, of several values, ± the standard deviation, both times a factor."""
@@ -96,8 +68,8 @@ class Sample:
 
     def to_json(self) -> dict[str, Any]:
         """Return the values, how many they are, and what they come to, as JSON types."""
-        found = {name: getattr(self, name) for name in ("values", "mean", "sd", "interval_95")}
-        return {**found, "n": len(self.values), "min": min(self.values), "max": max(self.values)}
+        own = {name: getattr(self, name) for name in ("values", "mean", "sd", "interval_95")}
+        return {**own, "n": len(self.values), "min": min(self.values), "max": max(self.values)}
 
 
 @dataclass(frozen=True)
@@ -131,7 +103,7 @@ class ArmSummary:
     @property
     def num_reached(self) -> int:
         """How many seeds reached the target."""
-        return sum(reached is not None for reached in self.reached)
+        return len(self.reached) - self.reached.count(None)
 
     def median_to_target(self, what: str) -> float:
         """Return the median of the "steps", "examples" or "seconds" to the target; of seconds over timed seeds.
@@ -144,12 +116,11 @@ class ArmSummary:
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary as JSON types; an infinite median is None."""
-        medians = {what: self.median_to_target(what) for what in Reached._fields}
         return {
             **vars(self),
             "reached": [None if each is None else each._asdict() for each in self.reached],
             "seconds_to_target": [_or_none(seconds) for seconds in self.seconds_to_target],
-            "to_target": {what: _or_none(median) for what, median in medians.items()},
+            "to_target": {what: _or_none(self.median_to_target(what)) for what in Reached._fields},
             "arm": self.arm.label,
             "batch_size": self.arm.batch_size,
             "schedule": self.arm.schedule.to_config(),
@@ -196,7 +167,7 @@ class Effect:
 
         - "one seed": there is no spread to judge by.
         - "shown": the corrected p value is at most `ALPHA`.
-        - "small": not shown, and the whole 95 % interval lies within one standard deviation over seeds of 0. The
+        - "small": not shown, and the whole 95% interval lies within one standard deviation over seeds of 0. The
           change does less than another seed does; a difference beyond the interval's far end is not likely.
         - "undecided": anything else. `seeds_to_tell` seeds would be enough for one of the other two.
         """
@@ -210,14 +181,14 @@ class Effect:
 
     @property
     def detectable_difference(self) -> float | None:
-        """The smallest difference that this many seeds would have found with 80 % power; None where one is shown."""
+        """The smallest difference that this many seeds would have found with 80% power; None where one is shown."""
         if self.sample.sd is None or self.verdict == "shown":
             return None
         return detectable_size(len(self.sample.values), self.level) * self.sample.sd
 
     @property
     def seeds_for_half(self) -> int | None:
-        """How many seeds would find half of `detectable_difference` with 80 % power; None where there is none."""
+        """How many seeds would find half of `detectable_difference` with 80% power; None where there is none."""
         if self.detectable_difference is None:
             return None
         return seeds_to_show(detectable_size(len(self.sample.values), self.level) / 2, self.level)
@@ -229,9 +200,9 @@ class Effect:
 
     def to_json(self) -> dict[str, Any]:
         """Return the effect as JSON types."""
-        names = ("measure", "factor", "change", "p", "p_corrected", "verdict", "detectable_difference")
-        found = {name: getattr(self, name) for name in (*names, "seeds_for_half", "seeds_to_tell")}
-        return {**found, **self.sample.to_json()}
+        names = ("measure", "factor", "change", "p", "p_corrected", "verdict", "detectable_difference",
+                 "seeds_for_half", "seeds_to_tell")  # fmt: skip
+        return {**{name: getattr(self, name) for name in names}, **self.sample.to_json()}
 
 
 @dataclass(frozen=True)
@@ -246,15 +217,32 @@ class Comparison:
         timed_seeds: the seeds that times are of, rising; the others count for the measure only.
     """
 
-    runs: list[Run]
+    runs: list[ArmRun]
     measure: Measure
     arms: list[ArmSummary]
     effects: list[Effect]
     timed_seeds: list[int]
 
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of each arm, rising."""
+        return sorted({run.seed for run in self.runs})
+
+    def results(self, arm: Arm, only_timed: bool = False) -> list[TrainingResult]:
+        """Return the results of an arm, by seed: of all seeds, or of those that are timed."""
+        seeds = self.timed_seeds if only_timed else self.seeds
+        results = {run.seed: run.result for run in self.runs if run.arm == arm}
+        return [results[seed] for seed in seeds]
+
+    def by_schedule(self) -> dict[str, list[ArmSummary]]:
+        """Return the arms of each schedule by its name, rising in the batch size."""
+        by_size = sorted(self.arms, key=lambda summary: summary.arm.batch_size)
+        names = dict.fromkeys(summary.arm.schedule_name for summary in self.arms)
+        return {name: [summary for summary in by_size if summary.arm.schedule_name == name] for name in names}
+
 
 @checked_types
-def compare(runs: Sequence[Run], measure: Measure | None = None) -> Comparison:
+def compare(runs: Sequence[ArmRun], measure: Measure | None = None) -> Comparison:
     """Work out what each arm gave, and what each change from the first batch size and the first schedule did.
 
     With y a value of one seed, b and s the first batch size and schedule, B and S another of each, the effects are
@@ -287,59 +275,53 @@ def compare(runs: Sequence[Run], measure: Measure | None = None) -> Comparison:
 
 def check_grid(arms: Sequence[Arm]) -> None:
     """Raise ValueError unless the arms are every batch size with every schedule name, each once."""
-    sizes = dict.fromkeys(arm.batch_size for arm in arms)
-    names = dict.fromkeys(arm.schedule_name for arm in arms)
     cells = sorted((arm.batch_size, arm.schedule_name) for arm in arms)
-    if not arms or cells != sorted(itertools.product(sizes, names)):
+    if not arms or cells != sorted(itertools.product(*map(set, zip(*cells, strict=True)))):
         raise ValueError(
             f"The arms {[arm.label for arm in arms]} are not a whole grid; give every batch size with every schedule, "
             "each once."
         )
 
 
-def _effects(measure: str, runs: Sequence[Run], value: Callable[[TrainingResult], float]) -> list[Effect]:
-    arms = {(run.arm.batch_size, run.arm.schedule_name): run.arm for run in runs}
-    by_seed = sorted(runs, key=lambda run: run.seed)
-    y = {cell: np.array([value(run.result) for run in by_seed if run.arm == arm]) for cell, arm in arms.items()}
-    first_size, first_name = next(iter(arms))
-    sizes = [size for size, name in arms if name == first_name]
-    names = [name for size, name in arms if size == first_size]
-    rounding = _ROUNDING * max(float(np.abs(values).max()) for values in y.values())
-    found: list[tuple[str, str, NDArray[np.float64], tuple[str, ...]]] = []
-
-    def add(factor: str, change: str, difference: NDArray[np.float64], *compared: str) -> None:
-        found.append((factor, change, np.where(np.abs(difference) > rounding, difference, 0.0), compared))
-
-    for size in sizes[1:]:
-        differences = [y[size, name] - y[first_size, name] for name in names]
-        add("batch_size", f"batch {size} instead of {first_size}", np.mean(differences, axis=0))
-    for name in names[1:]:
-        differences = [y[size, name] - y[size, first_name] for size in sizes]
-        add("schedule", f"{name} instead of {first_name}", np.mean(differences, axis=0))
-    for size, name in itertools.product(sizes[1:], names[1:]):
-        gained = y[size, name] - y[size, first_name], y[first_size, name] - y[first_size, first_name]
-        what = f"what {name} does at batch {size}, less what it does at {first_size}"
-        add("interaction", what, gained[0] - gained[1])
-        changed, reference = arms[size, name].label, arms[first_size, first_name].label
-        difference = y[size, name] - y[first_size, first_name]
-        add("both", f"{changed}, instead of {reference}", difference, changed, reference)
-    corrected = _corrected([difference for _, _, difference, _ in found])
+def _effects(measure: str, runs: Sequence[ArmRun], value: Callable[[TrainingResult], float]) -> list[Effect]:
+    """Return the effects on one measure, a family whose p values are corrected together."""
+    changes = _changes(runs, value)
+    family = np.array([difference for *_, difference in changes])
+    corrected: list[float | None] = [None] * len(changes)
+    if family.size and family.shape[-1] > 1:
+        corrected = list(map(float, holm(p_value(family))))
     level = ALPHA / max(1, sum(p is None or p > ALPHA for p in corrected))
     return [
-        Effect(measure, factor, change, Sample(tuple(difference.tolist())), p, level, compared)
-        for (factor, change, difference, compared), p in zip(found, corrected, strict=True)
+        Effect(measure, factor, change, Sample(tuple(difference.tolist())), p, level, arms)
+        for (factor, change, arms, difference), p in zip(changes, corrected, strict=True)
     ]
 
 
-def _corrected(family: Sequence[NDArray[np.float64]]) -> list[float | None]:
-    """Return the corrected p values of the effects on one measure; None for each if there is one seed."""
-    if not family or family[0].size == 1:
-        return [None] * len(family)
-    return list(map(float, holm(p_value(np.array(family)))))
+def _changes(
+    runs: Sequence[ArmRun], value: Callable[[TrainingResult], float]
+) -> list[tuple[str, str, tuple[str, ...], NDArray[np.float64]]]:
+    """Return the factor of each change, its words, the labels of the arms compared, and its differences [seeds]."""
+    cells = {(run.arm.batch_size, run.arm.schedule_name): run.arm for run in runs}
+    sizes, names = (list(dict.fromkeys(levels)) for levels in zip(*cells, strict=True))
+    values = {(run.arm, run.seed): value(run.result) for run in runs}
+    seeds = sorted({run.seed for run in runs})
+    y = np.array([[[values[cells[size, name], seed] for seed in seeds] for name in names] for size in sizes])
+    changes: list[tuple[str, str, tuple[str, ...], NDArray[np.float64]]] = []
+    for i, size in enumerate(sizes[1:], start=1):
+        changes.append(("batch_size", f"batch {size} instead of {sizes[0]}", (), np.mean(y[i] - y[0], axis=0)))
+    for j, name in enumerate(names[1:], start=1):
+        changes.append(("schedule", f"{name} instead of {names[0]}", (), np.mean(y[:, j] - y[:, 0], axis=0)))
+    for (i, size), (j, name) in itertools.product(enumerate(sizes[1:], start=1), enumerate(names[1:], start=1)):
+        what = f"what {name} does at batch {size}, minus what it does at {sizes[0]}"
+        changes.append(("interaction", what, (), y[i, j] - y[i, 0] - (y[0, j] - y[0, 0])))
+        labels = cells[size, name].label, cells[sizes[0], names[0]].label
+        changes.append(("both", f"{labels[0]}, instead of {labels[1]}", labels, y[i, j] - y[0, 0]))
+    rounding = _ROUNDING * np.abs(y).max()
+    return [(factor, words, arms, np.where(np.abs(d) > rounding, d, 0.0)) for factor, words, arms, d in changes]
 
 
-def _timed(runs: Sequence[Run]) -> list[Run]:
-    """The runs of the seeds that were timed in every arm, because arms are compared seed by seed."""
+def _timed(runs: Sequence[ArmRun]) -> list[ArmRun]:
+    """Return the runs of the seeds that were timed in every arm, because arms are compared seed by seed."""
     untimed = {run.seed for run in runs if not run.result.is_timed}
     timed = [run for run in runs if run.seed not in untimed]
     if not timed:
@@ -347,28 +329,26 @@ def _timed(runs: Sequence[Run]) -> list[Run]:
     return timed
 
 
-def _check_runs(runs: Sequence[Run], arms: Sequence[Arm], measure: Measure) -> None:
+def _check_runs(runs: Sequence[ArmRun], arms: Sequence[Arm], measure: Measure) -> None:
     check_grid(arms)
-    found = Counter((run.arm.label, run.seed) for run in runs)
+    counts = Counter((run.arm.label, run.seed) for run in runs)
     for label, seed in itertools.product((arm.label for arm in arms), sorted({run.seed for run in runs})):
-        if found[label, seed] != 1:
-            what = "is missing" if not found[label, seed] else "is there twice"
-            raise ValueError(
-                f"The runs are not a whole grid: seed {seed} of {label} {what}; run every arm once with every seed."
-            )
+        if counts[label, seed] != 1:
+            what = f"seed {seed} of {label} is {'there twice' if counts[label, seed] else 'missing'}"
+            raise ValueError(f"The runs are not a whole grid: {what}; run every arm once with every seed.")
     for arm in arms:
         lengths = [len(run.result.epochs) for run in runs if run.arm == arm]
         if min(lengths) < max(lengths):
             length = f"from {min(lengths)} to {max(lengths)} epochs"
             raise ValueError(f"The runs of {arm.label} differ in length, {length}; train all of them equally long.")
     for run in runs:
-        measure.check(list(run.result.final))
+        measure.check(run.result.final)
         value = run.result.final[measure.name]
         if not math.isfinite(value):
             raise ValueError(f"{measure.name} is {value} in {run.arm.label}, seed {run.seed}; it cannot be compared.")
 
 
-def _summarize(arm: Arm, runs: Sequence[Run], timed_runs: Sequence[Run], measure: Measure) -> ArmSummary:
+def _summarize(arm: Arm, runs: Sequence[ArmRun], timed_runs: Sequence[ArmRun], measure: Measure) -> ArmSummary:
     results = [run.result for run in runs if run.arm == arm]
     timed = [run.result for run in timed_runs if run.arm == arm]
     steps = len(results[0].history["step"])

@@ -11,7 +11,7 @@ from clr_loop.runs.result import Reached, TrainingResult, higher_is_better
 
 
 def is_share(name: str) -> bool:
-    """Return whether a metric is an accuracy: from 0 to 1, with differences that are told in percent points."""
+    """Return whether a metric is an accuracy: from 0 to 1, with differences that are written in percentage points."""
     return "accuracy" in name or "acc" in name.split("_")
 
 
@@ -19,6 +19,11 @@ def in_words(name: str) -> str:
     """Return a metric's name in words: `validation accuracy`, `training loss`."""
     split = "validation" if name.startswith("val_") else "training"
     return f"{split} {name.removeprefix('val_').replace('_', ' ')}"
+
+
+def count(number: int, thing: str) -> str:
+    """Return how many there are of a thing: `1 seed`, `2 seeds`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 @checked_types
@@ -43,18 +48,23 @@ class Measure:
         if self.higher_is_better is None:
             object.__setattr__(self, "higher_is_better", higher_is_better(self.name))
         if self.target is not None and not (0.0 <= self.target <= 1.0 if self.is_share else math.isfinite(self.target)):
-            needed = "a share from 0 to 1 (0.9 means 90 %)" if self.is_share else "a finite number"
+            needed = "a share from 0 to 1 (0.9 means 90%)" if self.is_share else "a finite number"
             raise ValueError(f"The target is {self.target}, but {self.name} is {needed}; give such a target.")
 
     @property
     def is_share(self) -> bool:
-        """See `is_share`."""
+        """Whether it is an accuracy, from 0 to 1."""
         return is_share(self.name)
 
     @property
     def words(self) -> str:
-        """See `in_words`."""
+        """Its name in words: `validation accuracy`."""
         return in_words(self.name)
+
+    @property
+    def form(self) -> str:
+        """The format in which its values are written."""
+        return ".4f" if self.is_share else ".4g"
 
     def check(self, names: Iterable[str]) -> None:
         """Raise ValueError if the measure is not among these names."""

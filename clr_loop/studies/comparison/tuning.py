@@ -19,9 +19,9 @@ from clr_loop import schedules
 from clr_loop.data.arguments import checked_types
 from clr_loop.schedules import Schedule
 from clr_loop.schedules.checks import checked_whole
-from clr_loop.studies.comparison.arms import Plan
-from clr_loop.studies.comparison.effects import Arm, Run
+from clr_loop.studies.arms import Arm, ArmRun
 from clr_loop.studies.comparison.measures import Measure
+from clr_loop.studies.comparison.runner import Plan
 
 SEED = 2**32 - 1
 """The seed of all trials. Compared runs take others."""
@@ -86,9 +86,15 @@ class Search:
         return {**arm, "best": self.best.learning_rate, "edge": self.edge, "widened": self.widened, "trials": trials}
 
 
+def by_schedule(searches: Sequence[Search]) -> dict[str, list[Search]]:
+    """Return the searches of each schedule by its name, in their order."""
+    names = dict.fromkeys(search.arm.schedule_name for search in searches)
+    return {name: [search for search in searches if search.arm.schedule_name == name] for name in names}
+
+
 @checked_types
 def tune(
-    plan: Plan, centers: Mapping[int, float], num_trials: int, run_trials: Callable[[Plan], Sequence[Run]]
+    plan: Plan, centers: Mapping[int, float], num_trials: int, run_trials: Callable[[Plan], Sequence[ArmRun]]
 ) -> list[Search]:
     """Try the same number of rates with each arm of a plan; if the best is at the grid's edge, widen it there, once.
 
@@ -99,7 +105,7 @@ def tune(
         centers: batch size → the rate to try others around: the max_lr that a range test suggests.
         num_trials: int, at least 3.
         run_trials: runs a plan on the examples that are left after `data.hold_out`, and leaves out runs that diverge;
-            see `arms.run_arms`.
+            see `runner.run_arms`.
 
     Raises:
         ValueError: if num_trials is below 3, a schedule has no rate to tune, or an arm diverged at each rate.
@@ -109,31 +115,38 @@ def tune(
     for size in dict.fromkeys(arm.batch_size for arm in plan.arms):
         arms = [arm for arm in plan.arms if arm.batch_size == size]
         rates = np.geomspace(_LOWEST * centers[size], _HIGHEST * centers[size], num_trials)
-        found = _try(plan, {arm: rates for arm in arms}, run_trials)
+        first = _try(plan, {arm: rates for arm in arms}, run_trials)
         ratio = (rates[-1] / rates[0]) ** (1 / (num_trials - 1))
         factors = ratio ** np.arange(1, num_trials // 2 + 1)
         beyond = {"lower": rates[0] / factors, "upper": rates[-1] * factors}
-        at_edge = {search.arm: beyond[search.edge] for search in found if search.edge is not None}
+        at_edge = {search.arm: beyond[search.edge] for search in first if search.edge is not None}
         more = {search.arm: search.trials for search in (_try(plan, at_edge, run_trials) if at_edge else ())}
-        for search in found:
+        for search in first:
             trials = sorted([*search.trials, *more.get(search.arm, ())], key=lambda trial: trial.learning_rate)
             searches.append(dataclasses.replace(search, trials=tuple(trials), widened=search.arm in more))
     return searches
 
 
-def _try(plan: Plan, rates: Mapping[Arm, Any], run_trials: Callable[[Plan], Sequence[Run]]) -> list[Search]:
+def _try(plan: Plan, rates: Mapping[Arm, Any], run_trials: Callable[[Plan], Sequence[ArmRun]]) -> list[Search]:
     """Run arms of one batch size at their rates, as arms of one plan, which compiles once."""
-    trials: dict[Arm, tuple[Arm, float]] = {}
-    for arm, of_arm in rates.items():
-        for rate in (float(f"{rate:.3g}") for rate in of_arm):
-            schedule = at_rate(arm.schedule, rate)
-            trials[Arm(arm.batch_size, f"{arm.schedule_name}_{rate:g}", schedule)] = arm, rate
-    runs = {run.arm: run.result for run in run_trials(dataclasses.replace(plan, arms=list(trials)))}
-    found: dict[Arm, list[Trial]] = {arm: [] for arm in rates}
-    for trial, (arm, rate) in trials.items():
-        value = runs[trial].final[plan.measure.name] if trial in runs else None
-        found[arm].append(Trial(rate, value, runs[trial].train_seconds if trial in runs else 0.0))
-    return [Search(arm, tuple(made), plan.measure) for arm, made in found.items()]
+
+    def at(arm: Arm, rate: float) -> Arm:
+        return Arm(arm.batch_size, f"{arm.schedule_name}_{rate:g}", at_rate(arm.schedule, rate))
+
+    rounded = {arm: [float(f"{rate:.3g}") for rate in of_arm] for arm, of_arm in rates.items()}
+    trial_arms = {arm: {rate: at(arm, rate) for rate in of_arm} for arm, of_arm in rounded.items()}
+    arms = [trial_arm for by_rate in trial_arms.values() for trial_arm in by_rate.values()]
+    results = {run.arm: run.result for run in run_trials(dataclasses.replace(plan, arms=arms))}
+
+    def trial(rate: float, arm: Arm) -> Trial:
+        if arm not in results:
+            return Trial(rate, None, 0.0)
+        return Trial(rate, results[arm].final[plan.measure.name], results[arm].train_seconds)
+
+    return [
+        Search(arm, tuple(trial(rate, trial_arm) for rate, trial_arm in by_rate.items()), plan.measure)
+        for arm, by_rate in trial_arms.items()
+    ]
 
 
 def at_rate(schedule: Schedule, highest: float) -> Schedule:

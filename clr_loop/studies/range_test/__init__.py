@@ -1,6 +1,22 @@
-"""The learning rate range test: the loss of a sweep of rates, and the bounds that it suggests."""
+"""The learning rate range test: the loss of a sweep of rates, and the bounds that it suggests.
 
-from clr_loop.studies.range_test.suggestions import Bounds, NoSuggestionError
-from clr_loop.studies.range_test.sweep import RangeTest, run
+tests = run_seeds(loop, make_model, range(3))
+print(text(tests, epochs=15))
+"""
 
-__all__ = ["Bounds", "NoSuggestionError", "RangeTest", "run"]
+from clr_loop.studies.range_test.files import text, write
+from clr_loop.studies.range_test.suggestions import Bounds, NoSuggestionError, suggest
+from clr_loop.studies.range_test.sweep import RangeTest, bounds_or_reason, run, run_seeds, suggested_bounds
+
+__all__ = [
+    "Bounds",
+    "NoSuggestionError",
+    "RangeTest",
+    "bounds_or_reason",
+    "run",
+    "run_seeds",
+    "suggest",
+    "suggested_bounds",
+    "text",
+    "write",
+]

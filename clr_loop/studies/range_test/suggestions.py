@@ -10,15 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from clr_loop.studies.range_test.smoothing import Values, first_divergence, running_average, smooth
-
-DIVERGENCE_FACTOR = 4.0
-"""A loss above this many times its best has diverged, unless another factor is given."""
+from clr_loop.studies.range_test.curves import Curve, Values, smooth
 
 # A change counts if it exceeds both a share of the level where it began, and what noise alone may do over a whole
 # sweep, in standard deviations of the smoothed curve.
@@ -38,56 +34,6 @@ class NoSuggestionError(ValueError):
 
 
 @dataclass(frozen=True)
-class Curve:
-    """What a sweep measured, and how it is smoothed.
-
-    Attributes:
-        learning_rate: float64 [n], at least 0, rising.
-        loss: float64 [n], of the batch of each step; a value may be NaN or infinite.
-        score: float64 [n], of the batch of each step; higher is better. Without such a metric it is the negative loss.
-        time_constant: float, of the smoothing, in steps.
-        divergence_factor: float above 1, see `first_divergence`.
-        measure: the name of the score, such as "accuracy"; "loss" where the score is the negative loss.
-    """
-
-    learning_rate: Values
-    loss: Values
-    score: Values
-    time_constant: float
-    divergence_factor: float = DIVERGENCE_FACTOR
-    measure: str = "accuracy"
-
-    @cached_property
-    def num_usable(self) -> int:
-        """The number of steps before the loss diverged or was not finite; n if neither happened."""
-        first_bad = int(np.argmin(np.append(np.isfinite(self.loss), False)))
-        diverged = first_divergence(self.loss[:first_bad], self.time_constant, self.divergence_factor)
-        return first_bad if diverged is None else diverged
-
-    @cached_property
-    def smoothed_loss(self) -> Values:
-        """float64 [n]: `smooth` of the usable steps, NaN beyond them.
-
-        At the step of divergence it is the running average that diverged, so the curve shows what stopped the sweep.
-        """
-        smoothed, end = self._smooth(self.loss), self.num_usable
-        if end < len(smoothed) and np.isfinite(self.loss[end]):
-            smoothed[end] = running_average(self.loss[: end + 1], self.time_constant)[-1]
-        return smoothed
-
-    @cached_property
-    def smoothed_score(self) -> Values:
-        """float64 [n]: `smooth` of the usable steps, NaN beyond them."""
-        return self._smooth(self.score)
-
-    def _smooth(self, values: Values) -> Values:
-        smoothed = np.full(len(values), np.nan)
-        if self.num_usable:
-            smoothed[: self.num_usable] = smooth(values[: self.num_usable], self.time_constant)
-        return smoothed
-
-
-@dataclass(frozen=True)
 class Suggestion:
     """A learning rate, read from the curve of each seed.
 
@@ -104,27 +50,27 @@ class Suggestion:
     reasons: tuple[str, ...]
 
     @property
-    def found(self) -> tuple[float, ...]:
-        """The rates without the Nones."""
-        return tuple(rate for rate in self.rates if rate is not None)
+    def known_rates(self) -> list[float]:
+        """The rates without the Nones, rising."""
+        return sorted(rate for rate in self.rates if rate is not None)
 
     @property
     def learning_rate(self) -> float | None:
         """The median along the logarithm; None unless more than half of the seeds have a rate."""
-        return None if len(self.reasons) >= len(self.rates) / 2 else float(np.exp(np.median(np.log(self.found))))
+        return None if len(self.reasons) >= len(self.rates) / 2 else float(np.exp(np.median(np.log(self.known_rates))))
 
     def __str__(self) -> str:
         """`max_lr 0.012 (0.01–0.02 over 3 seeds): <how>`, or `max_lr: no suggestion: <why, what to change>`."""
         if self.learning_rate is None:
             return f"{self.name}: no suggestion: {self.reasons[0]}"
+        low, high = self.known_rates[0], self.known_rates[-1]
         among = f" of {len(self.rates)}" if self.reasons else ""
-        low, high = min(self.found), max(self.found)
-        band = f" ({low:.2g}–{high:.2g} over {len(self.found)}{among} seeds)" if len(self.rates) > 1 else ""
+        band = f" ({low:.2g}–{high:.2g} over {len(self.known_rates)}{among} seeds)" if len(self.rates) > 1 else ""
         return f"{self.name} {self.learning_rate:.2g}{band}: {self.explanation}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the suggestion as JSON types, with its rate and the lowest and highest of the seeds."""
-        low, high = min(self.found, default=None), max(self.found, default=None)
+        low, high = min(self.known_rates, default=None), max(self.known_rates, default=None)
         return {**vars(self), "learning_rate": self.learning_rate, "low": low, "high": high}
 
 
@@ -315,14 +261,14 @@ def _valley(reading: _Reading) -> float:
 
 
 _RULES: dict[str, tuple[str, Callable[[_Reading], float]]] = {
-    "base_lr": ("Smith's lower bound, where the {measure} begins to {rise} (10 % of its {rise} made)", _base_lr),
+    "base_lr": ("Smith's lower bound, where the {measure} begins to {rise} (after 10% of its {rise})", _base_lr),
     "max_lr": (
-        "Smith's upper bound, the middle between where the {measure} slows (95 % of its {rise} made) and where it "
-        "{fall}s again (5 % lost) or the loss diverges",
+        "Smith's upper bound, the middle between where the {measure} slows (after 95% of its {rise}) and where it "
+        "{fall}s again (5% lost) or the loss diverges",
         _max_lr,
     ),
     "steepest": ("where the smoothed loss falls fastest for each decade of the rate", _steepest),
-    "valley": ("the middle of the fall of the smoothed loss (from 10 % to 90 % of it)", _valley),
+    "valley": ("the middle of the fall of the smoothed loss (from 10% to 90% of it)", _valley),
 }
 
 

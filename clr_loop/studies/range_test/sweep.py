@@ -9,7 +9,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,16 +16,12 @@ from numpy.typing import NDArray
 
 from clr_loop.data.arguments import checked_types
 from clr_loop.loop.loop import Metrics, TrainLoop
-from clr_loop.runs import events
-from clr_loop.runs import files as run_files
 from clr_loop.runs.result import higher_is_better
-from clr_loop.runs.settings import versions
 from clr_loop.schedules import ExponentialRamp, LinearRamp
 from clr_loop.schedules.checks import checked_choice, checked_integer, checked_number, checked_whole
-from clr_loop.studies.comparison.arms import MakeModel, start_of
-from clr_loop.studies.pictures import plots
-from clr_loop.studies.pictures.canvas import Format, about, save, to_png
-from clr_loop.studies.range_test.suggestions import DIVERGENCE_FACTOR, Bounds, Curve, NoSuggestionError, bounds, suggest
+from clr_loop.studies.range_test.curves import DIVERGENCE_FACTOR, Curve
+from clr_loop.studies.range_test.suggestions import Bounds, NoSuggestionError, bounds, suggest
+from clr_loop.studies.seeds import MakeModel, initial_state
 
 NUM_STEPS = 1000
 """The steps of a sweep unless told otherwise: 125 for each decade of the default range, enough for noisy curves."""
@@ -43,7 +38,7 @@ _MOST_HALVINGS = 20
 
 @dataclass(frozen=True)
 class RangeTest:
-    """What one sweep found.
+    """The result of one sweep.
 
     Attributes:
         settings: JSON types: the arguments of `run`, and batch_size, seed and steps_per_epoch of its loop.
@@ -75,20 +70,6 @@ class RangeTest:
         return cls(content["settings"], Curve(rates, loss, score, *content["read"]), content["stop_reason"])
 
 
-def picture(tests: Mapping[int, Sequence[RangeTest]], settings: Mapping[str, Any]) -> plots.Picture:
-    """Draw the tests of each batch size; settings: names of dataset, model and optimizer."""
-    sizes = [f"batch {size}" for size in tests]
-    (num_seeds,) = {len(of_size) for of_size in tests.values()}
-    what = [about(settings), *(sizes if len(sizes) == 1 else ()), f"{num_seeds} seed{'s' if num_seeds > 1 else ''}"]
-    return plots.range_test(dict(zip(sizes, map(_sweeps, tests.values()), strict=True)), ", ".join(what))
-
-
-def _sweeps(tests: Sequence[RangeTest]) -> plots.Sweeps:
-    found = [each for each in suggest([test.curve for test in tests]) if each.learning_rate is not None]
-    bands = {each.name: (min(each.found), each.learning_rate or 0.0, max(each.found)) for each in found}
-    return plots.Sweeps([test.columns() for test in tests], bands, {each.name: each.explanation for each in found})
-
-
 @checked_types
 def run(
     loop: TrainLoop,
@@ -103,7 +84,7 @@ def run(
 
     The steps go on from where the loop stands, on its own batches, over as many epochs as they need. Whatever happens,
     an exception or Ctrl-C included, variables, optimizer, step and data order are then restored from memory. The score
-    is the first compiled metric of which more is better; for a model without one, the suggestions read the loss.
+    is the first compiled metric for which higher is better; for a model without one, the suggestions read the loss.
 
     Args:
         loop: at any step. Its compiled block is used, so training after it does not compile again.
@@ -112,7 +93,7 @@ def run(
         num_steps: int, at least 2.
         sweep: "exponential", equal ratios between neighbors; or "linear", equal differences.
         early_stop: stop when the smoothed loss has diverged by this factor, float above 1; see
-            `smoothing.first_divergence`. A loss that is not finite stops the sweep, too. None takes every step.
+            `curves.first_divergence`. A loss that is not finite stops the sweep, too. None takes every step.
         on_block: called after each block with the number of steps taken so far and the metrics of the block.
 
     Returns:
@@ -129,10 +110,16 @@ def run(
             f"early_stop is {early_stop:g}; it is a multiple of the best loss and must be finite and above 1. A usual "
             f"one is {DIVERGENCE_FACTOR:g}, and None takes every step."
         )
-    of_loop = {name: getattr(loop, name) for name in ("batch_size", "seed", "steps_per_epoch")}
-    asked = {"start_lr": start_lr, "end_lr": end_lr, "num_steps": num_steps, "sweep": sweep, "early_stop": early_stop}
+    loop_settings = {name: getattr(loop, name) for name in ("batch_size", "seed", "steps_per_epoch")}
+    arguments = {
+        "start_lr": start_lr,
+        "end_lr": end_lr,
+        "num_steps": num_steps,
+        "sweep": sweep,
+        "early_stop": early_stop,
+    }
     curve, num_skipped = _sweep(loop, rates, early_stop, on_block)
-    return RangeTest({**of_loop, **asked}, curve, _why(curve, num_steps, num_skipped, early_stop))
+    return RangeTest({**loop_settings, **arguments}, curve, _why(curve, num_steps, num_skipped, early_stop))
 
 
 def _sweep(
@@ -150,15 +137,15 @@ def _sweep(
         return Curve(learning_rate, loss, score, time_constant, early_stop or DIVERGENCE_FACTOR, measure)
 
     columns = np.empty((3, 0))
-    num_done = num_in_vain = 0
+    num_done = num_skipped_in_a_row = 0
     before = loop.snapshot()
     try:
         while num_done < len(rates):
             block = rates[num_done : num_done + loop.block_steps]
             metrics = loop.run(block)
             num_skipped = loop.num_skipped - before.num_skipped
-            num_in_vain = 0 if len(metrics["loss"]) else num_in_vain + len(block)
-            if num_in_vain > max(time_constant, _MOST_HALVINGS):
+            num_skipped_in_a_row = 0 if len(metrics["loss"]) else num_skipped_in_a_row + len(block)
+            if num_skipped_in_a_row > max(time_constant, _MOST_HALVINGS):
                 columns = np.hstack([columns, [[block[0]], [np.nan], [np.nan]]])
                 break
             score = -metrics["loss"] if measure == "loss" else metrics[measure]
@@ -202,7 +189,7 @@ def run_seeds(
     try:
         for seed in seeds:
             on_start(seed)
-            loop.restore(dataclasses.replace(before, **start_of(make_model, seed)))
+            loop.restore(dataclasses.replace(before, **initial_state(make_model, seed)))
             tests.append(run(loop, **arguments))
     finally:
         loop.restore(before)
@@ -222,59 +209,6 @@ def suggested_bounds(tests: Sequence[RangeTest], epochs: int) -> Bounds:
     """
     total_steps = checked_whole("epochs", epochs) * tests[0].settings["steps_per_epoch"]
     return bounds(suggest([test.curve for test in tests]), total_steps)
-
-
-def text(tests: Sequence[RangeTest], epochs: int) -> str:
-    """Return in words why each sweep ended, what they suggest, and last the line to paste, or why there is none.
-
-    Arguments: see `suggested_bounds`.
-    """
-    lines = [f"seed {test.settings['seed']}: {test.stop_reason}" for test in tests]
-    lines += [str(suggestion) for suggestion in suggest([test.curve for test in tests])]
-    pair = bounds_or_reason(tests, epochs)
-    if isinstance(pair, Bounds):
-        lines.append(f"two whole cycles in {epochs} epochs at batch {tests[0].settings['batch_size']}:")
-    return "\n".join([*lines, str(pair)])
-
-
-def write(
-    tests: Sequence[RangeTest],
-    epochs: int,
-    output_dir: Path,
-    settings: Mapping[str, Any],
-    figure_format: Format = "png",
-) -> None:
-    """Write range_test.json, .csv and .png and TensorBoard's events: a run for each seed, and the picture's panels.
-
-    Args:
-        tests, epochs: see `suggested_bounds`.
-        output_dir: an existing directory.
-        settings: JSON types, to be kept with the tests: names of dataset, model and so on.
-        figure_format: of a further file of the picture.
-    """
-    found = suggest([test.curve for test in tests])
-    pair = bounds_or_reason(tests, epochs)
-    content = {
-        "settings": {**settings, "epochs": epochs},
-        "tests": [{**test.settings, "stop_reason": test.stop_reason, "steps": len(test.curve.loss)} for test in tests],
-        "measure": tests[0].curve.measure,
-        "suggestions": [suggestion.to_json() for suggestion in found],
-        "bounds": dataclasses.asdict(pair) if isinstance(pair, Bounds) else {"reason": str(pair)},
-        "versions": versions(),
-    }
-    run_files.write_json(output_dir / "range_test.json", content)
-    columns = {test.settings["seed"]: test.columns() for test in tests}
-    rows = [
-        {"seed": seed, "step": step, **{name: f"{values[step]:.9g}" for name, values in curves.items()}}
-        for seed, curves in columns.items()
-        for step in range(len(curves["loss"]))
-    ]
-    run_files.write_csv(output_dir / "range_test.csv", rows)
-    drawn = picture({tests[0].settings["batch_size"]: tests}, settings)
-    save(drawn.together(), output_dir / "range_test.png", figure_format)
-    events.write_pictures(output_dir, {f"range_test/{n}": to_png(figure) for n, figure in drawn.alone().items()})
-    for seed, curves in columns.items():
-        events.write_curves(output_dir / f"seed_{seed}", np.arange(len(curves["loss"])), curves)
 
 
 def bounds_or_reason(tests: Sequence[RangeTest], epochs: int) -> Bounds | NoSuggestionError:

@@ -1,1 +1,1 @@
-"""What a comparison says: tables, the report, TensorBoard."""
+"""What a comparison says: its tables, its words, its files, and TensorBoard's."""

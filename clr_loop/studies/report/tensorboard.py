@@ -27,7 +27,7 @@ FOLDER = "report"
 _CHANGING = "mean/changing_learning_rate"
 
 
-def show(
+def write_events(
     comparison: Comparison, directory: Path, text: str, pictures: Mapping[str, bytes], noise_scale: NoiseScale | None
 ) -> None:
     """Write the report, its pictures, the charts and the columns of TensorBoard's pages, and a run for each arm.
@@ -38,21 +38,20 @@ def show(
         text, pictures: the report in Markdown, and pictures in PNG format by their tags.
         noise_scale: if it was measured.
     """
-    measure, seeds = comparison.measure, {run.seed for run in comparison.runs}
     final = comparison.runs[0].result.final
     names = [name for name in final if name.startswith("val_")] or list(final)
-    names.sort(key=lambda name: name != measure.name)  # The measure first.
-    results = {s.arm: [run.result for run in comparison.runs if run.arm == s.arm] for s in comparison.arms}
-    mean_of = {"seed": f"mean of {len(seeds)}" if len(seeds) > 1 else "one"}
+    names.sort(key=lambda name: name != comparison.measure.name)  # The measure first.
+    results = {summary.arm: comparison.results(summary.arm) for summary in comparison.arms}
+    num_seeds = len(comparison.seeds)
+    mean_of = {"seed": f"mean of {num_seeds}" if num_seeds > 1 else "one"}
     settings = {arm: {**flat(of_arm[0].settings), **mean_of} for arm, of_arm in results.items()}
     rows = [*(flat(run.result.settings) for run in comparison.runs), *settings.values()]
     better = {**{name: higher_is_better(name) for name in names}, "epoch_seconds": False}
     events.write_report(directory, text, pictures, _charts(comparison), rows, better)
     for summary in comparison.arms:
-        arm, of_arm = summary.arm, results[summary.arm]
+        place, of_arm = directory / summary.arm.directory, results[summary.arm]
         means = {name: statistics.fmean(result.final[name] for result in of_arm) for name in names}
-        place = directory / arm.directory
-        events.write_means(place, settings[arm], {**means, "epoch_seconds": summary.epoch_seconds})
+        events.write_means(place, settings[summary.arm], {**means, "epoch_seconds": summary.epoch_seconds})
         for bands in (training_bands(of_arm), validation_bands(of_arm)):
             _write_bands(place, bands)
     if noise_scale is not None:
@@ -61,33 +60,32 @@ def show(
 
 
 def _write_bands(place: Path, bands: Mapping[str, Band]) -> None:
-    curves = {f"mean/{name}": band.mean for name, band in bands.items()}
-    measured = {name: band for name, band in bands.items() if name not in RATES}
-    curves |= {f"mean_minus_sd/{name}": band.lower for name, band in measured.items()}
-    curves |= {f"mean_plus_sd/{name}": band.upper for name, band in measured.items()}
-    rate = bands.get("learning_rate")
-    if rate is not None and np.ptp(rate.mean) > 0:
-        curves[_CHANGING] = rate.mean
+    curves = {}
+    for name, band in bands.items():
+        curves[f"mean/{name}"] = band.mean
+        if name not in RATES:
+            curves |= {f"mean_minus_sd/{name}": band.lower, f"mean_plus_sd/{name}": band.upper}
+        if name == "learning_rate" and np.ptp(band.mean) > 0:
+            curves[_CHANGING] = band.mean
     if curves:
         events.write_curves(place, next(iter(bands.values())).examples, curves)
 
 
 def _charts(comparison: Comparison) -> dict[str, list[Chart]]:
     """Return rows of charts, one below the other over the same examples: rates, loss, and the other metrics."""
-    first = comparison.runs[0].result
-    num_seeds = len({run.seed for run in comparison.runs})
+    first, num_seeds = comparison.runs[0].result, len(comparison.seeds)
     spread = f"mean ± standard deviation of {num_seeds} seeds" if num_seeds > 1 else "one seed"
     rates = [name for name in RATES if name in first.history]
     is_changing = {bool(np.ptp(run.result.history["learning_rate"])) for run in comparison.runs}
     of_rates = [Chart(name.replace("_", " "), f"mean/{name}") for name in rates]
     if len(is_changing) == 2:  # A constant rate may be so high that a cycle beside it looks flat.
         of_rates.append(Chart("learning rate of the arms that change it", _CHANGING))
-    found = {f"by examples visited, {first.num_examples:,} an epoch": of_rates}
+    charts = {f"by examples visited, {first.num_examples:,} an epoch": of_rates}
     for name in first.history:
         if name not in ("step", *rates):
-            split = [tag for tag in (name, f"val_{name}") if tag in first.final]
-            found[f"{name.replace('_', ' ')}: {spread}"] = [
+            charts[f"{name.replace('_', ' ')}: {spread}"] = [
                 Chart(in_words(tag), *(f"{line}/{tag}" for line in ("mean", "mean_minus_sd", "mean_plus_sd")))
-                for tag in split
+                for tag in (name, f"val_{name}")
+                if tag in first.final
             ]
-    return found
+    return charts

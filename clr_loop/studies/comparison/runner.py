@@ -27,11 +27,10 @@ from clr_loop.runs.records import read_result
 from clr_loop.runs.result import TrainingResult
 from clr_loop.runs.settings import in_words, run_settings
 from clr_loop.schedules.checks import checked_whole
-from clr_loop.studies.comparison.effects import Arm, Run, check_grid
+from clr_loop.studies.arms import Arm, ArmRun
+from clr_loop.studies.comparison.effects import check_grid
 from clr_loop.studies.comparison.measures import Measure
-
-MakeModel = Callable[[int], keras.Model]
-"""seed → a fresh compiled model."""
+from clr_loop.studies.seeds import MakeModel, initial_state
 
 
 @checked_types
@@ -85,12 +84,12 @@ def run_arms(
     step_options: StepOptions | None = None,
     run_options: RunOptions | None = None,
     make_callbacks: Callable[[Arm, int], Sequence[keras.callbacks.Callback]] = lambda arm, seed: (),
-    on_run: Callable[[Run], None] = lambda run: None,
-) -> list[Run]:
+    on_run: Callable[[ArmRun], None] = lambda run: None,
+) -> list[ArmRun]:
     """Run every arm with every seed, for `effects.compare`.
 
     The program of a batch size is compiled once, and each of its runs starts from the state that a fresh loop of its
-    seed would have. Seeds are the outer loop, so a machine that slows down meanwhile slows all arms alike.
+    seed would have. Seeds are the outer loop, so a machine that slows down affects all arms alike.
 
     Args:
         dataset: what to train and validate on.
@@ -98,8 +97,8 @@ def run_arms(
         plan: what to run.
         output_dir: an existing directory; the files of a run go to `<arm>/seed_<n>` in it.
         resume: whether to take the results of runs that are finished there instead of running them again. A run that
-            was broken off goes on from its newest checkpoint, or starts anew without one.
-        skip_diverged: whether a run whose loss is no longer finite is left out, in place of an error.
+            was interrupted continues from its newest checkpoint, or starts again without one.
+        skip_diverged: whether to leave out a run whose loss is no longer finite, instead of raising an error.
         feed: see `choose_feed`.
         step_options, run_options: for every loop and every run; run_options without checkpoint_every saves none,
             and no models.
@@ -112,31 +111,35 @@ def run_arms(
     options = _options(run_options or RunOptions(), dataset)
     loops = _make_loops(dataset, make_model, plan, feed, step_options)
     fresh = {size: loop.snapshot() for size, loop in loops.items()}
-    runs: list[Run] = []
+    runs: list[ArmRun] = []
     for seed in plan.seeds:
-        initial = start_of(make_model, seed)
+        initial = initial_state(make_model, seed)
         for arm in plan.arms:
-            loop, run_dir = loops[arm.batch_size], output_dir / arm.directory / f"seed_{seed}"
+            loop, epochs, run_dir = (
+                loops[arm.batch_size],
+                plan.epochs_of(arm),
+                output_dir / arm.directory / f"seed_{seed}",
+            )
             loop.restore(dataclasses.replace(fresh[arm.batch_size], **initial))
-            of_arm = dataclasses.replace(options, settings={"arm": arm.label, **options.settings})
-            train = partial(fit, loop, arm.schedule, dataset.validation, epochs=plan.epochs_of(arm), verbose=0)
-            expected = run_settings(loop, arm.schedule, plan.epochs_of(arm), of_arm.settings)
-            result = _finished(run_dir, expected) if resume else None
-            try:
-                if result is None:
-                    going_on, callbacks = resume and _has_checkpoint(run_dir), make_callbacks(arm, seed)
-                    result = train(options=of_arm, run_dir=run_dir, resume=going_on, callbacks=callbacks)
-            except NonFiniteError:
-                if not skip_diverged:
-                    raise
-                continue
-            runs.append(Run(arm, seed, result))
+            arm_options = dataclasses.replace(options, settings={"arm": arm.label, **options.settings})
+            settings = run_settings(loop, arm.schedule, epochs, arm_options.settings)
+            result = _finished(run_dir, settings) if resume else None
+            if result is None:
+                run = partial(fit, loop, arm.schedule, dataset.validation, epochs=epochs, verbose=0, run_dir=run_dir)
+                goes_on = resume and _has_checkpoint(run_dir)
+                try:
+                    result = run(options=arm_options, resume=goes_on, callbacks=make_callbacks(arm, seed))
+                except NonFiniteError:
+                    if not skip_diverged:
+                        raise
+                    continue
+            runs.append(ArmRun(arm, seed, result))
             on_run(runs[-1])
     return runs
 
 
 def _options(options: RunOptions, dataset: AnyDataset) -> RunOptions:
-    """Return the options of every run: those that were given, without models, and with what tells the data."""
+    """Return the options of every run: these, without saved models, and with the name and the digest of the data."""
     digest = options.settings.get("dataset_sha256") or dataset.sha256()
     settings = {"dataset": dataset.name, **options.settings, "dataset_sha256": digest}
     every = options.checkpoint_every or 0
@@ -153,11 +156,6 @@ def epoch_seconds(loop: TrainLoop) -> float:
         return time.perf_counter() - started
     finally:
         loop.restore(before)
-
-
-def start_of(make_model: MakeModel, seed: int) -> dict[str, Any]:
-    """Return what a seed decides in the `Snapshot` of a loop at step 0; the model itself is not kept."""
-    return {"model": [keras.ops.convert_to_numpy(v).copy() for v in make_model(seed).variables], "seed": seed}
 
 
 def _make_loops(
@@ -180,7 +178,7 @@ def _make_loops(
 def _finished(run_dir: Path, settings: Mapping[str, Any]) -> TrainingResult | None:
     """Return the result in a run directory; None if there is none.
 
-    What a run has left that was broken off before its first checkpoint is then removed.
+    It then removes what is left of a run that was interrupted before its first checkpoint.
 
     Raises:
         ValueError: if the finished run has other settings. Its data are known by their digest.

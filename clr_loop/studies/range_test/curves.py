@@ -1,16 +1,71 @@
-"""Smooths the curve of a sweep, and says where its loss diverged."""
+"""The curve of a sweep: smoothed, and cut off where its loss diverged."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
 
+DIVERGENCE_FACTOR = 4.0
+"""A loss above this many times its best has diverged, unless another factor is given."""
+
 _SPIKE_WINDOW = 5
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a sweep measured, and how it is smoothed.
+
+    Attributes:
+        learning_rate: float64 [n], at least 0, rising.
+        loss: float64 [n], of the batch of each step; a value may be NaN or infinite.
+        score: float64 [n], of the batch of each step; higher is better. Without such a metric it is the negative loss.
+        time_constant: float, of the smoothing, in steps.
+        divergence_factor: float above 1, see `first_divergence`.
+        measure: the name of the score, such as "accuracy"; "loss" where the score is the negative loss.
+    """
+
+    learning_rate: Values
+    loss: Values
+    score: Values
+    time_constant: float
+    divergence_factor: float = DIVERGENCE_FACTOR
+    measure: str = "accuracy"
+
+    @cached_property
+    def num_usable(self) -> int:
+        """The number of steps before the loss diverged or was not finite; n if neither happened."""
+        first_bad = int(np.argmin(np.append(np.isfinite(self.loss), False)))
+        diverged = first_divergence(self.loss[:first_bad], self.time_constant, self.divergence_factor)
+        return first_bad if diverged is None else diverged
+
+    @cached_property
+    def smoothed_loss(self) -> Values:
+        """float64 [n]: `smooth` of the usable steps, NaN beyond them.
+
+        At the step of divergence it is the running average that diverged, so the curve shows what stopped the sweep.
+        """
+        smoothed, end = self._smooth(self.loss), self.num_usable
+        if end < len(smoothed) and np.isfinite(self.loss[end]):
+            smoothed[end] = running_average(self.loss[: end + 1], self.time_constant)[-1]
+        return smoothed
+
+    @cached_property
+    def smoothed_score(self) -> Values:
+        """float64 [n]: `smooth` of the usable steps, NaN beyond them."""
+        return self._smooth(self.score)
+
+    def _smooth(self, values: Values) -> Values:
+        smoothed = np.full(len(values), np.nan)
+        if self.num_usable:
+            smoothed[: self.num_usable] = smooth(values[: self.num_usable], self.time_constant)
+        return smoothed
 
 
 def smooth(values: Values, time_constant: float) -> Values:

@@ -7,7 +7,7 @@ from matplotlib.ticker import PercentFormatter
 from clr_loop.studies.comparison.effects import compare
 from clr_loop.studies.comparison.measures import Measure
 from clr_loop.studies.comparison.tuning import Search, Trial
-from clr_loop.studies.pictures import comparison as plots
+from clr_loop.studies.pictures.comparison import arms_picture, tuning_picture
 from helpers.made_up_runs import ARMS, make_run
 
 
@@ -21,7 +21,7 @@ def comparison_of(values, measure="val_accuracy", arm=ARMS[0], **arguments):
         make_run(arm, seed, value, measure=measure, epoch_seconds=1.0 + seed / 2, is_timed=seed < 2, **arguments)
         for seed, value in enumerate(values)
     ]
-    return plots.comparison(compare(runs, Measure(measure))).together()
+    return arms_picture(compare(runs, Measure(measure))).together()
 
 
 @pytest.mark.parametrize(("name", "in_percent"), [("val_accuracy", True), ("val_loss", False)])
@@ -49,13 +49,13 @@ def test_bands_and_bars_are_the_standard_deviation_and_the_legend_says_so():
     assert bar[:, 0] == pytest.approx([0.4 - sd, 0.4 + sd])
     assert "± standard deviation" in by_seconds.get_title()
     (row,) = last.get_yticklabels()
-    assert row.get_text() == f"constant, batch 100\n40.00 ± {100 * sd:.2f} %"
+    assert row.get_text() == f"constant, batch 100\n40.00 ± {100 * sd:.2f}%"
 
 
 def test_a_comparison_of_one_epoch_and_one_seed_shows_each_arm_by_name_and_value():
     figure = comparison_of([0.5], num_epochs=1)
     last, by_seconds, _ = figure.axes
-    assert [text.get_text() for text in last.get_yticklabels()] == ["constant, batch 100\n50.00 %"]
+    assert [text.get_text() for text in last.get_yticklabels()] == ["constant, batch 100\n50.00%"]
     assert by_seconds.lines[0].get_marker() == "o"
     assert [text.get_text().strip() for text in by_seconds.texts] == ["constant, batch 100"]
     assert by_seconds.get_xlim()[0] == 0.0
@@ -63,7 +63,7 @@ def test_a_comparison_of_one_epoch_and_one_seed_shows_each_arm_by_name_and_value
 
 def test_constants_of_one_rate_show_beside_each_other_and_cycles_fill_a_linear_panel():
     runs = [make_run(arm, 0, 0.5, num_epochs=15) for arm in ARMS]
-    *_, linear, log = plots.comparison(compare(runs, Measure())).together().axes
+    *_, linear, log = arms_picture(compare(runs, Measure())).together().axes
     assert (linear.get_yscale(), log.get_yscale()) == ("linear", "log")
     assert [line.get_label() for line in linear.lines] == ["triangular, batch 100", "triangular, batch 2000"]
     assert linear.get_title() == "the arms whose rate changes"
@@ -81,12 +81,12 @@ def test_epochs_near_chance_leave_half_of_the_axis_to_the_later_ones(name, limit
     for i, value in enumerate([0.1, 0.2, 0.65, 0.7, 0.8, 0.9]):
         metrics = {name: 1.0 - value if is_loss else value}
         run.result.epochs[i] = dataclasses.replace(run.result.epochs[i], metrics=metrics)
-    low, high = plots.comparison(compare([run], Measure(name))).together().axes[0].get_ylim()
+    low, high = arms_picture(compare([run], Measure(name))).together().axes[0].get_ylim()
     assert (low, high) == pytest.approx((limits[0] - 0.025, limits[1] + 0.025))
 
 
 def test_each_panel_stands_alone_with_the_title_and_the_arms_that_are_in_it():
-    picture = plots.comparison(compare([make_run(arm, 0, 0.5, num_epochs=2) for arm in ARMS]))
+    picture = arms_picture(compare([make_run(arm, 0, 0.5, num_epochs=2) for arm in ARMS]))
     figures = picture.alone()
     assert set(figures) == {"seconds", "examples", "last", "rate", "rate_log"}
     assert {figure.get_suptitle() for figure in figures.values()} == {"Adam, 1 seed"}
@@ -102,9 +102,9 @@ def test_a_trial_that_diverged_is_a_cross_at_the_worse_end_of_the_axis(name, pla
     trials = [Trial(rate, value, 1.0) for rate, value in zip((0.1, 0.2, 0.4), values, strict=True)]
     search = Search(ARMS[0], (*trials, Trial(0.8, None, 0.0)), Measure(name))
     compared = compare([make_run(ARMS[0], 0, 0.5)])
-    (axes,) = plots.tuning(compared, [search]).together().axes
+    (axes,) = tuning_picture(compared, [search]).together().axes
     curve, best, cross = axes.lines
     assert curve.get_ydata()[:3] == pytest.approx(values)
     assert (best.get_marker(), *best.get_data()) == ("*", [0.2], [values[1]])
     assert (cross.get_marker(), *cross.get_data()) == ("X", [0.8], [axes.get_ylim()[place]])
-    assert plots.tuning(compared, []) is None
+    assert tuning_picture(compared, []) is None

@@ -1,8 +1,10 @@
 import dataclasses
 import gc
 import json
-import shutil
 import weakref
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,16 +16,18 @@ from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.options import StepOptions
 from clr_loop.runs.fit import StopRun, TrainingInterruptedError, fit
 from clr_loop.runs.options import RunOptions
+from clr_loop.runs.records import read_result
 from clr_loop.schedules import Constant, Triangular
-from clr_loop.studies.comparison import arms as arms_module
-from clr_loop.studies.comparison.arms import Plan, run_arms
-from clr_loop.studies.comparison.effects import Arm, compare
+from clr_loop.studies.arms import Arm
+from clr_loop.studies.comparison import runner
+from clr_loop.studies.comparison.effects import compare
 from clr_loop.studies.comparison.measures import Measure
+from clr_loop.studies.comparison.runner import Plan, run_arms
 
 SCHEDULES = {"constant": Constant(0.1), "triangular": Triangular(0.001, 0.01, 4)}
 PLAIN = StepOptions(jit_compile=False)
 ARMS = [Arm(size, name, schedule) for size in (50, 80) for name, schedule in SCHEDULES.items()]
-FINISHED = Plan(ARMS[:1], [0], 1)
+OPTIONS = RunOptions(settings={"model": "mine"}, is_timed=False)
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +45,26 @@ def make_model(small):
     return lambda seed: build_model("relu_mlp", small, seed)
 
 
+@dataclasses.dataclass
+class Watched:
+    """A comparison of two seeds, and what was seen while it ran."""
+
+    directory: Path
+    comparison: Any = None
+    loops: list = dataclasses.field(default_factory=list)
+    inputs: list = dataclasses.field(default_factory=list)
+    num_models: list = dataclasses.field(default_factory=list)  # Alive at the end of each run.
+    num_traces: list = dataclasses.field(default_factory=list)  # Of all loops, at the end of each run.
+
+
 @pytest.fixture(scope="module")
 def compared(small, make_model, tmp_path_factory):
-    """A comparison of two seeds, its directory, its loops, and how many models were alive at the end of each run."""
-    directory = tmp_path_factory.mktemp("comparison")
-    loops, models, alive = [], [], []
-    real_make_loop = arms_module.make_loop
+    watched, models, real_make_loop = Watched(tmp_path_factory.mktemp("comparison")), [], runner.make_loop
 
-    def seen_loop(*arguments, **named):
-        loops.append(real_make_loop(*arguments, **named))
-        return loops[-1]
+    def seen_loop(model, dataset, batch_size, **named):
+        watched.inputs.append(dataset.train.inputs)
+        watched.loops.append(real_make_loop(model, dataset, batch_size, **named))
+        return watched.loops[-1]
 
     def seen_model(seed):
         model = make_model(seed)
@@ -59,19 +73,21 @@ def compared(small, make_model, tmp_path_factory):
 
     def count(run):
         gc.collect()
-        alive.append(sum(model() is not None for model in models))
+        watched.num_models.append(sum(model() is not None for model in models))
+        watched.num_traces.append([loop.num_traces for loop in watched.loops])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arms_module, "make_loop", seen_loop)
+        patch.setattr(runner, "make_loop", seen_loop)
         plan = Plan(ARMS, range(2), 2, Measure(target=0.5))
-        runs = run_arms(small, seen_model, plan, directory, step_options=PLAIN, on_run=count)
-    return compare(runs, Measure(target=0.5)), directory, loops, alive
+        runs = run_arms(small, seen_model, plan, watched.directory, step_options=PLAIN, on_run=count)
+    watched.comparison = compare(runs, Measure(target=0.5))
+    return watched
 
 
 def test_every_run_is_the_one_that_a_fresh_loop_of_its_seed_makes(compared, small, make_model):
-    result, *_ = compared
-    assert [(run.arm, run.seed) for run in result.runs] == [(arm, seed) for seed in (0, 1) for arm in ARMS]
-    for run in (result.runs[1], result.runs[4], result.runs[7]):  # Either seed, schedule and batch size.
+    runs = compared.comparison.runs
+    assert [(run.arm, run.seed) for run in runs] == [(arm, seed) for seed in (0, 1) for arm in ARMS]
+    for run in (runs[1], runs[6]):  # Either seed, schedule and batch size.
         loop = TrainLoop(
             make_model(run.seed), *small.train[:2], batch_size=run.arm.batch_size, seed=run.seed, options=PLAIN
         )
@@ -80,41 +96,21 @@ def test_every_run_is_the_one_that_a_fresh_loop_of_its_seed_makes(compared, smal
 
 
 def test_each_batch_size_is_compiled_once(compared):
-    result, _, loops, _ = compared
-    assert [loop.batch_size for loop in loops] == [50, 80]
-    for loop in loops:
-        arrays = np.zeros((200, 28, 28)), np.zeros(200, np.int32)
-        alone = TrainLoop(loop.model, *arrays, batch_size=loop.batch_size, options=PLAIN)
-        alone.compile()
-        assert loop.num_traces == alone.num_traces
-    assert {arm.compile_seconds for arm in result.arms if arm.arm.batch_size == 50} == {
-        result.runs[0].result.compile_seconds
-    }
+    assert [loop.batch_size for loop in compared.loops] == [50, 80]
+    assert compared.num_traces[2:] == [compared.num_traces[-1]] * 6  # From the first run of the second size on.
+    compile_seconds = {arm.compile_seconds for arm in compared.comparison.arms if arm.arm.batch_size == 50}
+    assert compile_seconds == {compared.comparison.runs[0].result.compile_seconds}
 
 
-def test_no_model_is_kept_alive_but_that_of_each_batch_size(compared):
-    *_, alive = compared
-    assert set(alive) == {2}
-
-
-def test_the_data_are_on_the_device_once(small, make_model, tmp_path, monkeypatch):
-    inputs = []
-    real_make_loop = arms_module.make_loop
-
-    def seen_loop(model, dataset, batch_size, **named):
-        inputs.append(dataset.train.inputs)
-        return real_make_loop(model, dataset, batch_size, **named)
-
-    monkeypatch.setattr(arms_module, "make_loop", seen_loop)
-    run_arms(small, make_model, Plan([ARMS[0], ARMS[2]], [0], 1), tmp_path, step_options=PLAIN)
-    assert inputs[0] is inputs[1]
-    assert inputs[0].dtype == "uint8"
+def test_no_model_is_kept_alive_but_that_of_each_batch_size_and_the_data_are_on_the_device_once(compared):
+    assert set(compared.num_models) == {2}
+    assert compared.inputs[0] is compared.inputs[1]
+    assert compared.inputs[0].dtype == "uint8"
 
 
 def test_every_run_has_its_files_and_a_tensorboard_run(compared):
-    result, directory, *_ = compared
-    for run in result.runs:
-        place = directory / run.arm.directory / f"seed_{run.seed}"
+    for run in compared.comparison.runs:
+        place = compared.directory / run.arm.directory / f"seed_{run.seed}"
         assert {file.name for file in place.iterdir()} >= {"config.json", "history.csv", "epochs.csv", "result.json"}
         assert not list(place.glob("checkpoints/step_*"))
         events = EventAccumulator(str(place / "train"), size_guidance={"scalars": 0}).Reload()
@@ -134,8 +130,9 @@ def test_a_regression_is_compared_by_its_own_measure(tmp_path):
     examples = Examples(inputs, inputs.sum(axis=1, keepdims=True))
     dataset = dataclasses.replace(load("mnist"), name="line", train=examples, validation=examples, num_classes=None)
     slow_and_fast = [Arm(50, "slow", Constant(0.001)), Arm(50, "fast", Constant(0.1))]
-    plan = Plan(slow_and_fast, range(3), 3, Measure("val_mae"))
-    (effect, _) = compare(run_arms(dataset, make_model, plan, tmp_path), plan.measure).effects
+    plan = Plan(slow_and_fast, range(2), 2, Measure("val_mae"))
+    runs = run_arms(dataset, make_model, plan, tmp_path, step_options=PLAIN)
+    (effect, _) = compare(runs, plan.measure).effects
     assert effect.measure == "val_mae"
     assert effect.sample.mean < 0.0
 
@@ -146,22 +143,23 @@ def test_resuming_takes_what_is_finished_runs_anew_what_is_not_and_refuses_other
             raise StopRun
 
     plan = Plan(ARMS[:2], [0], 2)
+    run = partial(run_arms, small, make_model, step_options=PLAIN)
     with pytest.raises(TrainingInterruptedError):
-        run_arms(small, make_model, plan, tmp_path, make_callbacks=lambda arm, _: [Stop()] if arm == ARMS[1] else [])
-    finished, broken_off = (tmp_path / arm.directory / "seed_0" for arm in ARMS[:2])
+        run(plan, tmp_path, make_callbacks=lambda arm, _: [Stop()] if arm == ARMS[1] else [])
+    finished, interrupted = (tmp_path / arm.directory / "seed_0" for arm in ARMS[:2])
     before = (finished / "history.csv").stat()
-    assert not (broken_off / "result.json").exists()
-    begun = []
+    assert not (interrupted / "result.json").exists()
+    started = []
 
     def note(arm, seed):
-        begun.append(arm)
+        started.append(arm)
         return []
 
-    runs = run_arms(small, make_model, plan, tmp_path, resume=True, make_callbacks=note)
-    assert begun == [ARMS[1]]
+    runs = run_arms(small, make_model, plan, tmp_path, step_options=PLAIN, resume=True, make_callbacks=note)
+    assert started == [ARMS[1]]
     assert (finished / "history.csv").stat().st_mtime_ns == before.st_mtime_ns
     assert [len(run.result.epochs) for run in runs] == [2, 2]
-    whole = fit(TrainLoop(make_model(0), *small.train[:2], batch_size=50), ARMS[1].schedule, epochs=2)
+    whole = fit(TrainLoop(make_model(0), *small.train[:2], batch_size=50, options=PLAIN), ARMS[1].schedule, epochs=2)
     assert runs[1].result.weights_sha256 == whole.weights_sha256
 
     faster = Plan([Arm(50, "constant", Constant(0.2))], [0], 2)
@@ -171,20 +169,20 @@ def test_resuming_takes_what_is_finished_runs_anew_what_is_not_and_refuses_other
     }
     for message, other in others.items():
         with pytest.raises(ValueError, match="has other settings: ") as caught:
-            run_arms(small, make_model, other, tmp_path, resume=True)
+            run_arms(small, make_model, other, tmp_path, step_options=PLAIN, resume=True)
         assert message in str(caught.value)
         assert str(finished) in str(caught.value)
     half = dataclasses.replace(small, validation=Examples(*(array[:50] for array in small.validation[:2])))
     with pytest.raises(ValueError, match="dataset_sha256"):
-        run_arms(half, make_model, plan, tmp_path, resume=True)
+        run_arms(half, make_model, plan, tmp_path, step_options=PLAIN, resume=True)
 
 
-def test_arms_may_differ_in_length_and_a_broken_off_run_goes_on_from_its_checkpoint(small, make_model, tmp_path):
+def test_arms_may_differ_in_length_and_an_interrupted_run_continues_from_its_checkpoint(small, make_model, tmp_path):
     class Watch(keras.callbacks.Callback):
-        begun, is_stopped = (), False
+        started, is_stopped = (), False
 
         def on_epoch_begin(self, epoch, logs=None):
-            Watch.begun += (epoch,)
+            Watch.started += (epoch,)
 
         def on_epoch_end(self, epoch, logs=None):
             if epoch == 1 and not Watch.is_stopped:
@@ -194,49 +192,53 @@ def test_arms_may_differ_in_length_and_a_broken_off_run_goes_on_from_its_checkpo
     plan = Plan(ARMS[:2], [0], {"constant": 1, "triangular": 3})
     watched = {"run_options": RunOptions(checkpoint_every=4), "make_callbacks": lambda arm, seed: [Watch()]}
     with pytest.raises(TrainingInterruptedError):
-        run_arms(small, make_model, plan, tmp_path, **watched)
-    runs = run_arms(small, make_model, plan, tmp_path, resume=True, **watched)
-    assert Watch.begun == (0, 0, 1, 2)
+        run_arms(small, make_model, plan, tmp_path, step_options=PLAIN, **watched)
+    runs = run_arms(small, make_model, plan, tmp_path, step_options=PLAIN, resume=True, **watched)
+    assert Watch.started == (0, 0, 1, 2)
     assert [len(run.result.epochs) for run in runs] == [1, 3]
-    whole = fit(TrainLoop(make_model(0), *small.train[:2], batch_size=50), ARMS[1].schedule, epochs=3)
+    whole = fit(TrainLoop(make_model(0), *small.train[:2], batch_size=50, options=PLAIN), ARMS[1].schedule, epochs=3)
     assert runs[1].result.weights_sha256 == whole.weights_sha256
 
 
-@pytest.fixture(scope="module")
-def finished(small, make_model, tmp_path_factory):
-    """A comparison of one run; its directory."""
-    directory = tmp_path_factory.mktemp("finished")
-    run_arms(small, make_model, FINISHED, directory, step_options=PLAIN)
-    return directory
+def test_settings_and_timing_reach_the_runs_and_a_finished_run_with_a_changed_file_is_refused(
+    small, make_model, tmp_path
+):
+    plan = Plan(ARMS[:1], [0], 1)
+    again = partial(run_arms, small, make_model, plan, tmp_path, run_options=OPTIONS, step_options=PLAIN, resume=True)
+    (run,) = again()
+    assert run.result.is_timed is False
+    place = tmp_path / ARMS[0].directory / "seed_0"
+    config = json.loads((place / "config.json").read_text())
+    assert (config["model"], config["dataset"], config["dataset_sha256"]) == ("mine", "mnist", small.sha256())
+    for path in (place / name for name in ("history.csv", "epochs.csv", "result.json", "config.json")):
+        whole = path.read_text()
+        for content in damaged(path.suffix, whole):
+            path.write_text(content)
+            with pytest.raises(ValueError, match=r"seed_0.* restore (it|them) or ") as caught:
+                read_result(place)
+            assert "\n" not in str(caught.value)
+        if path.name != "result.json":  # Without that a run is not finished.
+            path.unlink()
+            with pytest.raises(ValueError, match=rf"seed_0/{path.name} .* restore it or "):
+                read_result(place)
+        path.write_text(whole)
+    whole = (place / "history.csv").read_text()
+    (place / "history.csv").write_text("")
+    with pytest.raises(ValueError, match=r"seed_0/history.csv .* restore it or "):
+        again()
+    assert (place / "history.csv").read_text() == ""
+    (place / "history.csv").write_text(whole)
+    assert again()[0].result.weights_sha256 == run.result.weights_sha256
 
 
-@pytest.mark.parametrize("name", ["history.csv", "epochs.csv", "result.json", "config.json"])
-def test_a_finished_run_whose_files_are_gone_or_changed_is_refused(finished, small, make_model, tmp_path, name):
-    plan = FINISHED
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    path = tmp_path / ARMS[0].directory / "seed_0" / name
-    whole = path.read_text()
+def damaged(suffix, whole):
+    """What a file may hold after a mishap."""
+    if suffix == ".json":
+        return "{}", whole[: len(whole) // 2], "[NaN]"
     lines = whole.splitlines(keepends=True)
-    cut = {
-        "a digit": whole[:-3] + "\n",
-        "a line": "".join(lines[:-1]),
-        "a column": "".join(f"{line.rpartition(',')[0]}\n" for line in lines),
-        "the order": "".join([lines[0], *lines[:0:-1], ""]) if len(lines) > 2 else "",
-        "all": "",
-        "all but braces": "{}",
-    }
-    if name.endswith("json"):
-        cut = {"all but braces": "{}", "half": whole[: len(whole) // 2], "the kind": "[NaN]"}
-    for what, content in cut.items():
-        path.write_text(content)
-        with pytest.raises(ValueError, match=r"seed_0.* restore (it|them) or ") as caught:
-            run_arms(small, make_model, plan, tmp_path, step_options=PLAIN, resume=True)
-        assert "\n" not in str(caught.value), what
-        assert path.read_text() == content
-    if name != "result.json":  # Without that a run is not finished.
-        path.unlink()
-        with pytest.raises(ValueError, match=rf"seed_0/{name} .* restore it or "):
-            run_arms(small, make_model, plan, tmp_path, step_options=PLAIN, resume=True)
+    without_a_column = "".join(f"{line.rpartition(',')[0]}\n" for line in lines)
+    in_other_order = "".join([lines[0], *lines[:0:-1]]) if len(lines) > 2 else ""
+    return whole[:-3] + "\n", "".join(lines[:-1]), without_a_column, in_other_order, "", "{}"
 
 
 @pytest.mark.parametrize(
@@ -256,14 +258,6 @@ def test_an_argument_of_a_wrong_type_is_named(small, make_model, tmp_path, chang
         run_arms(**{**arguments, **changes})
     assert str(caught.value) == message
     assert list(tmp_path.iterdir()) == []
-
-
-def test_settings_and_timing_reach_the_runs(small, make_model, tmp_path):
-    options = RunOptions(settings={"model": "mine"}, is_timed=False)
-    (run,) = run_arms(small, make_model, Plan(ARMS[:1], [0], 1), tmp_path, run_options=options)
-    assert run.result.is_timed is False
-    config = json.loads((tmp_path / ARMS[0].directory / "seed_0" / "config.json").read_text())
-    assert (config["model"], config["dataset"], config["dataset_sha256"]) == ("mine", "mnist", small.sha256())
 
 
 @pytest.mark.parametrize(

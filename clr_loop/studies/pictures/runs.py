@@ -1,0 +1,118 @@
+"""The pictures of a run: its schedule before it, its curves, and its snapshots."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from clr_loop.runs.result import TrainingResult, higher_is_better
+from clr_loop.studies.pictures.bands import RATES
+from clr_loop.studies.pictures.canvas import (
+    COLORS,
+    Picture,
+    about,
+    add_epochs,
+    finish,
+    is_wide,
+    mosaic,
+    new_figure,
+    show_range,
+)
+
+_RATE_PANELS = (*RATES, "learning_rate_log")
+
+
+def training_picture(result: TrainingResult) -> Picture:
+    """Draw the learning rate and every metric of a run over its steps, and the values of each validation."""
+    names = [name for name in result.history if name != "step"]
+    if is_wide(result.history["learning_rate"]):
+        names.insert(1, "learning_rate_log")
+    panels = {name: partial(_draw_curve, result, name) for name in names}
+    size = (9, 1.4 + 2.4 * len(names))
+    return Picture(_title(result.settings), [[name] for name in names], panels, size=size, shares_x=True)
+
+
+def _title(settings: Mapping[str, Any]) -> str:
+    return f"{about(settings)}, batch {settings['batch_size']}, seed {settings['seed']}"
+
+
+def _draw_curve(result: TrainingResult, name: str, axes: Axes) -> None:
+    metric = name.removesuffix("_log")
+    steps, values = result.history["step"], result.history[metric]
+    looks = {"lw": 1.5} if name in _RATE_PANELS else {"lw": 0.7, "alpha": 0.6, "label": "training, each step"}
+    axes.plot(steps, values, color=COLORS[0], **looks)
+    validated = [(r.step, r.metrics[f"val_{metric}"]) for r in result.validated if f"val_{metric}" in r.metrics]
+    if validated:
+        axes.plot(*zip(*validated, strict=True), "o-", color=COLORS[1], ms=4, label="validation")
+    if name == "learning_rate_log" or (name == "loss" and not (values <= 0).any()):
+        axes.set_yscale("log")
+    elif name not in _RATE_PANELS:
+        seen = [value for _, value in validated]
+        later = np.append(values[len(values) // 2 :], seen[len(seen) // 2 :])
+        show_range(axes, later, np.append(values, seen), higher_is_better(name))
+    if name == "learning_rate":
+        axes.set_ylim(bottom=0)
+        add_epochs(axes, result.settings["steps_per_epoch"])
+    axes.set(xlabel="step", ylabel=metric.replace("_", " "))
+    finish(axes, metric)
+
+
+def snapshots_picture(rows: Sequence[Mapping[str, float]], settings: Mapping[str, Any]) -> Picture:
+    """Draw each metric of a run's snapshots and of the ensembles of its last ones; rows: see `runs.snapshots`."""
+    names = [name for name in rows[0] if f"ensemble_{name}" in rows[0]]
+    panels = {name: partial(_draw_snapshots, rows, name) for name in names}
+    title, size = f"{_title(settings)}: snapshots and their ensembles", (8, 1.4 + 2.6 * len(names))
+    return Picture(title, [[name] for name in names], panels, size=size, shares_x=True)
+
+
+def _draw_snapshots(rows: Sequence[Mapping[str, float]], name: str, axes: Axes) -> None:
+    cycles = [row["cycle"] for row in rows]
+    axes.plot(cycles, [row[name] for row in rows], "o-", color=COLORS[0], label="the snapshot alone")
+    joint = [row[f"ensemble_{name}"] for row in rows]
+    axes.plot(cycles, joint, "s--", color=COLORS[1], label="ensemble from this cycle to the last")
+    axes.set(xlabel="cycle", xticks=cycles, ylabel=name.replace("_", " "))
+    finish(axes, name)
+
+
+def schedule_figure(
+    steps: NDArray[np.int64],
+    rates: NDArray[np.float64],
+    momentums: NDArray[np.float64] | None,
+    steps_per_epoch: int,
+    title: str,
+    notes: Sequence[str] = (),
+) -> Figure:
+    """Draw a schedule over a run before it is run.
+
+    Args:
+        steps: int [n], rising; of a long run a few thousand are enough.
+        rates: float [n], the learning rate of each.
+        momentums: float [n], the momentum of each, or None to leave it out.
+        steps_per_epoch: steps, for the epochs along the top.
+        title: of the picture.
+        notes: sentences to write under it.
+    """
+    curves = {"learning rate": rates}
+    curves |= {"log learning rate": rates} if is_wide(rates) else {}
+    curves |= {} if momentums is None else {"momentum": momentums}
+    figure = new_figure(9, 1.2 + 3.2 * len(curves) + 0.3 * len(notes))
+    panels = mosaic(figure, [[name] for name in curves], shares_x=True)
+    for name, values in curves.items():
+        panels[name].plot(steps, values, color=COLORS[0], marker="." if len(values) <= 100 else "")
+        panels[name].set(ylabel=name.removeprefix("log "), yscale="log" if name.startswith("log") else "linear")
+        finish(panels[name])
+    panels["learning rate"].set_ylim(bottom=0)
+    add_epochs(panels["learning rate"], steps_per_epoch)
+    figure.axes[-1].set_xlabel("step")
+    figure.suptitle(title)
+    if notes:
+        lines = [line for note in notes for line in textwrap.wrap(note, 120, subsequent_indent="    ")]
+        figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize="small", color=COLORS[1])
+    return figure

@@ -1,0 +1,72 @@
+"""What range tests say, and the files that they leave behind."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clr_loop.runs import events
+from clr_loop.runs import files as run_files
+from clr_loop.runs.settings import versions
+from clr_loop.studies.pictures.canvas import Format, save, to_png
+from clr_loop.studies.range_test.picture import range_test_picture
+from clr_loop.studies.range_test.suggestions import Bounds, suggest
+from clr_loop.studies.range_test.sweep import RangeTest, bounds_or_reason
+
+
+def text(tests: Sequence[RangeTest], epochs: int) -> str:
+    """Return in words why each sweep ended, what they suggest, and last the line to paste, or why there is none.
+
+    Arguments: see `suggested_bounds`.
+    """
+    lines = [f"seed {test.settings['seed']}: {test.stop_reason}" for test in tests]
+    lines += [str(suggestion) for suggestion in suggest([test.curve for test in tests])]
+    pair = bounds_or_reason(tests, epochs)
+    if isinstance(pair, Bounds):
+        lines.append(f"two whole cycles in {epochs} epochs at batch {tests[0].settings['batch_size']}:")
+    return "\n".join([*lines, str(pair)])
+
+
+def write(
+    tests: Sequence[RangeTest],
+    epochs: int,
+    output_dir: Path,
+    settings: Mapping[str, Any],
+    figure_format: Format = "png",
+) -> None:
+    """Write range_test.json, .csv and .png and TensorBoard's events: a run for each seed, and the picture's panels.
+
+    Args:
+        tests, epochs: see `suggested_bounds`.
+        output_dir: an existing directory.
+        settings: JSON types, to be kept with the tests: names of dataset, model and so on.
+        figure_format: of a further file of the picture.
+    """
+    pair = bounds_or_reason(tests, epochs)
+    content = {
+        "settings": {**settings, "epochs": epochs},
+        "tests": [{**test.settings, "stop_reason": test.stop_reason, "steps": len(test.curve.loss)} for test in tests],
+        "measure": tests[0].curve.measure,
+        "suggestions": [suggestion.to_json() for suggestion in suggest([test.curve for test in tests])],
+        "bounds": dataclasses.asdict(pair) if isinstance(pair, Bounds) else {"reason": str(pair)},
+        "versions": versions(),
+    }
+    run_files.write_json(output_dir / "range_test.json", content)
+    columns = {test.settings["seed"]: test.columns() for test in tests}
+    rows = [
+        {"seed": seed, "step": step, **{name: f"{values[step]:.9g}" for name, values in curves.items()}}
+        for seed, curves in columns.items()
+        for step in range(len(curves["loss"]))
+    ]
+    run_files.write_csv(output_dir / "range_test.csv", rows)
+    picture = range_test_picture({tests[0].settings["batch_size"]: tests}, settings)
+    save(picture.together(), output_dir / "range_test.png", figure_format)
+    events.write_pictures(
+        output_dir, {f"range_test/{name}": to_png(figure) for name, figure in picture.alone().items()}
+    )
+    for seed, curves in columns.items():
+        events.write_curves(output_dir / f"seed_{seed}", np.arange(len(curves["loss"])), curves)
