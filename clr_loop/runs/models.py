@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ def save_model(model: keras.Model, path: Path) -> Path:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Keras warns of lambdas, and what cannot be saved is told below.
-            _write(model.save, whole)
+            with _with_optimizer_of_trainable_variables(model):
+                _write(model.save, whole)
         weights.unlink(missing_ok=True)
         return whole
     except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
@@ -41,6 +43,30 @@ def save_model(model: keras.Model, path: Path) -> Path:
     _write(model.save_weights, weights)
     whole.unlink(missing_ok=True)
     return weights
+
+
+@contextlib.contextmanager
+def _with_optimizer_of_trainable_variables(model: keras.Model) -> Iterator[None]:
+    """Give the model, inside this context, an optimizer with the state of its trainable variables alone.
+
+    The loop's optimizer has a state for frozen layers, too, which may be trained later. Keras builds the optimizer that
+    it loads for the trainable variables, and would leave out a state of another size.
+    """
+    whole = model.optimizer
+    part = type(whole).from_config(whole.get_config())
+    part.build(model.trainable_variables)
+    state = {variable.path: variable for variable in whole.variables}
+    is_known = len(state) == len(whole.variables) and all(variable.path in state for variable in part.variables)
+    if len(part.variables) == len(whole.variables) or not is_known:
+        yield
+        return
+    for variable in part.variables:
+        variable.assign(state[variable.path])
+    model.optimizer = part
+    try:
+        yield
+    finally:
+        model.optimizer = whole
 
 
 def _write(save: Callable[[Path], Any], target: Path) -> None:

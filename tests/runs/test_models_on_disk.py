@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import clr_loop
+from clr_loop.loop.loop import TrainLoop
 from clr_loop.runs import models
 from clr_loop.runs.checkpoints import CheckpointError
 from clr_loop.runs.fit import fit
@@ -161,6 +162,24 @@ def test_a_model_that_cannot_be_saved_whole_leaves_its_weights_and_says_so(tmp_p
     models.load_weights(other, tmp_path / "final.weights.h5")
     for ours, theirs in zip(model.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lion", "mixed"])
+def test_a_model_with_a_frozen_layer_opens_with_the_state_of_its_optimizer(tmp_path, optimizer, recwarn):
+    model = with_dropout_and_batch_norm()
+    model.layers[0].trainable = False
+    made = keras.optimizers.get("adam" if optimizer == "mixed" else optimizer)
+    model.compile(keras.optimizers.LossScaleOptimizer(made) if optimizer == "mixed" else made, model.loss)
+    loop = TrainLoop(model, FEATURES, LABELS, batch_size=50)
+    fit(loop, SCHEDULE, epochs=2, run_dir=tmp_path / "run")
+    opened = keras.models.load_model(tmp_path / "run" / "final.keras")
+    assert int(opened.optimizer.iterations) == 8
+    frozen = tuple(variable.path.replace("/", "_") for variable in model.layers[0].variables)
+    state = [variable for variable in model.optimizer.variables if not variable.path.split("/")[-1].startswith(frozen)]
+    assert len(state) < len(model.optimizer.variables)
+    for ours, theirs in zip(opened.optimizer.variables, state, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert not any("Skipping variable loading" in str(warning.message) for warning in recwarn)
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
