@@ -1,10 +1,12 @@
 """What a process of `test_replicas` runs: the same training on one replica, on two, or as one of two workers."""
 
+import dataclasses
 import os
 import signal
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from clr_loop.loop import strategies, workers
 from clr_loop.loop.loop import TrainLoop
@@ -14,6 +16,16 @@ from helpers.small import FEATURES, LABELS, classifier
 
 RATES = 0.5 + np.abs(np.arange(40) - 20) / 10
 MOMENTUMS = np.linspace(0.95, 0.85, 40)
+
+
+def squared(gradients):
+    """A transformation that is not linear, so the order matters."""
+
+    def of_batch(batch, total=None):
+        result = gradients(batch, total)
+        return result._replace(gradients=[g * tf.abs(g) for g in result.gradients])
+
+    return of_batch
 
 
 def strategy_of(name):
@@ -36,7 +48,7 @@ def make_loop(strategy, way="arrays", batch_size=48, **options):
 
 
 def train(name, runs):
-    """Train with each of {path: (way, options)}, and save where it ends."""
+    """Train with each of {path: (way, options)}, where options may name `squared`, and save where it ends."""
     strategy = strategy_of(name)
     for path, (way, options) in runs.items():
         loop = make_loop(strategy, way, **options)
@@ -49,7 +61,10 @@ def train(name, runs):
 
 
 def count_threads(num_epochs):
-    """Train as a worker; print how many threads and handles there are after a quarter of the epochs and at the end."""
+    """Train as a worker; print how many threads and handles there are after a quarter of the epochs and at the end.
+
+    Then print what is said when the workers go on from different steps.
+    """
     loop = make_loop(strategy_of("multi_worker"), batch_size=200)
     for part in (num_epochs // 4, num_epochs - num_epochs // 4):
         for _ in range(part):
@@ -57,6 +72,12 @@ def count_threads(num_epochs):
         with open("/proc/self/status") as file:
             threads = next(line.split()[1] for line in file if line.startswith("Threads:"))
         print(threads, len(os.listdir("/proc/self/fd")))
+    loop = make_loop(loop.model.distribute_strategy)
+    loop.restore(dataclasses.replace(loop.snapshot(), step=5 * workers.read_task(os.environ["TF_CONFIG"]).index))
+    try:
+        loop.run([0.1])
+    except ValueError as error:
+        print(error)
 
 
 def lose_the_other(what):
