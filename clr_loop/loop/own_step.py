@@ -13,7 +13,7 @@ from clr_loop.loop.result import Result, Take, Total
 
 
 def has_own(model: keras.Model, name: str) -> bool:
-    """Return whether a model has a method of its own in the place of Keras', such as `train_step`."""
+    """Return whether a model has a method of its own instead of Keras', such as `train_step`."""
     return getattr(type(model), name) is not getattr(keras.Model, name) or name in vars(model)
 
 
@@ -23,15 +23,15 @@ def optimizers_of(model: keras.Model, names: Sequence[str] | None) -> list[keras
     Raises:
         ValueError: if a named attribute holds no optimizer.
     """
-    found: dict[int, keras.optimizers.Optimizer] = {}
+    optimizers: dict[int, keras.optimizers.Optimizer] = {}
     attributes = vars(model) if names is None else {name: getattr(model, name, None) for name in names}
     for name, value in attributes.items():
         values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
         own = [each for each in values if isinstance(each, keras.optimizers.Optimizer)]
         if names is not None and not own:
             raise ValueError(f"StepOptions names the optimizer {name!r}, and the model has none of that name.")
-        found.update({id(optimizer): optimizer for optimizer in own})
-    return list(found.values())
+        optimizers.update({id(optimizer): optimizer for optimizer in own})
+    return list(optimizers.values())
 
 
 def check_options(options: StepOptions, num_replicas: int) -> None:

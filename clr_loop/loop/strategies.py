@@ -9,6 +9,8 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
+from clr_loop.loop import keras_private
+
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
         f"clr_loop trains with TensorFlow, but Keras runs on {keras.backend.backend()} here; set "
@@ -126,6 +128,39 @@ def noticing_lost_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
             "A worker has gone, and the others cannot go on without it; see what ended it, and start all of them again "
             "with --resume."
         ) from error
+
+
+def sums_over_workers(strategy: tf.distribute.Strategy) -> Callable[..., list[int]]:
+    """Return a function that adds up the whole numbers which the workers call it with, each by its place.
+
+    All must call it at the same point of the training. With several replicas in a worker its numbers count once for
+    each.
+    """
+    if num_workers(strategy) == 1:
+        return lambda *numbers: list(numbers)
+
+    def add(here: tf.Tensor) -> tf.Tensor:
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(here))
+
+    added = keras_private.graph_function(lambda here: strategy.run(add, (here,)))
+
+    def sums(*numbers: int) -> list[int]:
+        with noticing_lost_workers(strategy):
+            here = added(tf.constant(numbers, tf.int64))
+            return [int(number) for number in strategy.experimental_local_results(here)[0]]
+
+    return sums
+
+
+def check_together(sums: Callable[..., list[int]], position: int) -> None:
+    """Raise ValueError if the workers do not all stand at the same batch, as when one cannot read a checkpoint."""
+    num_replicas, total, total_of_squares = sums(1, position, position**2)
+    # By Cauchy-Schwarz they are equal only if all positions are.
+    if num_replicas * total_of_squares != total**2:
+        raise ValueError(
+            f"This worker stands at batch {position}, and others elsewhere; give all of them a run directory that they "
+            "can read."
+        )
 
 
 def check_strategy(strategy: tf.distribute.Strategy) -> None:

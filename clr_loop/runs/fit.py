@@ -44,7 +44,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from clr_loop.data.arguments import checked_types
+from clr_loop.arguments import checked_types, checked_whole
 from clr_loop.data.datasets import Examples
 from clr_loop.data.order import sha256_of
 from clr_loop.loop.loop import TrainLoop
@@ -65,7 +65,6 @@ from clr_loop.runs.settings import (
     schedule_config,
     schedule_from_here,
 )
-from clr_loop.schedules.checks import checked_whole
 from clr_loop.schedules.for_keras import CyclicLR
 
 __all__ = ["NonFiniteError", "NonFiniteLossError", "RunOptions", "StopRun", "TrainingInterruptedError", "fit"]

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from clr_loop.data.arguments import checked_types
+from clr_loop.arguments import checked_types
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.runs import files as run_files
 from clr_loop.runs.models import load_weights, save_model

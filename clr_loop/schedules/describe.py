@@ -1,4 +1,7 @@
-"""What a schedule will do in a run of a given length, and what may waste the run, before any training.
+"""What a schedule will do in a run of some length, and three warnings that save a run, before any training.
+
+The warnings: the schedule is longer or shorter than the run, the run does not end where a cycle is low, and the rate
+climbs for fewer or more epochs than Smith recommends.
 
 >>> from clr_loop.schedules import Triangular
 >>> print(describe(Triangular(0.001, 0.006, 100), total_steps=200, steps_per_epoch=40))
@@ -15,15 +18,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clr_loop.schedules.base import NUMPY, Schedule, mix
-from clr_loop.schedules.checks import Steps, checked_whole
+from clr_loop.arguments import checked_whole
+from clr_loop.schedules.base import NUMPY, Schedule
+from clr_loop.schedules.checks import Steps
 from clr_loop.schedules.cycles import CosineRestarts, Cyclic, ExpRange, Triangular
 from clr_loop.schedules.formulas import Constant, ExponentialDecay, Joined, LinearRamp, OneCycle
 
 # We say that a run ends at the low if it ends within this share of the way up.
 _NEAR_LOW = 0.1
-# A highest rate below this share of the way up is not near max_lr.
-_NEAR_HIGH = 0.5
 # Smith, arXiv 1506.01186, section 3.2: a good step_size is 2 to 10 times the steps of an epoch.
 _EPOCHS_UP = (2, 10)
 # We look at up to this many steps, and as many peaks, of a user's own scale function.
@@ -114,15 +116,9 @@ def _(schedule: LinearRamp, total_steps: int, steps_per_epoch: int) -> _Look:
 
 @_look.register
 def _(schedule: OneCycle, total_steps: int, steps_per_epoch: int) -> _Look:
-    end, notes = _against_length(schedule, "cycle", total_steps)
     last = min(total_steps, schedule.total_steps) - 1
     tops = np.clip([0, math.floor(schedule.peak), math.ceil(schedule.peak)], 0, last)
-    max_lr = f"{schedule.max_lr:.3g}"
-    if not notes and schedule.pct_start == 1.0 and total_steps > 1:
-        notes = [f"with pct_start 1 the rate only climbs, to {max_lr}; for a fall use --pct_start=0.3"]
-    elif not notes and schedule.height(NUMPY, tops).max() < _NEAR_HIGH:
-        notes = [f"a run of {_count(total_steps, 'step')} never comes near max_lr {max_lr}; train for 4 or more"]
-    return _Look(tops, (last + 1) / schedule.total_steps, end, notes)
+    return _Look(tops, (last + 1) / schedule.total_steps, *_against_length(schedule, "cycle", total_steps))
 
 
 def _against_length(schedule: LinearRamp | OneCycle, what: str, total_steps: int) -> tuple[str, list[str]]:
@@ -182,7 +178,7 @@ def _(schedule: Triangular, total_steps: int, steps_per_epoch: int) -> _Look:
     tops, notes = _tops(schedule, total_steps), []
     if schedule.base_lr < schedule.max_lr:
         is_low = position == period - 1 or height <= _NEAR_LOW
-        notes = _notes(schedule, total_steps, steps_per_epoch, is_low, float(schedule.height(NUMPY, tops).max()))
+        notes = _notes(schedule, total_steps, steps_per_epoch, is_low)
     return _Look(tops, total_steps / period, end, notes, isinstance(schedule, Cyclic) and len(tops) < total_steps)
 
 
@@ -199,8 +195,8 @@ def _tops(schedule: Triangular, total_steps: int) -> Steps:
     return np.union1d(every, peaks * schedule.period + schedule.step_size)
 
 
-def _notes(schedule: Triangular, total_steps: int, steps_per_epoch: int, is_low: bool, height: float) -> list[str]:
-    """Return what may waste the run, from whether it ends low and from its highest share of the way up."""
+def _notes(schedule: Triangular, total_steps: int, steps_per_epoch: int, is_low: bool) -> list[str]:
+    """Return what may waste the run; `is_low` says whether it ends low."""
     if total_steps == 1:
         return ["the run has 1 step, which cannot hold a cycle; train for more"]
     up, last_lr, notes = schedule.step_size, f"{_rate(schedule, total_steps - 1):.3g}", []
@@ -208,8 +204,8 @@ def _notes(schedule: Triangular, total_steps: int, steps_per_epoch: int, is_low:
     better_up, advice = _advice(schedule, total_steps, least, most)
     if total_steps <= up:
         way = "and the rate ends at" if isinstance(schedule, (Cyclic, ExpRange)) else "so the rate only climbs, to"
-        what = f"the run's {total_steps} steps end before the first peak at step {up}"
-        notes.append(f"{what}, {way} {last_lr}; {advice}")
+        before = f"the run's {total_steps} steps end before the first peak at step {up}"
+        notes.append(f"{before}, {way} {last_lr}; {advice}")
     elif not is_low:
         notes.append(f"the run ends at {last_lr} and not at the low of a cycle; {advice}")
     if not least <= up <= most:
@@ -217,13 +213,6 @@ def _notes(schedule: Triangular, total_steps: int, steps_per_epoch: int, is_low:
             advice = f"a cycle with such a climb takes {_count(math.ceil(2 * schedule.period / up), 'epoch')} or more"
         epochs = _count(up / steps_per_epoch, "epoch")
         notes.append(f"step_size {up} is {epochs}, and Smith recommends 2 to 10; {advice}")
-    if total_steps > up and height < _NEAR_HIGH:
-        remedy = "give a scale_fn that comes near 1"
-        if isinstance(schedule, ExpRange):
-            first_peak = better_up if any("--step_size" in note for note in notes) else up
-            remedy = f"for a first peak at 90% use --gamma={0.9 ** (1.0 / first_peak):.8g}"
-        highest_lr = mix(schedule.base_lr, schedule.max_lr, height)
-        notes.append(f"the rate never rises above {highest_lr:.3g}, far from max_lr {schedule.max_lr:.3g}; {remedy}")
     return notes
 
 

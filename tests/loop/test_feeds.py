@@ -165,7 +165,7 @@ def loop_over(dataset, num_examples=80):
 
 # Epochs of ten batches, in each of which something else is wrong, and what is said of it.
 SPOILED = [
-    (generated(7), "ended after 7 of 10 batches in epoch 1; repair it, or give num_examples"),
+    (generated(7), "ended after 7 of 10 batches in epoch 1; repair it, or correct num_examples"),
     (generated(10, nan_at(6)), "Batch 6 of epoch 2: inputs holds NaN or infinity, first in example 0"),
     (
         generated(10, lambda i, x, y: (x, y + 5 * (i == 3))),
@@ -177,15 +177,15 @@ SPOILED = [
     ),
     (
         generated(10, lambda i, x, y: (x[: 8 - 2 * (i == 5)], y[: 8 - 2 * (i == 5)])),
-        "Batch 5 of epoch 5: inputs has 6 examples in place of 8. Only an epoch's last batch may be short",
+        "Batch 5 of epoch 5: inputs has 6 examples instead of 8. Only an epoch's last batch may be short",
     ),
     (
         generated(10, lambda i, x, y: (x, y[: 8 - 2 * (i == 5)])),
-        "Batch 5 of epoch 6: targets has 6 examples in place of 8",
+        "Batch 5 of epoch 6: targets has 6 examples instead of 8",
     ),
     (
         generated(10, lambda i, x, y: (np.repeat(x, 1 + (i == 9), axis=0), np.repeat(y, 1 + (i == 9)))),
-        "Batch 9 of epoch 7: inputs has 16 examples in place of 8",
+        "Batch 9 of epoch 7: inputs has 16 examples instead of 8",
     ),
     (generated(10, lambda i, x, y: (x, y) if i < 2 else 1 / 0), r"Batch 2 of epoch 8: the dataset failed \(.*Zero"),
 ]

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from clr_loop import schedules
-from clr_loop.data.arguments import checked_types
+from clr_loop.arguments import checked_types, checked_whole
 from clr_loop.schedules import Schedule
-from clr_loop.schedules.checks import checked_whole
 from clr_loop.studies.comparison.arms import Plan
 from clr_loop.studies.comparison.effects import Arm, Run
 from clr_loop.studies.comparison.measures import Measure

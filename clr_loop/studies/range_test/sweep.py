@@ -15,14 +15,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from clr_loop.data.arguments import checked_types
+from clr_loop.arguments import checked_choice, checked_integer, checked_number, checked_types, checked_whole
 from clr_loop.loop.loop import Metrics, TrainLoop
 from clr_loop.runs import events
 from clr_loop.runs import files as run_files
 from clr_loop.runs.result import higher_is_better
 from clr_loop.runs.settings import versions
 from clr_loop.schedules import ExponentialRamp, LinearRamp
-from clr_loop.schedules.checks import checked_choice, checked_integer, checked_number, checked_whole
 from clr_loop.studies.comparison.arms import MakeModel, start_of
 from clr_loop.studies.pictures import plots
 from clr_loop.studies.pictures.canvas import Format, about, save, to_png
