@@ -1,4 +1,4 @@
-"""What can be known to be wrong with a compiled model and its data before anything is compiled."""
+"""Checks of a model and its data, before anything is traced."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def check_arrays(batch: Batch, where: str = "") -> None:
 
     Args:
         batch: nests of arrays [n, …].
-        where: what to begin an error with, such as `batch 3: `.
+        where: how an error begins, such as `Batch 3: `.
     """
     for name, leaf in named_leaves(batch):
         if not (np.issubdtype(leaf.dtype, np.number) or leaf.dtype == np.bool_):

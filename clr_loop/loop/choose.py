@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -21,8 +20,7 @@ _CONVOLUTIONS = {"Conv2D", "Conv3D", "Conv2DBackpropInput", "Conv3DBackpropInput
 _SMALLEST_TO_HALVE = 256
 
 
-@dataclass
-class Choice:
+class Choice(NamedTuple):
     """What a loop runs on.
 
     Attributes:
@@ -37,14 +35,9 @@ class Choice:
     halves: bool
     words: dict[str, str]
 
-    def give_up_xla(self) -> None:
-        """Note that XLA refuses the model, so that its steps are a plain graph, and whole batches with it."""
-        self.jit_compile = self.halves = False
-        self.words["xla"] = "without XLA (it refuses the model)"
-
 
 def choose(model: keras.Model, trial: Trial, feed: Feed, options: StepOptions) -> Choice:
-    """Choose what a model's steps run on. Raises ValueError for what is asked for and cannot be."""
+    """Choose what a model's steps run on. Raises ValueError for an option that the model or the device rules out."""
     where = device()
     jit_compile, xla = choose_xla(model, trial, feed, options.jit_compile, where)
     in_halves = jit_compile and where.startswith("CPU") and _may_halve(model, feed, options)

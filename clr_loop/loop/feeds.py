@@ -1,4 +1,4 @@
-"""How batches reach the loop: a `Feed` gives windows of stacked batches, from arrays, a dataset, or a user's class."""
+"""How batches reach the loop: a `Feed` yields windows of stacked batches, from arrays, a dataset, or a user's class."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST_BATCHES = 1000
 
 @runtime_checkable
 class Feed(Protocol):
-    """What a `TrainLoop` asks of the data that it trains on; a class of one's own can be handed in.
+    """What a `TrainLoop` needs from the data that it trains on; you can pass a class of your own.
 
     Attributes:
         first_batch: nests of arrays [batch, …]: (inputs,), (inputs, targets) or (inputs, targets, sample_weight). The
@@ -52,7 +52,7 @@ class Feed(Protocol):
         ...
 
     def sha256(self) -> str:
-        """Return a hex digest that tells these data from others."""
+        """Return a hex digest that identifies the data."""
         ...
 
 
@@ -88,7 +88,7 @@ class Place:
     """Where a loop stands in its feed: the window in use, and the place in it.
 
     Attributes:
-        wait_seconds: float, seconds spent so far in waiting for windows that are read, not gathered.
+        wait_seconds: float, seconds spent so far waiting for windows that are read, not gathered.
     """
 
     def __init__(self, feed: Feed, strategy: tf.distribute.Strategy) -> None:
@@ -110,7 +110,7 @@ class Place:
             if not isinstance(self._feed, Resident):
                 self.wait_seconds += time.perf_counter() - began
             self._window = made_ready(batches, self._feed.window_batches, self._batch_size, self._strategy)
-            self._windows, self._first = windows, 0  # After an error the windows begin anew.
+            self._windows, self._first = windows, 0  # After an error the windows are made again.
         return self._window, self._first
 
     def move(self, num_batches: int) -> None:

@@ -1,4 +1,4 @@
-"""A loop for a dataset: which of the two feeds it takes, resident or stream, and why."""
+"""A loop for a dataset, and the choice of its feed: resident or stream."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def optimizers_of(model: keras.Model, names: Sequence[str] | None) -> list[keras
 
 
 def check_options(options: StepOptions, num_replicas: int) -> None:
-    """Raise ValueError for what this loop does inside a step, and cannot do around a step that it does not know."""
+    """Raise ValueError for an option that acts inside a step, which a `train_step` of the model's own replaces."""
     asked = {
         "accumulate": options.accumulate > 1,
         "clip_norm": options.clip_norm is not None,
@@ -52,7 +52,7 @@ def check_options(options: StepOptions, num_replicas: int) -> None:
         )
     if num_replicas > 1:
         raise ValueError(
-            "The model has a train_step of its own, and this loop does not know how to share it out among "
+            "The model has a train_step of its own, and this loop does not know how to split it among "
             f"{num_replicas} replicas; make the model without a strategy."
         )
 

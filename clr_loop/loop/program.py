@@ -138,7 +138,8 @@ class Program:
         """Make the block of a plain graph, with a warning; raise the error if XLA is not to blame, or was asked for."""
         if not self.choice.jit_compile or self._options.jit_compile is True:
             raise error
-        self.choice.give_up_xla()
+        self.choice = self.choice._replace(jit_compile=False, halves=False)
+        self.choice.words["xla"] = "without XLA (it refuses the model)"
         warnings.warn(
             f"XLA cannot compile the model {self._model.name} ({in_one_line(error)}); the loop goes on "
             "without it. Give StepOptions(jit_compile=False) to say so yourself.",

@@ -1,4 +1,4 @@
-"""One device or several: strategies, what they share out among their replicas, and workers that get lost."""
+"""One device or several: strategies, how replicas and workers share the work, and workers that are lost."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def describe_replicas(strategy: tf.distribute.Strategy) -> str:
 
 
 def is_distributed(strategy: tf.distribute.Strategy) -> bool:
-    """Return whether batches are dealt out: to several replicas, or to workers, of which there may be one."""
+    """Return whether batches are split among replicas, or among workers, of which there may be one."""
     return strategy.num_replicas_in_sync > 1 or strategy.cluster_resolver is not None
 
 
@@ -173,7 +173,7 @@ def check_strategy(strategy: tf.distribute.Strategy) -> None:
 
 
 def run_on_replicas(strategy: tf.distribute.Strategy, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in each replica, with its share of those arguments that are shared out."""
+    """Call a function in each replica, with its share of those arguments that were split by `share_out`."""
     if strategy.num_replicas_in_sync == 1:
         return function(*arguments)
     return strategy.run(function, args=arguments)

@@ -108,14 +108,14 @@ def test_a_worker_that_is_gone_ends_the_other_with_an_error_in_words():
 
 
 NO_XLA = """
-from helpers.replicas import make_loop, strategy_of
+from helpers.replicas import loop_on, strategy_of
 strategy = strategy_of("mirrored")
 for options in ({"jit_compile": True}, {"accumulate": 5}):
     try:
-        make_loop(strategy, **options)
+        loop_on(strategy, **options)
     except ValueError as error:
         print(error)
-print(make_loop(strategy).chosen)
+print(loop_on(strategy).chosen)
 """
 
 

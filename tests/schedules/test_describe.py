@@ -127,7 +127,7 @@ def test_a_scale_function_of_ones_own_is_sampled_over_a_long_run_with_its_peaks_
     assert description.highest_lr == pytest.approx(MAX, rel=0.01)
     assert description.num_samples <= 2**16
     assert f"of the {description.num_samples:,} sampled steps" in str(description)
-    assert describe(late, 2**15, 1000).num_samples is None
+    assert describe(late, 2**16, 1000).num_samples is None
 
 
 def test_the_advice_does_not_contradict_the_count_of_cycles():
@@ -298,7 +298,7 @@ def test_of_a_schedule_of_an_unknown_kind_every_step_of_a_short_run_is_looked_at
     assert str(describe(Sawtooth(), 45, 30)).startswith(
         "45 steps, 1.5 epochs: the learning rate starts at 0, ends at 0.004 and is highest (0.009) at step 9\n"
     )
-    assert describe(Sawtooth(), 10**6, 30).num_samples == 2**15
+    assert 2**15 < describe(Sawtooth(), 10**6, 30).num_samples <= 2**16
 
 
 def test_what_is_no_schedule_is_refused():

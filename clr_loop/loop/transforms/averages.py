@@ -1,4 +1,4 @@
-"""Averages of the weights beside the training, which they never change.
+"""Averages of the weights. They follow the training and never change it.
 
 Sources: the exponential average is that of Keras' optimizers (`use_ema`). Stochastic weight averaging, the mean of the
 weights where a cyclical rate is lowest, is from P. Izmailov et al., arXiv 1803.05407.
