@@ -105,7 +105,7 @@ def whole(request):
     return loop, start, metrics, loop.weights_sha256()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(cuts=st.lists(st.integers(0, 23), max_size=8))
 def test_cut_into_blocks_in_any_way_the_weights_are_the_same_to_the_bit(whole, cuts):
     loop, start, metrics, digest = whole

@@ -77,11 +77,11 @@ def test_every_feed_visits_the_same_batches():
 
 def test_class_weights_and_options_reach_the_loop():
     losses = []
-    for dataset, feed in ((SMALL, "resident"), (SMALL, "stream"), (streamed(SMALL), "auto")):
+    for dataset, feed in ((SMALL, "resident"), (streamed(SMALL), "auto")):
         arguments = {"class_weight": {0: 5.0, 3: 0.0}, "options": StepOptions(clip_norm=0.1, jit_compile=False)}
         loop = make_loop(classifier(keras.optimizers.SGD()), dataset, 20, feed=feed, **arguments)
         losses.append(loop.run([0.5] * 12)["loss"])
-    np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-6)
+    np.testing.assert_allclose(*losses, rtol=1e-6)
     plain = make_loop(classifier(keras.optimizers.SGD()), SMALL, 20, options=StepOptions(jit_compile=False))
     assert not np.allclose(plain.run([0.5] * 12)["loss"], losses[0])
 
