@@ -59,6 +59,21 @@ class TrainLoop:
     A layer that is frozen or unfrozen between two runs is trained accordingly from then on; the optimizer keeps its
     state.
 
+    Making a loop checks everything and moves the data to the device. It compiles nothing yet.
+
+    Args:
+        model: compiled, as for `fit`. Made in the scope of a strategy, it is trained with that strategy.
+        inputs, targets, sample_weight: any nest (array, tuple, list, dict) of arrays [n, …] of numbers. Tensors,
+            and on a CPU arrays that cannot be written to, are not copied, so several loops can share them. targets
+            are None for a model whose loss needs none. Instead of inputs, a `Feed`, which has all of them and its
+            own batch size and order.
+        batch_size: int, 1 to n: examples in a step, over all replicas.
+        seed: int in [0, 2**32), of the data order.
+        shuffle: False visits the examples in the order given.
+        class_weight: class → weight of its examples' loss, as for `fit`; for one array of targets: classes, or
+            one-hot vectors.
+        options: see `StepOptions`.
+
     Attributes:
         model, optimizer: The model, and the optimizer that it was compiled with. The loop's state is in their
             variables.
@@ -80,6 +95,12 @@ class TrainLoop:
         other_variables: Variables outside of model and optimizers that a step reads or changes, such as states of
             random numbers.
         not_resumable: Why no checkpoint can hold all of the training's state, in words, or None.
+
+    Raises:
+        ValueError: if the model is not compiled, or has an optimizer with a schedule; if arrays differ in length or
+            are not finite; if the model does not take the inputs, or its loss or a metric does not take the
+            targets; if batch_size or seed is out of range; if an option does not go with this model.
+        TypeError: if an array does not hold numbers.
     """
 
     @checked_types
@@ -96,35 +117,14 @@ class TrainLoop:
         class_weight: Mapping[int, float] | None = None,
         options: StepOptions | None = None,
     ) -> None:
-        """Check everything and move the data to the device; compile nothing yet.
-
-        Args:
-            model: compiled, as for `fit`. Made in the scope of a strategy, it is trained with that strategy.
-            inputs, targets, sample_weight: any nest (array, tuple, list, dict) of arrays [n, …] of numbers. Tensors,
-                and on a CPU arrays that cannot be written to, are not copied, so several loops can share them. targets
-                are None for a model whose loss needs none. Instead of inputs, a `Feed`, which has all of them and its
-                own batch size and order.
-            batch_size: int, 1 to n: examples in a step, over all replicas.
-            seed: int in [0, 2**32), of the data order.
-            shuffle: False visits the examples in the order given.
-            class_weight: class → weight of its examples' loss, as for `fit`; for one array of targets: classes, or
-                one-hot vectors.
-            options: see `StepOptions`.
-
-        Raises:
-            ValueError: if the model is not compiled, or has an optimizer with a schedule; if arrays differ in length or
-                are not finite; if the model does not take the inputs, or its loss or a metric does not take the
-                targets; if batch_size or seed is out of range; if an option does not go with this model.
-            TypeError: if an array does not hold numbers.
-        """
         checks.check_model(model)
-        check_strategy(model.distribute_strategy)
+        strategy = model.distribute_strategy
+        check_strategy(strategy)
         if not 0 <= checked_integer("seed", seed) < 2**32:
             raise ValueError(f"seed is {seed}; choose one from 0 to 2**32 - 1.")
-        strategy = model.distribute_strategy
         if isinstance(inputs, Feed):
-            if any(beside is not None for beside in (targets, sample_weight, class_weight)):
-                raise ValueError("A feed gives targets and weights itself; leave out those that stand beside it.")
+            if any(nest is not None for nest in (targets, sample_weight, class_weight)):
+                raise ValueError("A feed gives targets and weights itself; leave out the arguments for them.")
             feed, examples = inputs, inputs.first_batch
         else:
             examples = checks.checked_examples(inputs, targets, sample_weight, class_weight)
