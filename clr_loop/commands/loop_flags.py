@@ -83,7 +83,7 @@ def start() -> tf.distribute.Strategy | None:
         if FLAGS.logical_devices is not None:
             strategies.split_cpu(FLAGS.logical_devices)
         if FLAGS.strategy == "multi_worker":
-            workers.meet(workers.read_task(os.environ.get("TF_CONFIG")), os.environ.get("CLR_LOOP_TOKEN", ""))
+            workers.meet(workers.read_task(os.environ.get("TF_CONFIG")))
         made.append(strategies.make_strategy(FLAGS.strategy))
 
     terminal.start_tensorflow(prepare)

@@ -29,6 +29,7 @@ import clr_loop
 from clr_loop.commands import xla_cache
 from clr_loop.data.functions import in_one_line
 from clr_loop.runs import files as run_files
+from clr_loop.silence import without_stderr
 
 FLAGS = flags.FLAGS
 
@@ -181,7 +182,7 @@ def start_tensorflow(prepare: Callable[[], None] = lambda: None) -> None:
     `prepare` is called before anything is computed, for what must be set by then.
     """
     import_tensorflow()
-    with status("starting TensorFlow"), contextlib.nullcontext() if FLAGS.verbosity > 0 else clr_loop.without_stderr():
+    with status("starting TensorFlow"), contextlib.nullcontext() if FLAGS.verbosity > 0 else without_stderr():
         import tensorflow as tf
 
         gpus = tf.config.list_physical_devices("GPU")

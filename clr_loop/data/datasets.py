@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import optree
 
-from clr_loop.data.arguments import checked_types
+from clr_loop.arguments import checked_types
 from clr_loop.data.functions import call
 from clr_loop.data.nests import Nest, as_arrays, flatten, num_examples
 from clr_loop.data.order import sha256_of
@@ -32,7 +32,7 @@ class Examples(NamedTuple):
 class Dataset:
     """Training and validation examples in memory.
 
-    num_classes: for targets that are labels, int [n] from 0, or one-hot, [n, num_classes]; otherwise None.
+    num_classes: for targets that are labels, int [n] from 0, or one-hot, [n, num_classes]; else None.
     """
 
     name: str
@@ -126,7 +126,7 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None, subtract_mea
 
 @checked_types
 def hold_out(dataset: Dataset, share: float = 0.1, seed: int = 0) -> Dataset:
-    """Return a dataset with a part of the training examples for validation, in place of its own validation examples.
+    """Return a dataset with a part of the training examples for validation, instead of its own validation examples.
 
     What is chosen on these examples can then be measured on the others fairly. Of class labels, each class gives the
     same share to within one example.
@@ -210,8 +210,8 @@ def _checked(dataset: AnyDataset) -> AnyDataset:
     if validation:
         ours, theirs = (_form(examples[:2]) for examples in (train, validation))
         if ours != theirs:
-            found = f"the inputs and targets are {ours} for training and {theirs} for validation"
-            raise ValueError(f"{found}. Save both in one form.".replace("'", ""))
+            differ = f"the inputs and targets are {ours} for training and {theirs} for validation"
+            raise ValueError(f"{differ}. Save both in one form.".replace("'", ""))
     if num_classes is not None and _are_labels(train.targets):
         empty = np.flatnonzero(np.bincount(train.targets, minlength=num_classes) == 0)
         runs = np.split(empty, np.flatnonzero(np.diff(empty) > 1) + 1)
@@ -250,8 +250,8 @@ def _checked_examples(examples: Any, path: str, num_classes: int | None) -> Any:
         labels = examples.targets.reshape(-1)
         if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
             remedy = "Number the classes from 0 without gaps; for a regression, make the targets float32."
-            found = f"{path}.targets has labels from {labels.min()} to {labels.max()}"
-            raise ValueError(f"{found}, but the classes can only be 0 to {num_classes - 1}. {remedy}")
+            span = f"{path}.targets has labels from {labels.min()} to {labels.max()}"
+            raise ValueError(f"{span}, but the classes can only be 0 to {num_classes - 1}. {remedy}")
         examples = examples._replace(targets=labels.astype(np.int32))
     num_examples(examples, path)
     return examples

@@ -1,4 +1,4 @@
-"""Two small problems beside images, whose data a seeded generator makes: a regression, and a classification of text.
+"""Two small problems besides images, whose data a seeded generator makes: a regression, and a classification of text.
 
 python scripts/train.py --model=clr_loop.data.examples:regression_model --dataset=clr_loop.data.examples:regression
 python scripts/train.py --model=clr_loop.data.examples:text_model --dataset=clr_loop.data.examples:text

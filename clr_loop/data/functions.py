@@ -68,7 +68,7 @@ def guarded(problem: str, function: Callable[..., Any], *arguments: Any, **named
 def in_one_line(error: BaseException, left_out: tuple[str, ...] = ()) -> str:
     """Return what an error says, without what Keras and TensorFlow put around it, and the user's line that raised it.
 
-    `left_out` are beginnings of paths that hold no code of the user, beside the libraries and this package.
+    `left_out` are beginnings of paths that hold no code of the user, besides the libraries and this package.
     """
     text = str(error).replace("\\n", "\n")  # A KeyError shows its text as Python code.
     lines = [line.strip() for line in _NOISE.sub("", text).splitlines() if line.strip()]

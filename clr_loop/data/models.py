@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from clr_loop.data.arguments import checked_types
+from clr_loop.arguments import checked_types
 from clr_loop.data.datasets import AnyDataset, Dataset
 from clr_loop.data.functions import call
 

@@ -30,8 +30,8 @@ def num_examples(nest: Nest, root: str = "") -> int:
             raise ValueError(f"{path} is a single value, not an array of examples. Make lists of numbers an array.")
         lengths.setdefault(len(leaf), path)
     if len(lengths) > 1:
-        found = " and ".join(f"{path} has {length:,}" for length, path in lengths.items())
-        raise ValueError(f"{found} examples. Give every array one entry for each example.")
+        each = " and ".join(f"{path} has {length:,}" for length, path in lengths.items())
+        raise ValueError(f"{each} examples. Give every array one entry for each example.")
     if not any(lengths):
         raise ValueError(f"There are no examples{root and f' in {root}'}. Give at least one.")
     return next(iter(lengths))

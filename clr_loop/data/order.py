@@ -19,7 +19,7 @@ def epoch_order(num_examples: int, seed: int, epoch: int) -> NDArray[np.int32]:
         seed, epoch: ints in [0, 2**64).
 
     Returns:
-        int32 [num_examples] with each of 0 … num_examples - 1 once.
+        int32 [num_examples] with each of 0 to num_examples - 1 once.
     """
     draws = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(num_examples)
     # The index in the low half makes every key different and carries the answer through the sort.

@@ -86,9 +86,9 @@ def _read_idx(path: Path, sha256: str) -> np.ndarray:
 
 
 def _check_digest(path: Path, content: bytes, kind: str, expected: str) -> None:
-    found = hashlib.new(kind.replace("-", ""), content, usedforsecurity=False).hexdigest()
-    if found != expected:
-        is_not = f"its {kind} is {found[:12]}… instead of {expected[:12]}…"
+    digest = hashlib.new(kind.replace("-", ""), content, usedforsecurity=False).hexdigest()
+    if digest != expected:
+        is_not = f"its {kind} is {digest[:12]}… instead of {expected[:12]}…"
         raise ValueError(f"{path} is not the expected file: {is_not}. Replace it with a good copy.")
 
 

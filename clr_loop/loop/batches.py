@@ -19,7 +19,6 @@ def batch_of(inputs: Any, targets: Any, sample_weight: Any) -> Batch:
     """Put the nests of arrays into one, without those that are not there; float64 becomes float32, as in Keras."""
     if targets is None and sample_weight is not None:
         raise ValueError("There is a sample_weight but there are no targets; give both.")
-    given = [nest for nest in (inputs, targets, sample_weight) if nest is not None]
 
     def array(x: Any) -> Any:
         if isinstance(x, tf.Tensor):
@@ -27,7 +26,8 @@ def batch_of(inputs: Any, targets: Any, sample_weight: Any) -> Batch:
         x = np.asarray(x)
         return x.astype(np.float32) if x.dtype == np.float64 else x
 
-    return tuple(keras.tree.map_structure(array, nest) for nest in given)
+    nests = (inputs, targets, sample_weight)
+    return tuple(keras.tree.map_structure(array, nest) for nest in nests if nest is not None)
 
 
 def tensor_of(x: Any) -> tf.Tensor:
@@ -74,6 +74,11 @@ def num_examples_of(batch: Batch) -> tf.Tensor | int:
     """Return the number of examples in a batch: an int if it is known when the step is traced."""
     leaf = keras.tree.flatten(batch)[0]
     return tf.shape(leaf)[0] if leaf.shape[0] is None else int(leaf.shape[0])
+
+
+def batch_at(window: Batch, index: tf.Tensor) -> Batch:
+    """Return one batch of a window."""
+    return keras.tree.map_structure(lambda x: tf.gather(x, index), window)
 
 
 def parts_of(batch: Batch, number: int) -> Iterator[Batch]:

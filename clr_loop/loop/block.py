@@ -10,19 +10,18 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
-from clr_loop.loop.batches import Batch
+from clr_loop.loop.batches import Batch, batch_at
 from clr_loop.loop.feeds import Window
 from clr_loop.loop.keras_private import graph_function
-from clr_loop.loop.rates import Rates
+from clr_loop.loop.rates import Vector
 from clr_loop.loop.result import Take
 from clr_loop.loop.strategies import run_on_replicas
 
-Columns = dict[str, NDArray[np.float32]]
+Metrics = dict[str, Vector]
+"""What steps have recorded, by name: float32 [n] each."""
 
 
 class Block:
@@ -59,7 +58,7 @@ class Block:
         self._function = graph_function(self._take_steps, jit_compile=jit_compile)
         self.num_traces = 0
 
-    def __call__(self, window: Window, first: int, rates: Rates, momentums: Rates | None) -> Columns:
+    def __call__(self, window: Window, first: int, rates: Vector, momentums: Vector | None) -> Metrics:
         """Take a step with each batch of a window from `first` on, one for each rate.
 
         Args:
@@ -115,11 +114,6 @@ class Block:
         _, taken, columns = tf.while_loop(lambda i, *_: i < n, body, begin, parallel_iterations=1)
         self._counts.assign_add(tf.cast(tf.stack([taken, n]), tf.int64))
         return {name: column.stack() for name, column in columns.items()}, taken
-
-
-def batch_at(window: Batch, index: tf.Tensor) -> Batch:
-    """Return one batch of a window."""
-    return keras.tree.map_structure(lambda x: tf.gather(x, index), window)
 
 
 def _number(value: Any) -> tf.Tensor:

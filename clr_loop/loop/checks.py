@@ -1,20 +1,20 @@
-"""What can be known to be wrong with a compiled model and its data before anything is compiled."""
+"""Checks of a model and its data, before anything is traced."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
+from clr_loop.arguments import checked_integer
 from clr_loop.data import nests
 from clr_loop.data.functions import guarded, in_one_line
 from clr_loop.data.nests import flatten
 from clr_loop.loop import keras_private
-from clr_loop.loop.batches import Batch
-from clr_loop.schedules.checks import checked_integer
+from clr_loop.loop.batches import Batch, batch_of, with_class_weight
 
 _SPARSE = (
     keras.losses.SparseCategoricalCrossentropy,
@@ -66,9 +66,16 @@ def check_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
         )
 
 
-def check_means(model: keras.Model) -> None:
-    """Raise ValueError for a loss that is no mean over the batch, so that its parts cannot be weighted and summed."""
-    for loss in keras.tree.flatten(model.loss):
+def check_shares(model: keras.Model, num_examples: int, batch_size: int, parts: int) -> None:
+    """Raise ValueError if a batch cannot be split among replicas and parts, whose losses are weighted and summed."""
+    num_replicas = model.distribute_strategy.num_replicas_in_sync
+    last = num_examples % batch_size or batch_size
+    if last < num_replicas * parts:
+        raise ValueError(
+            f"A batch of {last} examples cannot be split among {num_replicas} replicas and {parts} parts of "
+            f"accumulate; with {num_examples:,} examples choose another batch_size than {batch_size}."
+        )
+    for loss in keras.tree.flatten(model.loss) if num_replicas * parts > 1 else ():
         if isinstance(loss, keras.losses.Loss) and loss.reduction not in ("sum_over_batch_size", "mean"):
             raise ValueError(
                 f"The loss {loss.name} has reduction={loss.reduction!r}. A batch that is split among replicas or parts "
@@ -76,12 +83,21 @@ def check_means(model: keras.Model) -> None:
             )
 
 
+def checked_examples(
+    inputs: Any, targets: Any, sample_weight: Any, class_weight: Mapping[int, float] | None = None
+) -> Batch:
+    """Return arrays as a batch, with weights of classes as those of examples; raises as `check_arrays`."""
+    examples = batch_of(inputs, targets, sample_weight)
+    check_arrays(examples)
+    return examples if class_weight is None else with_class_weight(examples, class_weight)
+
+
 def check_arrays(batch: Batch, where: str = "") -> None:
     """Raise ValueError or TypeError unless all arrays of a batch are numbers, finite, and of one length.
 
     Args:
         batch: nests of arrays [n, …].
-        where: what to begin an error with, such as `batch 3: `.
+        where: how an error begins, such as `Batch 3: `.
     """
     for name, leaf in named_leaves(batch):
         if not (np.issubdtype(leaf.dtype, np.number) or leaf.dtype == np.bool_):
@@ -186,7 +202,7 @@ def build(model: keras.Model, batch: Batch) -> tuple[str, ...]:
 
 
 def checked_name(name: Any) -> str:
-    """Return the name under which a step records a value. Raises ValueError for none, and for one that is taken."""
+    """Return the name under which a step records a value; raise ValueError for none, and for one that is taken."""
     if not isinstance(name, str) or not name:
         raise ValueError("A metric has no name; give it one, as in keras.metrics.MeanMetricWrapper(fn, name=…).")
     if name in ("learning_rate", "momentum"):

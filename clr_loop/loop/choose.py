@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -13,18 +11,16 @@ from clr_loop.loop import keras_private
 from clr_loop.loop.batches import num_examples_of
 from clr_loop.loop.feeds import Feed, Resident
 from clr_loop.loop.options import StepOptions
-from clr_loop.loop.own_step import has_own
 from clr_loop.loop.strategies import describe_replicas
 from clr_loop.loop.transforms import halves
 from clr_loop.loop.trial import Trial
 
 _CONVOLUTIONS = {"Conv2D", "Conv3D", "Conv2DBackpropInput", "Conv3DBackpropInputV2", "DepthwiseConv2dNative"}
-# The least batch that is computed in halves. At 100 halves are 2 to 5 % slower than a whole batch, at 400 18 % faster.
+# The least batch that is computed in halves. At 100 halves are 2% to 5% slower than a whole batch, at 400 18% faster.
 _SMALLEST_TO_HALVE = 256
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """What a loop runs on.
 
     Attributes:
@@ -41,7 +37,7 @@ class Choice:
 
 
 def choose(model: keras.Model, trial: Trial, feed: Feed, options: StepOptions) -> Choice:
-    """Choose what a model's steps run on. Raises ValueError for what is asked for and cannot be."""
+    """Choose what a model's steps run on. Raises ValueError for an option that the model or the device rules out."""
     where = device()
     jit_compile, xla = choose_xla(model, trial, feed, options.jit_compile, where)
     in_halves = jit_compile and where.startswith("CPU") and _may_halve(model, feed, options)
@@ -99,8 +95,8 @@ def choose_xla(
     reasons = {
         "as asked": wish is False,
         "it cannot compile the exchange between replicas": num_replicas > 1,
-        "the model has a train_step of its own": has_own(model, "train_step"),
-        "batches vary in shape, and it would compile each shape anew; batches of one shape, declared in the dataset's "
+        "the model has a train_step of its own": trial.own_step is not None,
+        "batches vary in shape, and it would compile each shape; batches of one shape, declared in the dataset's "
         "element_spec, are faster": getattr(feed, "signature", None) is not None,
         "slow for convolutions on a CPU": on_cpu and is_convolutional,
         f"layer {(unable or [''])[0]} does not support it": bool(unable),
@@ -109,17 +105,6 @@ def choose_xla(
     }
     reason = next((words for words, holds in reasons.items() if holds), None)
     return (True, "with XLA") if reason is None else (False, f"without XLA ({reason})")
-
-
-def check_cache(error: Exception) -> None:
-    """Raise OSError if it is not XLA that refuses a model, but its cache of programs that fails."""
-    refusals = (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)
-    is_cached = "persistent_cache" in os.environ.get("TF_XLA_FLAGS", "")
-    if is_cached and isinstance(error, tf.errors.OpError) and not isinstance(error, refusals):
-        raise OSError(
-            f"XLA's cache of programs failed ({error.message.splitlines()[0]}); free its disk, or go without it "
-            "(--noxla_cache for scripts; else remove it from TF_XLA_FLAGS)."
-        ) from error
 
 
 def _may_halve(model: keras.Model, feed: Feed, options: StepOptions) -> bool:

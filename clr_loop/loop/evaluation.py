@@ -1,4 +1,4 @@
-"""Evaluation and prediction beside the training: what a model makes of examples, and what its loss makes of that."""
+"""Evaluation and prediction between the steps: a model's outputs for examples, and their loss and metrics."""
 
 from __future__ import annotations
 
@@ -141,8 +141,8 @@ class Evaluation:
 
     def _gradients_of(self, batch: Batch) -> list[tf.Tensor]:
         scale = self._model.optimizer.scale_loss(1.0)
-        found = batch_gradients(self._model)(batch).gradients
-        return [tf.cast(tf.convert_to_tensor(g), tf.float32) / scale for g in found if g is not None]
+        gradients = batch_gradients(self._model)(batch).gradients
+        return [tf.cast(tf.convert_to_tensor(g), tf.float32) / scale for g in gradients if g is not None]
 
     def _reset(self) -> None:
         for metric in self._model.metrics:
@@ -150,7 +150,7 @@ class Evaluation:
 
 
 def measure_statistics(model: keras.Model, batches: Iterable[Batch]) -> None:
-    """Measure what batch-norm layers average over batches anew: the mean over one pass, with the weights as they are.
+    """Measure the statistics of batch-norm layers again: their mean over one pass, with the weights as they are.
 
     Args:
         batches: of training, each shared out among the replicas of the model's strategy.

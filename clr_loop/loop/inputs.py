@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -27,9 +28,9 @@ def warn_if_unusual(model: keras.Model, inputs: Any, stacklevel: int) -> None:
     for leaf, layers in zip(leaves, _entrances(model, len(leaves)), strict=True):
         if any(isinstance(layer, (*_SCALING, keras.layers.Embedding)) for layer in layers):
             continue
-        found = _what_is_unusual(leaf)
-        if found is not None:
-            warnings.warn(f"{found} {_REMEDY}", stacklevel=stacklevel)
+        unusual = _what_is_unusual(leaf)
+        if unusual is not None:
+            warnings.warn(f"{unusual} {_REMEDY}", stacklevel=stacklevel)
             return
 
 
@@ -66,7 +67,7 @@ def _reached(model: keras.Model, tensor: Any) -> Iterator[keras.Layer]:
         if isinstance(layer, keras.layers.InputLayer) and layer.output is tensor:
             continue
         if isinstance(layer, keras.Model):
-            yield from (inner for found in _entrances(layer, len(keras.tree.flatten(layer.input))) for inner in found)
+            yield from itertools.chain(*_entrances(layer, len(keras.tree.flatten(layer.input))))
         elif layer.weights or isinstance(layer, _SCALING):
             yield layer
         else:  # It only hands its values on, as Flatten, Resizing or RandomFlip do.

@@ -101,7 +101,7 @@ def inner(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
 
 @contextlib.contextmanager
 def summed_already(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
-    """Trace what stands inside with gradients that are summed already, in place of Keras' own sum over replicas.
+    """Trace what stands inside with gradients that are summed already, instead of Keras' own sum over replicas.
 
     Keras clips the gradients of each replica and sums them afterwards, which is not what one replica would do. It has
     no argument that leaves the sum out.

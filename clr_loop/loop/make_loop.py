@@ -1,4 +1,4 @@
-"""A loop for a dataset: which of the two feeds it takes, resident or stream, and why."""
+"""A loop for a dataset, and the choice of its feed: resident or stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from clr_loop.data.arguments import checked_types
+from clr_loop.arguments import checked_types
 from clr_loop.data.datasets import AnyDataset, Dataset, StreamedDataset
 from clr_loop.loop.batches import Batch
 from clr_loop.loop.checks import check_batch_size

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from clr_loop.data.arguments import checked_types
+from clr_loop.arguments import checked_types, checked_whole
 from clr_loop.loop.transforms.averages import Average
-from clr_loop.schedules.checks import checked_whole
 
 
 @checked_types

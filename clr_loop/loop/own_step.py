@@ -13,7 +13,7 @@ from clr_loop.loop.result import Result, Take, Total
 
 
 def has_own(model: keras.Model, name: str) -> bool:
-    """Return whether a model has a method of its own in the place of Keras', such as `train_step`."""
+    """Return whether a model has a method of its own instead of Keras', such as `train_step`."""
     return getattr(type(model), name) is not getattr(keras.Model, name) or name in vars(model)
 
 
@@ -23,19 +23,19 @@ def optimizers_of(model: keras.Model, names: Sequence[str] | None) -> list[keras
     Raises:
         ValueError: if a named attribute holds no optimizer.
     """
-    found: dict[int, keras.optimizers.Optimizer] = {}
+    optimizers: dict[int, keras.optimizers.Optimizer] = {}
     attributes = vars(model) if names is None else {name: getattr(model, name, None) for name in names}
     for name, value in attributes.items():
         values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
         own = [each for each in values if isinstance(each, keras.optimizers.Optimizer)]
         if names is not None and not own:
             raise ValueError(f"StepOptions names the optimizer {name!r}, and the model has none of that name.")
-        found.update({id(optimizer): optimizer for optimizer in own})
-    return list(found.values())
+        optimizers.update({id(optimizer): optimizer for optimizer in own})
+    return list(optimizers.values())
 
 
 def check_options(options: StepOptions, num_replicas: int) -> None:
-    """Raise ValueError for what this loop does inside a step, and cannot do around a step that it does not know."""
+    """Raise ValueError for an option that acts inside a step, which a `train_step` of the model's own replaces."""
     asked = {
         "accumulate": options.accumulate > 1,
         "clip_norm": options.clip_norm is not None,
@@ -52,7 +52,7 @@ def check_options(options: StepOptions, num_replicas: int) -> None:
         )
     if num_replicas > 1:
         raise ValueError(
-            "The model has a train_step of its own, and this loop does not know how to share it out among "
+            "The model has a train_step of its own, and this loop does not know how to split it among "
             f"{num_replicas} replicas; make the model without a strategy."
         )
 

@@ -1,4 +1,4 @@
-"""What is given for each step: a learning rate, and perhaps a momentum."""
+"""What a caller gives for each step: a learning rate, and perhaps a momentum."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Rates = NDArray[np.float32]
+Vector = NDArray[np.float32]
 
 
-def checked_rates(learning_rates: ArrayLike) -> Rates:
-    """Return rates as the block takes them.
+def checked_rates(learning_rates: ArrayLike) -> Vector:
+    """Return learning rates as the block takes them.
 
     Raises:
         ValueError: unless they are a vector of numbers of at least 0 that are finite in float32.
@@ -21,14 +21,11 @@ def checked_rates(learning_rates: ArrayLike) -> Rates:
         raise ValueError(f"The learning rates have shape {rates.shape}; give a vector with one rate for each step.")
     with np.errstate(over="ignore"):
         cast = rates.astype(np.float32)
-    bad = ~(np.isfinite(cast) & (rates >= 0.0))
-    if bad.any():
-        i = int(np.argmax(bad))
-        raise ValueError(f"The learning rate at index {i} is {rates[i]}; rates are finite and at least 0.")
+    _check_each("learning rate", rates, np.isfinite(cast) & (rates >= 0.0), "rates are finite and at least 0")
     return cast
 
 
-def checked_momentums(momentums: ArrayLike, num_rates: int) -> Rates:
+def checked_momentums(momentums: ArrayLike, num_rates: int) -> Vector:
     """Return momentums as the block takes them.
 
     Raises:
@@ -38,11 +35,14 @@ def checked_momentums(momentums: ArrayLike, num_rates: int) -> Rates:
     if values.shape != (num_rates,):
         raise ValueError(f"The momentums have shape {values.shape}; give one for each of the {num_rates} rates.")
     cast = values.astype(np.float32)
-    bad = ~((values >= 0.0) & (cast < 1.0))
-    if bad.any():
-        i = int(np.argmax(bad))
-        raise ValueError(f"The momentum at index {i} is {values[i]}; momentums are at least 0 and below 1.")
+    _check_each("momentum", values, (values >= 0.0) & (cast < 1.0), "momentums are at least 0 and below 1")
     return cast
+
+
+def _check_each(name: str, values: NDArray[np.float64], is_good: NDArray[np.bool_], rule: str) -> None:
+    if not is_good.all():
+        i = int(np.argmin(is_good))
+        raise ValueError(f"The {name} at index {i} is {values[i]}; {rule}.")
 
 
 def momentums_of(schedule: Any, steps: NDArray[np.int64]) -> ArrayLike | None:

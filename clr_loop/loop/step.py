@@ -109,7 +109,7 @@ def batch_begin(
 ) -> Callable[[tf.Tensor, tf.Tensor | None], contextlib.AbstractContextManager[None]]:
     """Return the context in which a step is traced with its learning rate and momentum (None for the optimizer's own).
 
-    They are assigned before the forward pass, as Keras' callbacks do, and the metrics begin anew.
+    They are assigned before the forward pass, as Keras' callbacks do, and the metrics are reset.
     """
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""One device or several: strategies, what they share out among their replicas, and workers that get lost."""
+"""One device or several: strategies, how replicas and workers share the work, and workers that are lost."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import keras
 import tensorflow as tf
+
+from clr_loop.loop import keras_private
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -100,7 +102,7 @@ def describe_replicas(strategy: tf.distribute.Strategy) -> str:
 
 
 def is_distributed(strategy: tf.distribute.Strategy) -> bool:
-    """Return whether batches are dealt out: to several replicas, or to workers, of which there may be one."""
+    """Return whether batches are split among replicas, or among workers, of which there may be one."""
     return strategy.num_replicas_in_sync > 1 or strategy.cluster_resolver is not None
 
 
@@ -128,6 +130,39 @@ def noticing_lost_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
         ) from error
 
 
+def sums_over_workers(strategy: tf.distribute.Strategy) -> Callable[..., list[int]]:
+    """Return a function that adds up the whole numbers which the workers call it with, each by its place.
+
+    All must call it at the same point of the training. With several replicas in a worker its numbers count once for
+    each.
+    """
+    if num_workers(strategy) == 1:
+        return lambda *numbers: list(numbers)
+
+    def add(here: tf.Tensor) -> tf.Tensor:
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(here))
+
+    added = keras_private.graph_function(lambda here: strategy.run(add, (here,)))
+
+    def sums(*numbers: int) -> list[int]:
+        with noticing_lost_workers(strategy):
+            here = added(tf.constant(numbers, tf.int64))
+            return [int(number) for number in strategy.experimental_local_results(here)[0]]
+
+    return sums
+
+
+def check_together(sums: Callable[..., list[int]], position: int) -> None:
+    """Raise ValueError if the workers do not all stand at the same batch, as when one cannot read a checkpoint."""
+    num_replicas, total, total_of_squares = sums(1, position, position**2)
+    # By Cauchy-Schwarz they are equal only if all positions are.
+    if num_replicas * total_of_squares != total**2:
+        raise ValueError(
+            f"This worker stands at batch {position}, and others elsewhere; give all of them a run directory that they "
+            "can read."
+        )
+
+
 def check_strategy(strategy: tf.distribute.Strategy) -> None:
     """Raise ValueError for a strategy whose workers do not wait for each other."""
     if isinstance(strategy, tf.distribute.ParameterServerStrategy):
@@ -138,7 +173,7 @@ def check_strategy(strategy: tf.distribute.Strategy) -> None:
 
 
 def run_on_replicas(strategy: tf.distribute.Strategy, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in each replica, with its share of those arguments that are shared out."""
+    """Call a function in each replica, with its share of those arguments that were split by `share_out`."""
     if strategy.num_replicas_in_sync == 1:
         return function(*arguments)
     return strategy.run(function, args=arguments)

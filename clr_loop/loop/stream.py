@@ -11,7 +11,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from tqdm import tqdm
 
 from clr_loop.data.functions import in_one_line
 from clr_loop.data.order import epoch_order, sha256_of
@@ -43,7 +42,7 @@ class Stream:
     """Batches of a `tf.data.Dataset` in windows; see `Feed`.
 
     An epoch has an iterator of its own, made from (seed, epoch), so a run goes on in mid-epoch by skipping the batches
-    already visited, and no buffer is ever saved. Every batch is checked in the input pipeline, beside the training.
+    already visited, and no buffer is ever saved. Every batch is checked in the input pipeline, while the model trains.
 
     Args:
         dataset_of: (seed, epoch) → the epoch's batches: inputs, (inputs,), (inputs, targets) or (inputs, targets,
@@ -64,7 +63,8 @@ class Stream:
     def __init__(self, dataset_of: DatasetOf, num_examples: int | None, seed: int) -> None:
         first_epoch = _checked_dataset(dataset_of(seed, 0))
         self.is_bare = not isinstance(first_epoch.element_spec, tuple)
-        self._given, self._dataset_of = dataset_of, lambda *place: as_tuples(_checked_dataset(dataset_of(*place)))
+        self._users_dataset_of = dataset_of
+        self._dataset_of = lambda *place: as_tuples(_checked_dataset(dataset_of(*place)))
         self._pipeline: tuple[tf.data.Dataset, tf.data.Dataset] | None = None
         self.first_batch = _first_batch(self._dataset_of(seed, 0))
         _check_repeats(self.first_batch, _first_batch(self._dataset_of(seed, 0)))
@@ -114,10 +114,10 @@ class Stream:
         if start:
             left = self._dataset_of(seed, epoch).skip(start)
             return self._stacked(left.take(self.steps_per_epoch - start))
-        given = self._given(seed, epoch)
-        if self._pipeline is None or self._pipeline[0] is not given:
-            dataset = as_tuples(_checked_dataset(given)).take(self.steps_per_epoch)
-            self._pipeline = given, self._stacked(dataset)
+        whole = self._users_dataset_of(seed, epoch)
+        if self._pipeline is None or self._pipeline[0] is not whole:
+            dataset = as_tuples(_checked_dataset(whole)).take(self.steps_per_epoch)
+            self._pipeline = whole, self._stacked(dataset)
         return self._pipeline[1]
 
     def _stacked(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -139,9 +139,7 @@ class Stream:
 
         if self.signature is not None:
             windows = dataset.map(with_sizes).batch(1).map(checked)
-        elif (
-            self.num_examples % self._batch_size
-        ):  # The short last batch is padded here, and cut back when it has come.
+        elif self.num_examples % self._batch_size:  # The short last batch is padded, and cut back when it has come.
             shapes = keras.tree.map_structure(lambda spec: [self._batch_size, *spec.shape[1:]], self._specs)
             windows = dataset.map(with_sizes).padded_batch(self.window_batches, (shapes, [None])).map(checked)
         else:  # Batches of several sizes do not stack.
@@ -184,7 +182,7 @@ class Stream:
             except StopIteration:
                 return ValueError(
                     f"The dataset ended after {index} of {self.steps_per_epoch} batches in epoch {epoch + 1}; repair "
-                    "it, or give num_examples as they are."
+                    "it, or correct num_examples."
                 )
             except tf.errors.OpError as reading:
                 return ValueError(f"{where}the dataset failed ({in_one_line(reading)}); repair it.")
@@ -202,7 +200,7 @@ class Stream:
         ):
             if size is not None and len(leaf) != size:
                 raise ValueError(
-                    f"{where}{name} has {len(leaf)} examples in place of {size}. Only an epoch's last batch may be "
+                    f"{where}{name} has {len(leaf)} examples instead of {size}. Only an epoch's last batch may be "
                     "short, by what num_examples leaves; where batches vary in size, leave num_examples out to have "
                     "them counted."
                 )
@@ -293,10 +291,7 @@ def _counted(dataset: tf.data.Dataset, batch_size: int) -> tuple[int, int, bool]
         raise ValueError(f"The dataset has no end; {advice}.")
     sizes: list[int] = []
     began, is_announced = time.perf_counter(), False
-    for size in tqdm(
-        dataset.map(lambda *batch: tf.shape(keras.tree.flatten(batch)[0])[0]).with_options(WITHOUT_AUTOTUNE),
-        desc="counting examples", unit="batch", delay=_ANNOUNCED_SECONDS, disable=None, leave=False,
-    ):  # fmt: skip
+    for size in dataset.map(lambda *batch: tf.shape(keras.tree.flatten(batch)[0])[0]).with_options(WITHOUT_AUTOTUNE):
         sizes.append(int(size))
         seconds = time.perf_counter() - began
         if seconds > _ANNOUNCED_SECONDS and not is_announced:

@@ -1,4 +1,4 @@
-"""What is found out about a model by trying it on a few examples, which leaves it as it was."""
+"""What is learned about a model by trying it on a few examples, which leaves it as it was."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ import tensorflow as tf
 from clr_loop.data.functions import guarded
 from clr_loop.loop import checks, keras_private
 from clr_loop.loop.batches import Batch
+from clr_loop.loop.feeds import Feed
+from clr_loop.loop.options import StepOptions
+from clr_loop.loop.own_step import check_options, has_own, optimizers_of, own_step
 from clr_loop.loop.result import Take
 from clr_loop.loop.state import kept
+from clr_loop.loop.transforms.multipliers import check_multipliers
 
 # Examples that loss and metrics are tried on before anything is compiled.
-_TRIED = 32
+_MOST_TRIED = 32
 # Operations of `tf.random`, which keep their state to themselves.
 _DRAWS = {
     "RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal", "ParameterizedTruncatedNormal",
@@ -26,7 +30,7 @@ _DRAWS = {
 
 @dataclass(frozen=True)
 class Trial:
-    """What a trial has shown.
+    """What was learned about a model.
 
     Attributes:
         names: what each step records: "loss" and the compiled metrics, or the logs of a `train_step` of its own.
@@ -34,12 +38,16 @@ class Trial:
         operations: the types of all operations of the forward pass in training mode; of a whole `train_step` if it is
             the model's own. Empty with several replicas.
         others: variables that these read or change, and that belong to neither the model nor its optimizers.
+        optimizers: those whose rate the loop assigns.
+        own_step: the model's own `train_step` as a step, or None.
     """
 
     names: tuple[str, ...]
     classes: list[int | None]
     operations: frozenset[str]
     others: list[tf.Variable]
+    optimizers: list[keras.optimizers.Optimizer]
+    own_step: Take | None = None
 
     @property
     def not_resumable(self) -> str | None:
@@ -53,17 +61,29 @@ class Trial:
         )
 
 
-def try_out(model: keras.Model, batch: Batch) -> Trial:
-    """Build a compiled model, its losses, metrics and optimizer, and see whether they take such examples.
+def try_out(model: keras.Model, feed: Feed, examples: Batch, options: StepOptions) -> Trial:
+    """Build a compiled model, its losses, metrics and optimizers, and see whether they take such examples.
 
     Args:
         model: compiled.
-        batch: nests of arrays [n, …].
+        feed, options: see `TrainLoop`.
+        examples: nests of arrays [n, …].
 
     Raises:
-        ValueError: if they do not; see `checks`.
+        ValueError: if they do not, see `checks`; or if an optimizer or an option does not go with the model.
     """
-    few = keras.tree.map_structure(lambda x: tf.convert_to_tensor(x[: _num_tried(model)]), batch)
+    if has_own(model, "train_step"):
+        trial = _try_own_step(model, feed, examples, options)
+    else:
+        trial = _try_keras_step(model, examples)
+    for optimizer in trial.optimizers:
+        checks.check_optimizer(optimizer)
+    check_multipliers(model.trainable_variables, options.rate_multipliers)
+    return trial
+
+
+def _try_keras_step(model: keras.Model, examples: Batch) -> Trial:
+    few = keras.tree.map_structure(lambda x: tf.convert_to_tensor(x[: _num_tried(model)]), examples)
     with model.distribute_strategy.scope():
         if not model.built:
             symbols = keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape, x.dtype.name), few[0])
@@ -75,15 +95,17 @@ def try_out(model: keras.Model, batch: Batch) -> Trial:
         others = _others(model, [model.optimizer], variables)
         with kept([*model.variables, *others]):
             classes = checks.check_targets(model, few)
-            checks.check_classes(batch, classes)
+            checks.check_classes(few, classes)
             names = checks.build(model, few)
-    return Trial(names, classes, operations, others)
+    return Trial(names, classes, operations, others, [model.optimizer])
 
 
-def try_out_own(
-    model: keras.Model, take: Take, optimizers: Sequence[keras.optimizers.Optimizer], batch: Batch
-) -> Trial:
+def _try_own_step(model: keras.Model, feed: Feed, examples: Batch, options: StepOptions) -> Trial:
     """Trace a `train_step` of the model's own, which builds the model and its optimizers; nothing is run."""
+    check_options(options, model.distribute_strategy.num_replicas_in_sync)
+    optimizers = optimizers_of(model, options.optimizers)
+    is_bare = len(examples) == 1 and getattr(feed, "is_bare", not isinstance(examples[0], tuple | list))
+    take = own_step(model, is_bare)
     names: list[str] = []
 
     def once(batch: Batch) -> Any:
@@ -91,23 +113,19 @@ def try_out_own(
         names.extend(result.metrics)
         return result.metrics
 
-    tensors = keras.tree.map_structure(tf.convert_to_tensor, batch)
-    problem = f"The train_step of {type(model).__name__} fails on data of shape {checks.shapes(batch)}"
+    tensors = keras.tree.map_structure(tf.convert_to_tensor, feed.first_batch)
+    problem = f"The train_step of {type(model).__name__} fails on data of shape {checks.shapes(feed.first_batch)}"
     operations, variables = guarded(problem, _traced, lambda: once(tensors))
-    logged = dict.fromkeys(names)
-    return Trial(
-        tuple(checks.checked_name(name) for name in logged),
-        [None] * len(keras.tree.flatten(batch[1:2])),
-        operations,
-        _others(model, optimizers, variables),
-    )
+    classes: list[int | None] = [None] * len(keras.tree.flatten(feed.first_batch[1:2]))
+    recorded = tuple(checks.checked_name(name) for name in dict.fromkeys(names))
+    return Trial(recorded, classes, operations, _others(model, optimizers, variables), optimizers, take)
 
 
 def _num_tried(model: keras.Model) -> int:
     """Return how many examples a model is tried on: as many as it was made for, if that is fixed."""
     inputs = keras.tree.flatten(getattr(model, "inputs", None) or [])
     fixed = [tensor.shape[0] for tensor in inputs if tensor.shape and tensor.shape[0] is not None]
-    return fixed[0] if fixed else _TRIED
+    return fixed[0] if fixed else _MOST_TRIED
 
 
 def _traced(function: Any) -> tuple[frozenset[str], list[tf.Variable]]:

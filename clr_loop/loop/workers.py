@@ -1,7 +1,7 @@
 """The workers of a run on several machines: who they are, whether all are there, and where each of them writes.
 
-Nothing here needs TensorFlow. TensorFlow's own start waits forever for a missing worker and cannot be interrupted. So
-the workers meet first, on the ports that TensorFlow will use.
+Nothing here needs TensorFlow. TensorFlow's own start waits forever for a missing worker and cannot be interrupted, even
+where its coordination service has a time-out. So the workers meet first, on the ports that TensorFlow will use.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import hmac
 import json
 import os
 import shutil
@@ -20,12 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _RETRY_SECONDS = 0.1
-_INDEX_BYTES = 4
-_NONCE_BYTES = 16
-_PROOF_BYTES = 32
-
-# A worker on the line to the chief, and the chief's proof that it may go.
-Line = tuple[asyncio.StreamWriter, bytes]
+# A worker says hello and its index, and the chief at last go. What a stranger says is neither.
+_HELLO, _INDEX_BYTES, _GO = b"clr_loop worker ", 4, b"clr_loop go"
 
 
 @dataclass(frozen=True)
@@ -79,52 +74,49 @@ def read_task(tf_config: str | None) -> Task:
     return Task(workers, index)
 
 
-def meet(task: Task, token: str = "", timeout_seconds: float = 50.0) -> None:
+def meet(task: Task, timeout_seconds: float = 50.0) -> None:
     """Wait until all workers are there, and leave the ports free for TensorFlow.
 
     Every other worker calls the chief and stays on the line. When all have called, the chief tells each of them to go.
-    Nobody goes on before that. Each side proves that it has the token by an HMAC-SHA256 over a nonce of the other's, so
-    the token itself never travels. A worker listens on the host of its own address. Where that is no interface of this
-    machine, as behind NAT, it listens on all interfaces, as TensorFlow's server does in any case.
+    Nobody goes on before that. A worker listens on the host of its own address. Where that is no interface of this
+    machine, as behind NAT, it listens on all interfaces. Whoever can reach the ports is believed, here as by
+    TensorFlow's server, which has no authentication: run workers on a network that you trust.
 
     Args:
         task: from `read_task`.
-        token: a secret that all workers share; with "" anybody who can reach the ports is believed.
         timeout_seconds: float, how long to wait.
 
     Raises:
         ConnectionError: if a worker does not appear in time, or this worker's port is taken.
     """
     others = range(1, len(task.workers)) if task.is_chief else range(1)
-    lines: dict[int, Line] = {}
+    lines: dict[int, asyncio.StreamWriter] = {}
     with _listen(task.workers[task.index]) as listener:
-        meeting = _gather(listener, others, lines, token) if task.is_chief else _call_chief(task, token)
+        meeting = _gather(listener, others, lines) if task.is_chief else _call_chief(task)
         try:
             asyncio.run(asyncio.wait_for(meeting, timeout_seconds))
         except asyncio.TimeoutError as error:
-            named = ", ".join(f"{index} ({task.workers[index]})" for index in others if index not in lines)
+            missing = ", ".join(f"{index} ({task.workers[index]})" for index in others if index not in lines)
             raise ConnectionError(
-                f"Worker {named} did not appear within {timeout_seconds:g} s; start all {len(task.workers)} workers "
-                "together, each with its own index in TF_CONFIG and all with the same CLR_LOOP_TOKEN."
+                f"Worker {missing} did not appear within {timeout_seconds:g} s; start all {len(task.workers)} workers "
+                "together, each with its own index in TF_CONFIG."
             ) from error
 
 
-async def _gather(listener: socket.socket, others: range, lines: dict[int, Line], token: str) -> None:
+async def _gather(listener: socket.socket, others: range, lines: dict[int, asyncio.StreamWriter]) -> None:
     """Serve all callers side by side, until the lines of every other worker stand; then tell each to go."""
     called = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, line: asyncio.StreamWriter) -> None:
-        challenge = os.urandom(_NONCE_BYTES)
-        with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError), contextlib.closing(line):
-            line.write(challenge)
-            hello = await reader.readexactly(_INDEX_BYTES + _NONCE_BYTES)
-            proof, caller = await reader.readexactly(_PROOF_BYTES), int.from_bytes(hello[:_INDEX_BYTES], "big")
-            if caller not in others or not hmac.compare_digest(proof, _proof(token, b"call", challenge + hello)):
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError), contextlib.closing(line):
+            is_worker = await reader.readexactly(len(_HELLO)) == _HELLO
+            caller = int.from_bytes(await reader.readexactly(_INDEX_BYTES), "big")
+            if not is_worker or caller not in others:
                 return
-            lines[caller] = line, _proof(token, b"go", challenge + hello)
+            lines[caller] = line
             called.set()
             await reader.read()  # Until it hangs up.
-            if lines[caller][0] is line:
+            if lines[caller] is line:
                 del lines[caller]
 
     server = await asyncio.start_server(serve, sock=listener)
@@ -132,38 +124,31 @@ async def _gather(listener: socket.socket, others: range, lines: dict[int, Line]
         while len(lines) < len(others):
             called.clear()
             await called.wait()
-        for line, proof in lines.values():
-            line.write(proof)
+        for line in lines.values():
+            line.write(_GO)
             await line.drain()
     finally:
         server.close()
 
 
-async def _call_chief(task: Task, token: str) -> None:
+async def _call_chief(task: Task) -> None:
     """Call the chief until it says go."""
-    hello = task.index.to_bytes(_INDEX_BYTES, "big") + os.urandom(_NONCE_BYTES)
     while True:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):  # It is not there yet.
             reader, line = await asyncio.open_connection(*_address(task.workers[0]))
             with contextlib.closing(line):
-                challenge = await reader.readexactly(_NONCE_BYTES)
-                line.write(hello + _proof(token, b"call", challenge + hello))
-                answer = await reader.readexactly(_PROOF_BYTES)
-                if hmac.compare_digest(answer, _proof(token, b"go", challenge + hello)):
+                line.write(_HELLO + task.index.to_bytes(_INDEX_BYTES, "big"))
+                if await reader.readexactly(len(_GO)) == _GO:
                     return
         await asyncio.sleep(_RETRY_SECONDS)
-
-
-def _proof(token: str, role: bytes, nonces: bytes) -> bytes:
-    return hmac.digest(token.encode(), role + nonces, "sha256")
 
 
 @contextlib.contextmanager
 def private_copy(run_dir: str | os.PathLike[str], resume: bool) -> Iterator[Path]:
     """Give a worker that is not the chief a directory of its own, which is removed at the end.
 
-    So every worker takes the same steps, and only the chief's files remain. On resuming, the directory is a copy of the
-    run's, which all workers must be able to read. Copy it before `meet`, or the chief will have changed it.
+    Every worker then takes the same steps, and only the chief's files remain. On resuming, the directory is a copy of
+    the run's, which all workers must be able to read. Copy it before `meet`, or the chief will have changed it.
 
     Args:
         run_dir: the run's directory, which the chief writes to.

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from clr_loop.arguments import checked_whole
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.rates import checked_rates, momentums_of
 from clr_loop.runs import snapshots
@@ -16,7 +17,6 @@ from clr_loop.runs.actions import averaged_steps, snapshot_steps
 from clr_loop.runs.options import RunOptions
 from clr_loop.runs.run import Run, rates_of
 from clr_loop.runs.settings import ScheduleFn
-from clr_loop.schedules.checks import checked_whole
 from clr_loop.schedules.for_keras import CyclicLR
 
 # As many as `TrainLoop.evaluate` takes at once, so that its program need not be traced again.

@@ -43,7 +43,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from clr_loop.data.arguments import checked_types
+from clr_loop.arguments import checked_types
 from clr_loop.data.datasets import Examples
 from clr_loop.data.order import sha256_of
 from clr_loop.loop.loop import TrainLoop

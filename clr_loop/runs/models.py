@@ -14,7 +14,7 @@ from typing import Any
 import keras
 from numpy.typing import NDArray
 
-from clr_loop.data.arguments import checked_types
+from clr_loop.arguments import checked_types
 from clr_loop.data.functions import in_one_line
 from clr_loop.runs import checkpoints
 from clr_loop.runs import files as run_files

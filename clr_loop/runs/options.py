@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from clr_loop.data.arguments import checked_types
+from clr_loop.arguments import checked_choice, checked_integer, checked_number, checked_types, checked_whole
 from clr_loop.runs.settings import OnChange
-from clr_loop.schedules.checks import checked_choice, checked_integer, checked_number, checked_whole
 
 
 @checked_types

@@ -16,7 +16,7 @@ import tensorflow as tf
 from absl import logging
 from numpy.typing import NDArray
 
-from clr_loop.data.arguments import checked_types
+from clr_loop.arguments import checked_types
 from clr_loop.data.functions import in_one_line
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.runs import files as run_files

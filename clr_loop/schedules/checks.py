@@ -1,50 +1,20 @@
-"""Argument checks. Each returns its value, or raises TypeError for a wrong type and ValueError for a wrong value."""
+"""The arguments of schedules. Each check returns its value, or raises TypeError or ValueError as `arguments` does."""
 
 from __future__ import annotations
 
 import math
 import sys
 from collections.abc import Callable
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from clr_loop.arguments import checked_choice, checked_number, checked_whole
+
 Steps = NDArray[np.int64]
 Rates = NDArray[np.float64]
 Momentum = tuple[float, float]
-
-
-def checked_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, rule: str = "") -> float:
-    """Return a number as a float. The error for one outside low–high, or for NaN if there is a rule, says the rule."""
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r}, which is not a number; give a number such as 0.5.")
-    number = float(value)
-    if rule and not low <= number <= high:
-        raise ValueError(f"{name} is {value}; {rule}.")
-    return number
-
-
-def checked_integer(name: str, value: Any) -> int:
-    """Return a whole number."""
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r}; it must be a whole number.")
-    return int(value)
-
-
-def checked_whole(name: str, value: Any, low: int = 1) -> int:
-    """Return a whole number of at least `low` and at most 2**61, of which two halves of a cycle still fit an int64."""
-    if not low <= checked_integer(name, value) <= 2**61:
-        raise ValueError(f"{name} is {value}; it must be at least {low} and at most 2**61.")
-    return int(value)
-
-
-def checked_choice(name: str, value: Any, *choices: str) -> str:
-    """Return one of a few strings."""
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; it must be {' or '.join(repr(choice) for choice in choices)}.")
-    return value
 
 
 def checked_momentum(name: str, value: Any) -> Momentum:
@@ -59,12 +29,12 @@ def checked_momentum(name: str, value: Any) -> Momentum:
 
 def checked_steps(step: ArrayLike) -> Steps:
     """Return steps of any shape as int64."""
-    given = np.asarray(step)
-    if not np.issubdtype(given.dtype, np.integer):
-        raise TypeError(f"step has the type {given.dtype}; steps count updates and must be integers.")
-    steps = given.astype(np.int64)
+    array = np.asarray(step)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"step has the type {array.dtype}; steps count updates and must be integers.")
+    steps = array.astype(np.int64)
     if steps.size and steps.min() < 0:  # Also an unsigned step above int64, which has become negative.
-        raise ValueError(f"step is {given.flat[steps.argmin()]}; steps are counted from 0, in int64.")
+        raise ValueError(f"step is {array.flat[steps.argmin()]}; steps are counted from 0, in int64.")
     return steps
 
 

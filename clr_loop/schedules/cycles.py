@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
+from typing_extensions import override
 
 from clr_loop.schedules.base import NUMPY, Ops, Schedule, mix
 from clr_loop.schedules.checks import Momentum, Rates, Steps
@@ -55,8 +56,8 @@ class Cycles(Schedule):
         if self.base_lr > self.max_lr:
             raise ValueError(f"base_lr {self.base_lr:g} is above max_lr {self.max_lr:g}; swap the two or raise max_lr.")
 
+    @override
     def formula(self, ops: Ops, steps: Any) -> Any:
-        """Return the rates; see `Schedule.formula`."""
         return mix(self.base_lr, self.max_lr, self.height(ops, steps))
 
 
@@ -83,8 +84,8 @@ class Triangular(Cycles):
     step_size: int
     step_size_down: int | None = None
 
+    @override
     def height(self, ops: Ops, steps: Any) -> Any:
-        """Return the rates as shares of the way from base_lr to max_lr; see `Schedule.height`."""
         position = steps % self.period
         climbing, falling = position / self.step_size, (self.period - position) / (self.period - self.step_size)
         return ops.where(position <= self.step_size, climbing, falling) * self.scale(ops, steps // self.period, steps)
@@ -93,8 +94,8 @@ class Triangular(Cycles):
         """Return the peak's share of its full height for each 0-based cycle and step."""
         return 1.0
 
+    @override
     def cycle_ends(self, num_steps: int) -> Steps:
-        """Return after how many steps each whole cycle is done; see `Schedule.cycle_ends`."""
         return np.arange(self.period, num_steps + 1, self.period)
 
     @property
@@ -197,13 +198,13 @@ class CosineRestarts(Cycles):
     t_mul: int = 1
     m_mul: float = 1.0
 
+    @override
     def height(self, ops: Ops, steps: Any) -> Any:
-        """Return the rates as shares of the way from base_lr to max_lr; see `Schedule.height`."""
         cycle, position, length = self.place(ops, steps)
         return self.m_mul ** ops.float64(cycle) * (1.0 + ops.cos(math.pi * (ops.float64(position) / length))) / 2.0
 
+    @override
     def cycle_ends(self, num_steps: int) -> Steps:
-        """Return after how many steps each whole cycle is done; see `Schedule.cycle_ends`."""
         if self.t_mul == 1:
             return np.arange(self.first_cycle_steps, num_steps + 1, self.first_cycle_steps)
         return self._starts[1:][self._starts[1:] <= num_steps]

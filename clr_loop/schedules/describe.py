@@ -1,4 +1,7 @@
-"""What a schedule will do in a run of a given length, and what may waste the run, before any training.
+"""What a schedule will do in a run of some length, and three warnings that save a run, before any training.
+
+The warnings: the schedule is longer or shorter than the run, the run does not end where a cycle is low, and the rate
+climbs for fewer or more epochs than Smith recommends.
 
 >>> from clr_loop.schedules import Triangular
 >>> print(describe(Triangular(0.001, 0.006, 100), total_steps=200, steps_per_epoch=40))
@@ -11,23 +14,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import NamedTuple
 
 import numpy as np
 
-from clr_loop.schedules.base import NUMPY, Schedule, mix
-from clr_loop.schedules.checks import Steps, checked_whole
+from clr_loop.arguments import checked_whole
+from clr_loop.schedules.base import NUMPY, Schedule
 from clr_loop.schedules.cycles import CosineRestarts, Cyclic, ExpRange, Triangular
 from clr_loop.schedules.formulas import Constant, ExponentialDecay, Joined, LinearRamp, OneCycle
 
 # We say that a run ends at the low if it ends within this share of the way up.
 _NEAR_LOW = 0.1
-# A highest rate below this share of the way up is not near max_lr.
-_NEAR_HIGH = 0.5
 # Smith, arXiv 1506.01186, section 3.2: a good step_size is 2 to 10 times the steps of an epoch.
 _EPOCHS_UP = (2, 10)
-# We look at up to this many steps, and as many peaks, of a user's own scale function.
-_NUM_SAMPLES = 2**15
+# The rates of a longer run are sampled at this many steps.
+_NUM_SAMPLES = 2**16
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Description:
     last_lr: float
     highest_lr: float
     highest_step: int  # A step that has the highest rate, 0-based.
-    num_samples: int | None  # The number of steps looked at, if the highest rate is only that of a sample.
+    num_samples: int | None  # The number of steps that were sampled in a long run; the highest rate is that of these.
     cycles: float | None  # The cycles of the run, with the share of the last one; None without cycles.
     end: str  # Where in its cycle the run ends, in words.
     warnings: tuple[str, ...]  # What may waste the run, each with the value to use instead.
@@ -57,8 +57,8 @@ class Description:
 def describe(schedule: Schedule, total_steps: int, steps_per_epoch: int) -> Description:
     """Return what a schedule will do in a run.
 
-    The cost does not grow with the number of steps. The highest rate is exact, except for a user's own `scale_fn`, or
-    kind of schedule, in a run of more than 32,768 steps: there we look at up to 65,536 steps spread over the run.
+    In a run of more than 65,536 steps the highest rate is that of 65,536 steps spread over the run, and of the first
+    peak.
 
     Args:
         schedule: one of `clr_loop.schedules`, or of another subclass of `Schedule`.
@@ -70,59 +70,50 @@ def describe(schedule: Schedule, total_steps: int, steps_per_epoch: int) -> Desc
     """
     total_steps = checked_whole("total_steps", total_steps)
     steps_per_epoch = checked_whole("steps_per_epoch", steps_per_epoch)
-    seen = _look(schedule, total_steps, steps_per_epoch)
-    rates = schedule.formula(NUMPY, seen.tops)
-    first_lr, last_lr, highest_lr = _rate(schedule, 0), _rate(schedule, total_steps - 1), float(rates.max())
+    cycles, end, warnings = _look(schedule, total_steps, steps_per_epoch)
+    steps, is_sampled = np.arange(min(total_steps, _NUM_SAMPLES)), total_steps > _NUM_SAMPLES
+    if is_sampled:
+        peak = min(getattr(schedule, "step_size", 0), total_steps - 1)
+        steps = np.union1d(np.linspace(0, total_steps - 1, _NUM_SAMPLES - 1, dtype=np.int64), peak)
+    rates = schedule.formula(NUMPY, steps)
+    top = int(rates.argmax())
     return Description(
-        total_steps, steps_per_epoch, first_lr, last_lr, highest_lr, int(seen.tops[rates.argmax()]),
-        len(seen.tops) if seen.is_sampled else None, seen.cycles, seen.end, tuple(seen.warnings),
+        total_steps, steps_per_epoch, float(rates[0]), float(rates[-1]), float(rates[top]), int(steps[top]),
+        len(steps) if is_sampled else None, cycles, end, tuple(warnings),
     )  # fmt: skip
 
 
-class _Look(NamedTuple):
-    tops: Steps  # One of these steps has the highest rate.
-    cycles: float | None
-    end: str
-    warnings: list[str]
-    is_sampled: bool = False  # The tops are only a sample of the steps.
+_Facts = tuple[float | None, str, list[str]]
+"""The cycles of the run, where it ends in words, and what may waste it."""
 
 
 @singledispatch
-def _look(schedule: Schedule, total_steps: int, steps_per_epoch: int) -> _Look:
+def _look(schedule: Schedule, total_steps: int, steps_per_epoch: int) -> _Facts:
     """Return what is known of one kind of schedule; here, of a kind that is none of ours."""
     if not isinstance(schedule, Schedule):
         raise TypeError(f"describe was given {schedule!r}, which is not a schedule of clr_loop.schedules.")
-    steps = np.linspace(0, total_steps - 1, min(total_steps, _NUM_SAMPLES), dtype=np.int64)
-    return _Look(steps, None, "where the schedule has led it", [], is_sampled=len(steps) < total_steps)
+    return None, "where the schedule has led it", []
 
 
 @_look.register
-def _(schedule: Constant, total_steps: int, steps_per_epoch: int) -> _Look:
-    return _Look(np.array([0]), None, "at the rate it began with", [])
+def _(schedule: Constant, total_steps: int, steps_per_epoch: int) -> _Facts:
+    return None, "at the rate it began with", []
 
 
 @_look.register
-def _(schedule: ExponentialDecay, total_steps: int, steps_per_epoch: int) -> _Look:
-    return _Look(np.array([0]), None, f"after {(total_steps - 1) / schedule.decay_steps:,.3g} decays", [])
+def _(schedule: ExponentialDecay, total_steps: int, steps_per_epoch: int) -> _Facts:
+    return None, f"after {(total_steps - 1) / schedule.decay_steps:,.3g} decays", []
 
 
 @_look.register
-def _(schedule: LinearRamp, total_steps: int, steps_per_epoch: int) -> _Look:
-    tops = np.array([0, min(total_steps, schedule.total_steps) - 1])
-    return _Look(tops, None, *_against_length(schedule, "ramp", total_steps))
+def _(schedule: LinearRamp, total_steps: int, steps_per_epoch: int) -> _Facts:
+    return None, *_against_length(schedule, "ramp", total_steps)
 
 
 @_look.register
-def _(schedule: OneCycle, total_steps: int, steps_per_epoch: int) -> _Look:
-    end, notes = _against_length(schedule, "cycle", total_steps)
-    last = min(total_steps, schedule.total_steps) - 1
-    tops = np.clip([0, math.floor(schedule.peak), math.ceil(schedule.peak)], 0, last)
-    max_lr = f"{schedule.max_lr:.3g}"
-    if not notes and schedule.pct_start == 1.0 and total_steps > 1:
-        notes = [f"with pct_start 1 the rate only climbs, to {max_lr}; for a fall use --pct_start=0.3"]
-    elif not notes and schedule.height(NUMPY, tops).max() < _NEAR_HIGH:
-        notes = [f"a run of {_count(total_steps, 'step')} never comes near max_lr {max_lr}; train for 4 or more"]
-    return _Look(tops, (last + 1) / schedule.total_steps, end, notes)
+def _(schedule: OneCycle, total_steps: int, steps_per_epoch: int) -> _Facts:
+    cycles = min(total_steps / schedule.total_steps, 1.0)
+    return cycles, *_against_length(schedule, "cycle", total_steps)
 
 
 def _against_length(schedule: LinearRamp | OneCycle, what: str, total_steps: int) -> tuple[str, list[str]]:
@@ -138,24 +129,26 @@ def _against_length(schedule: LinearRamp | OneCycle, what: str, total_steps: int
 
 
 @_look.register
-def _(schedule: Joined, total_steps: int, steps_per_epoch: int) -> _Look:
+def _(schedule: Joined, total_steps: int, steps_per_epoch: int) -> _Facts:
     parts = [(part, start, min(end, total_steps)) for part, start, end in schedule.parts() if start < total_steps]
-    looks = [(start, _look(part, end - start, steps_per_epoch)) for part, start, end in parts]
-    cycles = [look.cycles for _, look in looks if look.cycles is not None]
-    notes = [f"from step {start:,}: {note}" for start, look in looks for note in look.warnings]
+    facts = [_look(part, end - start, steps_per_epoch) for part, start, end in parts]
+    cycles = [cycles for cycles, _, _ in facts if cycles is not None]
+    warnings = [
+        f"from step {start:,}: {warning}"
+        for (_, start, _), (_, _, of_part) in zip(parts, facts, strict=True)
+        for warning in of_part
+    ]
     if len(parts) < len(schedule.schedules):
         late = schedule.boundaries[len(parts) - 1]
-        notes.append(f"the run ends before boundary {late}; give a boundary below {total_steps}")
-    tops = np.concatenate([start + look.tops for start, look in looks])
-    is_sampled = any(look.is_sampled for _, look in looks)
-    return _Look(tops, sum(cycles) if cycles else None, looks[-1][1].end, notes, is_sampled)
+        warnings.append(f"the run ends before boundary {late}; give a boundary below {total_steps}")
+    return sum(cycles) if cycles else None, facts[-1][1], warnings
 
 
 # --- Cycles ---
 
 
 @_look.register
-def _(schedule: CosineRestarts, total_steps: int, steps_per_epoch: int) -> _Look:
+def _(schedule: CosineRestarts, total_steps: int, steps_per_epoch: int) -> _Facts:
     cycle, position, length = (int(x) for x in schedule.place(NUMPY, np.array(total_steps - 1)))
     height, cycles, notes = (1.0 + math.cos(math.pi * position / length)) / 2.0, cycle + (position + 1) / length, []
     end = f"while the rate falls, {height:.0%} of the way from low to high"
@@ -169,38 +162,23 @@ def _(schedule: CosineRestarts, total_steps: int, steps_per_epoch: int) -> _Look
         first, last_lr = math.ceil(total_steps / units), f"{_rate(schedule, total_steps - 1):.3g}"
         advice = f"for {_whole_cycles(number)} use --first_cycle_steps={first}"
         notes = [f"the run ends at {last_lr} and not at the low of a cycle; {advice}"]
-    return _Look(np.array([0]), cycles, end, notes)
+    return cycles, end, notes
 
 
 @_look.register
-def _(schedule: Triangular, total_steps: int, steps_per_epoch: int) -> _Look:
+def _(schedule: Triangular, total_steps: int, steps_per_epoch: int) -> _Facts:
     up, period, position = schedule.step_size, schedule.period, (total_steps - 1) % schedule.period
     height = min(position / up, (period - position) / (period - up))
     end = f"while the rate {'climbs' if position < up else 'falls'}, {height:.0%} of the way from low to high"
     if position == period - 1:
         end = "at the end of a cycle"
-    tops, notes = _tops(schedule, total_steps), []
-    if schedule.base_lr < schedule.max_lr:
-        is_low = position == period - 1 or height <= _NEAR_LOW
-        notes = _notes(schedule, total_steps, steps_per_epoch, is_low, float(schedule.height(NUMPY, tops).max()))
-    return _Look(tops, total_steps / period, end, notes, isinstance(schedule, Cyclic) and len(tops) < total_steps)
+    is_low = position == period - 1 or height <= _NEAR_LOW
+    has_cycles = schedule.base_lr < schedule.max_lr
+    return total_steps / period, end, _notes(schedule, total_steps, steps_per_epoch, is_low) if has_cycles else []
 
 
-def _tops(schedule: Triangular, total_steps: int) -> Steps:
-    """Return steps of which one has the highest rate, or a sample of steps for a user's own scale function."""
-    first_peak = min(schedule.step_size, total_steps - 1)
-    if isinstance(schedule, ExpRange) and schedule.gamma < 1.0:
-        turn = min(-1.0 / math.log(schedule.gamma), first_peak)  # Where step * gamma**step stops growing.
-        return np.array([0, math.floor(turn), math.ceil(turn)])
-    if not isinstance(schedule, Cyclic):
-        return np.array([0, first_peak])
-    num_peaks = (total_steps - 1 + schedule.period - schedule.step_size) // schedule.period
-    every, peaks = (np.linspace(0, n - 1, min(n, _NUM_SAMPLES), dtype=np.int64) for n in (total_steps, num_peaks))
-    return np.union1d(every, peaks * schedule.period + schedule.step_size)
-
-
-def _notes(schedule: Triangular, total_steps: int, steps_per_epoch: int, is_low: bool, height: float) -> list[str]:
-    """Return what may waste the run, from whether it ends low and from its highest share of the way up."""
+def _notes(schedule: Triangular, total_steps: int, steps_per_epoch: int, is_low: bool) -> list[str]:
+    """Return what may waste the run; `is_low` says whether it ends low."""
     if total_steps == 1:
         return ["the run has 1 step, which cannot hold a cycle; train for more"]
     up, last_lr, notes = schedule.step_size, f"{_rate(schedule, total_steps - 1):.3g}", []
@@ -208,8 +186,8 @@ def _notes(schedule: Triangular, total_steps: int, steps_per_epoch: int, is_low:
     better_up, advice = _advice(schedule, total_steps, least, most)
     if total_steps <= up:
         way = "and the rate ends at" if isinstance(schedule, (Cyclic, ExpRange)) else "so the rate only climbs, to"
-        what = f"the run's {total_steps} steps end before the first peak at step {up}"
-        notes.append(f"{what}, {way} {last_lr}; {advice}")
+        before = f"the run's {total_steps} steps end before the first peak at step {up}"
+        notes.append(f"{before}, {way} {last_lr}; {advice}")
     elif not is_low:
         notes.append(f"the run ends at {last_lr} and not at the low of a cycle; {advice}")
     if not least <= up <= most:
@@ -217,13 +195,6 @@ def _notes(schedule: Triangular, total_steps: int, steps_per_epoch: int, is_low:
             advice = f"a cycle with such a climb takes {_count(math.ceil(2 * schedule.period / up), 'epoch')} or more"
         epochs = _count(up / steps_per_epoch, "epoch")
         notes.append(f"step_size {up} is {epochs}, and Smith recommends 2 to 10; {advice}")
-    if total_steps > up and height < _NEAR_HIGH:
-        remedy = "give a scale_fn that comes near 1"
-        if isinstance(schedule, ExpRange):
-            first_peak = better_up if any("--step_size" in note for note in notes) else up
-            remedy = f"for a first peak at 90% use --gamma={0.9 ** (1.0 / first_peak):.8g}"
-        highest_lr = mix(schedule.base_lr, schedule.max_lr, height)
-        notes.append(f"the rate never rises above {highest_lr:.3g}, far from max_lr {schedule.max_lr:.3g}; {remedy}")
     return notes
 
 

@@ -16,8 +16,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from clr_loop.arguments import checked_choice, checked_whole
 from clr_loop.schedules.base import Ops, Schedule
-from clr_loop.schedules.checks import checked_choice, checked_scale, checked_whole
+from clr_loop.schedules.checks import checked_scale
 from clr_loop.schedules.cycles import Cyclic, ExpRange, Triangular, Triangular2
 from clr_loop.schedules.formulas import from_config
 
@@ -88,7 +89,7 @@ class CyclicLR(keras.callbacks.Callback):
     It takes any Keras optimizer. The cycles follow the optimizer's steps and go on over several calls of `fit`, also
     with a new optimizer. If the optimizer's step counter has moved in between, or a new callback meets an optimizer
     with steps behind it (`BackupAndRestore`, a loaded model), the cycles move by the same number of batches. `_reset`
-    begins them anew.
+    starts them again.
 
     Args:
         base_lr, max_lr, step_size, gamma: see `Triangular` and `ExpRange`; a step_size of 2000.0 will do, too.
@@ -128,7 +129,7 @@ class CyclicLR(keras.callbacks.Callback):
     def _reset(
         self, new_base_lr: float | None = None, new_max_lr: float | None = None, new_step_size: float | None = None
     ) -> None:
-        """Begin the cycles anew, with other bounds if you give any. The next epoch starts at base_lr."""
+        """Start the cycles again, with other bounds if you give any. The next epoch starts at base_lr."""
         self.base_lr = self.base_lr if new_base_lr is None else new_base_lr
         self.max_lr = self.max_lr if new_max_lr is None else new_max_lr
         self.step_size = self.step_size if new_step_size is None else new_step_size

@@ -15,9 +15,11 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
+from typing_extensions import override
 
+from clr_loop.arguments import checked_whole
 from clr_loop.schedules.base import NUMPY, Ops, Schedule, mix
-from clr_loop.schedules.checks import Momentum, Rates, Steps, checked_steps, checked_whole
+from clr_loop.schedules.checks import Momentum, Rates, Steps, checked_steps
 from clr_loop.schedules.cycles import CosineRestarts, Cyclic, ExpRange, Triangular, Triangular2
 
 
@@ -27,8 +29,8 @@ class Constant(Schedule):
 
     learning_rate: float
 
+    @override
     def formula(self, ops: Ops, steps: Any) -> Any:
-        """Return the rates; see `Schedule.formula`."""
         return 0.0 * ops.float64(steps) + self.learning_rate
 
 
@@ -53,8 +55,8 @@ class ExponentialDecay(Schedule):
     decay_rate: float
     staircase: bool = False
 
+    @override
     def formula(self, ops: Ops, steps: Any) -> Any:
-        """Return the rates; see `Schedule.formula`."""
         times = steps // self.decay_steps if self.staircase else ops.float64(steps) / self.decay_steps
         return self.learning_rate * self.decay_rate ** ops.float64(times)
 
@@ -98,15 +100,15 @@ class OneCycle(Schedule):
             rule = f"times div_factor {self.div_factor:g} it must be at least 1, or the rate ends above max_lr"
             raise ValueError(f"final_div_factor is {self.final_div_factor:g}; {rule}.")
 
+    @override
     def formula(self, ops: Ops, steps: Any) -> Any:
-        """Return the rates; see `Schedule.formula`."""
         height = self.height(ops, steps)
         first, final = self.max_lr / self.div_factor, self.max_lr / self.div_factor / self.final_div_factor
         climbing = ops.float64(steps) < self.peak
         return ops.where(climbing, mix(first, self.max_lr, height), mix(final, self.max_lr, height))
 
+    @override
     def height(self, ops: Ops, steps: Any) -> Any:
-        """Return the rates as shares of the way from their phase's low to max_lr; see `Schedule.height`."""
         last = self.total_steps - 1
         position = ops.float64(ops.minimum(steps, last))
         # A phase without length has no steps, so its divisor does not matter as long as it is not 0.
@@ -115,8 +117,8 @@ class OneCycle(Schedule):
         share = ops.where(position < self.peak, climbed, 1.0 - fallen)
         return share if self.anneal == "linear" else (1.0 - ops.cos(math.pi * share)) / 2.0
 
+    @override
     def cycle_ends(self, num_steps: int) -> Steps:
-        """Return after how many steps the cycle is done; see `Schedule.cycle_ends`."""
         return np.array([self.total_steps] if self.total_steps <= num_steps else [], np.int64)
 
     @property
@@ -143,8 +145,8 @@ class LinearRamp(Schedule):
         if self.total_steps < 2:
             raise ValueError("total_steps is 1; a ramp needs at least 2 steps, one for each end.")
 
+    @override
     def formula(self, ops: Ops, steps: Any) -> Any:
-        """Return the rates; see `Schedule.formula`."""
         return mix(self.start_lr, self.end_lr, self._share(ops, steps))
 
     def _share(self, ops: Ops, steps: Any) -> Any:
@@ -162,8 +164,8 @@ class ExponentialRamp(LinearRamp):
             if getattr(self, name) == 0.0:
                 raise ValueError(f"{name} is 0; no factor leads to or from 0, so start or end at 1e-7 or so.")
 
+    @override
     def formula(self, ops: Ops, steps: Any) -> Any:
-        """Return the rates; see `Schedule.formula`."""
         share = self._share(ops, steps)
         return self.start_lr ** (1.0 - share) * self.end_lr**share
 
@@ -208,8 +210,8 @@ class Joined(Schedule):
         if list(self.boundaries) != sorted(set(self.boundaries)):
             raise ValueError(f"the boundaries {list(self.boundaries)} do not rise; each must be above the one before.")
 
+    @override
     def formula(self, ops: Ops, steps: Any) -> Any:
-        """Return the rates; see `Schedule.formula`."""
         rates: Any = None
         for schedule, start, end in self.parts():
             part = schedule.formula(ops, _within(ops, steps, start, end))
@@ -230,8 +232,8 @@ class Joined(Schedule):
     def cycle_ends(self, num_steps: int) -> Steps | None:
         """Return after how many steps each whole cycle of each part is done; None if no part has cycles."""
         parts = [(part, start, min(end, num_steps) - start) for part, start, end in self.parts() if start < num_steps]
-        found = [start + ends for part, start, steps in parts if (ends := part.cycle_ends(steps)) is not None]
-        return np.concatenate(found) if found else None
+        of_parts = [start + ends for part, start, steps in parts if (ends := part.cycle_ends(steps)) is not None]
+        return np.concatenate(of_parts) if of_parts else None
 
     def parts(self) -> Iterator[tuple[Schedule, int, int]]:
         """Yield each schedule with its first step, and the step after its last."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clr_loop.data.arguments import checked_types
+from clr_loop.arguments import checked_types
 from clr_loop.runs.result import TrainingResult
 from clr_loop.schedules import Schedule
 

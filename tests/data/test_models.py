@@ -10,7 +10,6 @@ import pytest
 import tensorflow as tf
 
 from clr_loop.data import Dataset, Examples, StreamedDataset, models
-from helpers.processes import run_code
 
 SMALL = Examples(np.random.default_rng(0).random((9, 12, 11), np.float32), np.arange(9, dtype=np.int32) % 3)
 DATASET = Dataset("small", SMALL, SMALL, 3)
@@ -133,26 +132,57 @@ def caffes_convolution(x, kernel, bias):
     return np.einsum("nhwcij,ijcd->nhwd", windows(x, 5, 2), kernel) + bias
 
 
-def test_caffes_network_equals_its_formula_in_numpy_and_opens_without_this_package(tmp_path):
-    model = models.build("caffe_cifar10", (16, 24, 3), 4, seed=1)
-    rng = np.random.default_rng(0)
-    for variable in model.variables:  # Its own first weights are so small that nearly all is rounding.
+@pytest.fixture(scope="module")
+def caffe():
+    """Caffe's network with larger weights, because with its own first ones nearly all is rounding; and images."""
+    model, rng = models.build("caffe_cifar10", (16, 24, 3), 4, seed=1), np.random.default_rng(0)
+    for variable in model.variables:
         variable.assign(rng.normal(0, 0.1, variable.shape))
-    images = rng.normal(0, 60, (2, 16, 24, 3)).astype(np.float32)
+    return model, rng.normal(0, 60, (2, 16, 24, 3)).astype(np.float32)
+
+
+# Of a process whose Keras has another layout and other inputs by default.
+ELSEWHERE = """
+import keras, numpy, sys
+images = numpy.load(sys.argv[2])
+print(*keras.models.load_model(sys.argv[1]).predict(images, verbose=0).ravel())
+assert "clr_loop" not in sys.modules
+"""
+OUTPUTS = """
+import numpy as np
+from clr_loop.data import models
+x = np.random.default_rng(0).random((2, 16, 12, 3), np.float32)
+for name in models.MODELS:
+    model = models.build(name, (16, 12, 3), 4, 0)
+    print(name, model.inputs[0].dtype, *np.asarray(model(x)).ravel())
+"""
+
+
+@pytest.fixture(scope="module")
+def elsewhere(caffe, tmp_path_factory):
+    """What such a process says: the outputs of Caffe's saved network, and those of all models, twice."""
+    place, (model, images) = tmp_path_factory.mktemp("elsewhere"), caffe
+    content = {"backend": "tensorflow", "image_data_format": "channels_first", "floatx": "float32", "epsilon": 1e-7}
+    (place / "keras.json").write_text(json.dumps(content))
+    model.save(place / "caffe.keras")
+    np.save(place / "images.npy", images)
+    code = f"{ELSEWHERE}{OUTPUTS}\nkeras.config.set_floatx('float64')\n{OUTPUTS}"
+    command = [sys.executable, "-c", code, place / "caffe.keras", place / "images.npy"]
+    environment = {**os.environ, "KERAS_HOME": str(place)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+def test_caffes_network_equals_its_formula_in_numpy_and_opens_without_this_package(caffe, elsewhere):
+    model, images = caffe
     k1, b1, k2, b2, k3, b3, w4, b4 = (variable.numpy().astype(np.float64) for variable in model.variables)
     x = caffes_normalization(relu(caffes_pooling(caffes_convolution(images.astype(np.float64), k1, b1), np.max)))
     x = caffes_normalization(caffes_pooling(relu(caffes_convolution(x, k2, b2)), np.mean))
     x = caffes_pooling(relu(caffes_convolution(x, k3, b3)), np.mean)
     expected = x.reshape(2, -1) @ w4 + b4
-    np.testing.assert_allclose(model(images), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
-    model.save(tmp_path / "caffe.keras")
-    code = (
-        "import keras, sys; print(*keras.models.load_model(sys.argv[1]).predict(__import__('numpy').load(sys.argv[2]),"
-    )
-    np.save(tmp_path / "images.npy", images)
-    command = [sys.executable, "-c", f"{code} verbose=0).ravel())", tmp_path / "caffe.keras", tmp_path / "images.npy"]
-    opened = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    np.testing.assert_allclose(np.float64(opened), expected.ravel(), rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    atol = 1e-4 * np.abs(expected).max()
+    np.testing.assert_allclose(model(images), expected, rtol=1e-4, atol=atol)
+    np.testing.assert_allclose(np.float64(elsewhere[0]), expected.ravel(), rtol=1e-4, atol=atol)
 
 
 def test_caffes_network_begins_and_decays_as_its_prototxt_says():
@@ -181,28 +211,13 @@ def test_caffes_network_begins_and_decays_as_its_prototxt_says():
     assert (factor, twice) == (2.0, [convolutions[1], convolutions[3], "caffe_cifar10/logits/bias"])
 
 
-OUTPUTS = """
-import numpy as np
-from clr_loop.data import models
-x = np.random.default_rng(0).random((2, 16, 12, 3), np.float32)
-for name in models.MODELS:
-    model = models.build(name, (16, 12, 3), 4, 0)
-    print(name, model.inputs[0].dtype, *np.asarray(model(x)).ravel())
-"""
-
-
-def test_keras_configuration_file_changes_neither_layout_nor_inputs(tmp_path):
-    content = {"backend": "tensorflow", "image_data_format": "channels_first", "floatx": "float32", "epsilon": 1e-7}
-    (tmp_path / "keras.json").write_text(json.dumps(content))
-    environment = {**os.environ, "KERAS_HOME": str(tmp_path)}
-    code = f"{OUTPUTS}\nimport keras\nkeras.config.set_floatx('float64')\n{OUTPUTS}"
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    usual, other = ([line.split() for line in said.splitlines()] for said in (run_code(OUTPUTS), done.stdout))
+def test_keras_configuration_file_changes_neither_layout_nor_inputs(elsewhere, capsys):
+    exec(OUTPUTS, {})
+    usual, other = [line.split() for line in capsys.readouterr().out.splitlines()], elsewhere[1:]
     assert [line[0] for line in usual] == list(models.MODELS)
     assert {line[1] for line in usual + other} == {"float32"}
     assert len(other) == 2 * len(usual)
-    for first, second in zip(usual, other, strict=False):
+    for first, second in zip(usual + usual, other, strict=True):
         np.testing.assert_allclose(np.float64(first[2:]), np.float64(second[2:]), rtol=1e-5)
 
 
@@ -212,6 +227,7 @@ def test_named_models_come_compiled_with_the_loss_of_their_outputs(name, from_lo
     model = models.build_model(name, DATASET, 0, optimizer)
     assert model.optimizer is optimizer
     assert isinstance(models.build_model(name, DATASET, 0).optimizer, keras.optimizers.Adam)
+    model.run_eagerly = True
     values = model.evaluate(*SMALL[:2], verbose=0, return_dict=True)
     outputs = np.asarray(model(SMALL.inputs), np.float64)
     probabilities = softmax(outputs) if from_logits else outputs
@@ -224,11 +240,11 @@ def test_named_models_come_compiled_with_the_loss_of_their_outputs(name, from_lo
 
 @pytest.mark.parametrize("name", ["article_mlp", "relu_mlp"])
 def test_one_hot_targets_have_the_same_loss_and_accuracy_as_labels(name):
-    one_hot = SMALL._replace(targets=np.eye(3, dtype=np.float32)[SMALL.targets])
-    values = [
-        models.build_model(name, Dataset("small", part, None, 3), 0).evaluate(*part[:2], verbose=0, return_dict=True)
-        for part in (SMALL, one_hot)
-    ]
+    values = []
+    for targets in (SMALL.targets, np.eye(3, dtype=np.float32)[SMALL.targets]):
+        model = models.build_model(name, Dataset("small", SMALL._replace(targets=targets), None, 3), 0)
+        model.run_eagerly = True
+        values.append(model.evaluate(SMALL.inputs, targets, verbose=0, return_dict=True))
     assert values[0] == pytest.approx(values[1], rel=1e-5)
 
 
@@ -317,9 +333,10 @@ def test_a_users_function_builds_the_model_and_its_weights_depend_on_the_seed(us
     np.testing.assert_array_equal(kernels[0], kernels[1])
     assert not np.array_equal(kernels[0], kernels[2])
     assert first.optimizer is optimizer
-    loss = first.evaluate(*SMALL[:2], verbose=0, return_dict=True)["loss"]
     logits = np.asarray(first(SMALL.inputs), np.float64)
-    assert loss == pytest.approx(-np.log(softmax(logits)[np.arange(9), SMALL.targets]).mean(), rel=1e-5)
+    assert float(first.loss(SMALL.targets, logits)) == pytest.approx(
+        -np.log(softmax(logits)[np.arange(9), SMALL.targets]).mean(), rel=1e-5
+    )
 
 
 def test_a_compiled_model_keeps_its_loss_metrics_and_optimizer(users_models):
@@ -327,6 +344,7 @@ def test_a_compiled_model_keeps_its_loss_metrics_and_optimizer(users_models):
     assert model.optimizer.get_config()["learning_rate"] == pytest.approx(0.25)
     targets = np.ones((9, 3), np.float32)
     errors = np.asarray(model(SMALL.inputs), np.float64) - 1
+    model.run_eagerly = True
     assert model.evaluate(SMALL.inputs, targets, verbose=0, return_dict=True) == {
         "loss": pytest.approx((errors**2).mean(), rel=1e-5),
         "mae": pytest.approx(np.abs(errors).mean(), rel=1e-5),

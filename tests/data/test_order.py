@@ -25,7 +25,7 @@ def test_order_is_the_one_of_every_version():
 
 
 def test_order_is_uniform():
-    # First place of 3,000 orders of ten: chi-squared with 9 degrees of freedom, 0.1 % point 27.9.
+    # First place of 3,000 orders of ten: chi-squared with 9 degrees of freedom, 0.1% point 27.9.
     counts = np.bincount([epoch_order(10, 7, epoch)[0] for epoch in range(3000)], minlength=10)
     assert ((counts - 300) ** 2 / 300).sum() < 27.9
 

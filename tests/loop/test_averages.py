@@ -5,11 +5,18 @@ import numpy as np
 import pytest
 
 from clr_loop.loop.options import StepOptions
-from helpers.small import FEATURES, RATES, assert_same_weights, classifier, loop_of, with_dropout_and_batch_norm
+from helpers.small import (
+    FEATURES,
+    RATES,
+    assert_same_weights,
+    classifier,
+    loop_again,
+    loop_of,
+    with_dropout_and_batch_norm,
+)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("feed", ["resident", "stream"])
+@pytest.mark.parametrize(("feed", "jit_compile"), [("resident", True), ("stream", False)], ids=["xla", "plain"])
 def test_the_exponential_average_is_that_of_keras(feed, jit_compile):
     loop = loop_of(classifier(), feed, average=0.97, jit_compile=jit_compile)
     loop.run(RATES)
@@ -31,9 +38,8 @@ def test_a_mean_over_chosen_moments_is_their_mean():
         assert_same_weights(loop.model, [np.mean(each, axis=0) for each in zip(*moments, strict=True)], rtol=1e-5)
 
 
-@pytest.mark.parametrize("feed", ["resident", "stream"])
-def test_batch_norms_statistics_are_those_of_one_pass(feed):
-    loop = loop_of(with_dropout_and_batch_norm(), feed, batch_size=64, average="swa", shuffle=False)
+def test_batch_norms_statistics_are_those_of_one_pass():
+    loop = loop_of(with_dropout_and_batch_norm(), "stream", batch_size=64, average="swa", shuffle=False)
     loop.run(RATES)
     loop.add_to_average()
     with loop.averaged():
@@ -49,7 +55,8 @@ def test_batch_norms_statistics_are_those_of_one_pass(feed):
 
 @pytest.mark.parametrize("average", [0.9, "swa"])
 def test_it_changes_nothing_in_the_training(average):
-    plain, averaging = (loop_of(with_dropout_and_batch_norm(), average=each) for each in (None, average))
+    plain = loop_again(with_dropout_and_batch_norm)
+    averaging = loop_of(with_dropout_and_batch_norm(), average=average)
     for loop in (plain, averaging):
         loop.run(RATES[:10])
     if average == "swa":
@@ -62,7 +69,7 @@ def test_it_changes_nothing_in_the_training(average):
 
 
 def test_a_snapshot_holds_the_average_too():
-    loop = loop_of(average=0.9)
+    loop = loop_again(average=0.9)
     loop.run(RATES[:10])
     before = loop.snapshot()
     with loop.averaged():
@@ -91,4 +98,4 @@ def test_what_cannot_be_averaged_is_refused():
     with pytest.raises(ValueError, match="There is no average of the weights yet"), loop_of().averaged():
         pass
     with pytest.raises(ValueError, match=r"average is 0\.9; only that of 'swa' is added to from outside"):
-        loop_of(average=0.9).add_to_average()
+        loop_again(average=0.9).add_to_average()

@@ -11,7 +11,7 @@ from keras import layers
 from clr_loop.loop import choose, keras_private, strategies
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.options import StepOptions
-from helpers.small import NUM_CLASSES, RATES, assert_same_metrics, classifier, compiled, loop_of
+from helpers.small import NUM_CLASSES, RATES, assert_same_metrics, classifier, compiled, loop_again, loop_of
 
 IMAGES = np.random.default_rng(0).normal(size=(20, 8, 8, 1)).astype(np.float32)
 CLASSES = np.arange(20) % NUM_CLASSES
@@ -93,7 +93,6 @@ def test_auto_leaves_to_the_plain_graph_what_xla_cannot_do_well_wherever_it_hide
     assert loop.jit_compile is False
     assert loop.chosen["xla"].startswith("without XLA (")
     assert reason in loop.chosen["xla"]
-    assert np.isfinite(loop.run([0.01] * 3)["loss"]).all()
 
 
 def test_auto_compiles_dense_models_and_attention_without_dropout():
@@ -129,14 +128,12 @@ class Unsupported(layers.Layer):
         return x + 0.0 * tf.ensure_shape(tf.numpy_function(lambda x: x, [x], x.dtype), x.shape)
 
 
-def refused(feed, **options):
-    options = {"jit_compile": "auto", **options}
-    return loop_of(compiled(Unsupported, lambda: layers.Dense(8, activation="tanh")), feed, **options)
+def refused(jit_compile):
+    return loop_of(compiled(Unsupported, lambda: layers.Dense(8, activation="tanh")), jit_compile=jit_compile)
 
 
-@pytest.mark.parametrize("feed", ["resident", "stream"])
-def test_a_model_that_xla_refuses_trains_on_the_plain_graph_with_one_warning(feed):
-    loop = refused(feed)
+def test_a_model_that_xla_refuses_trains_on_the_plain_graph_with_one_warning():
+    loop = refused("auto")
     assert loop.jit_compile is True
     with pytest.warns(UserWarning, match="XLA cannot compile the model") as caught:
         metrics = loop.run(RATES)
@@ -144,8 +141,7 @@ def test_a_model_that_xla_refuses_trains_on_the_plain_graph_with_one_warning(fee
     assert "\n" not in warning
     assert (loop.jit_compile, loop.chosen["xla"]) == (False, "without XLA (it refuses the model)")
     assert loop.step == 30
-    plain = loop_of(feed=feed, jit_compile=False)
-    assert_same_metrics(metrics, plain.run(RATES), rtol=1e-5)
+    assert_same_metrics(metrics, loop_again().run(RATES), rtol=1e-5)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         loop.run(RATES, np.full(30, 0.9))
@@ -155,19 +151,18 @@ def test_a_model_that_xla_refuses_trains_on_the_plain_graph_with_one_warning(fee
 
 def test_a_model_that_xla_refuses_is_an_error_where_xla_was_asked_for():
     with pytest.raises((tf.errors.OpError, ValueError)):
-        refused("resident", jit_compile=True).run(RATES)
+        refused(True).run(RATES)
 
 
 @pytest.mark.filterwarnings("ignore:XLA cannot compile")
-@pytest.mark.parametrize("jit_compile", ["auto", False])
-def test_a_model_that_fails_by_itself_shows_its_own_error(jit_compile):
+def test_a_model_that_fails_by_itself_shows_its_own_error():
     class FailsInBatchesOf64(layers.Layer):
         def call(self, x):
             if x.shape[0] == 64:
                 raise ValueError("own error")
             return x
 
-    loop = loop_of(compiled(FailsInBatchesOf64), batch_size=64, jit_compile=jit_compile)
+    loop = loop_of(compiled(FailsInBatchesOf64), batch_size=64, jit_compile="auto")
     with pytest.raises(ValueError, match="own error"):
         loop.run(RATES)
 

@@ -1,5 +1,7 @@
 """The two feeds: resident arrays and streams visit the same batches, and neither does more than it must."""
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
@@ -7,13 +9,13 @@ import tensorflow as tf
 
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.options import StepOptions
-from helpers.processes import run_code
 from helpers.small import (
     FEATURES,
     LABELS,
     RATES,
     assert_same_metrics,
     classifier,
+    loop_again,
     loop_of,
     loop_that_shows_its_batches,
     with_dropout_and_batch_norm,
@@ -22,55 +24,39 @@ from helpers.small import (
 PLAIN = StepOptions(jit_compile=False)
 
 
-@pytest.mark.parametrize("jit_compile", [True, False], ids=["xla", "plain"])
-def test_resident_and_streamed_the_same_batches_give_the_same_weights_to_the_bit(jit_compile):
+@pytest.mark.parametrize(
+    ("jit_compile", "momentums"),
+    [(True, None), (False, np.linspace(0.95, 0.8, 30))],
+    ids=["xla", "with_momentums"],
+)
+def test_resident_and_streamed_the_same_batches_give_the_same_weights_to_the_bit(jit_compile, momentums):
     resident, stream = (
         loop_of(with_dropout_and_batch_norm(), feed, batch_size=64, jit_compile=jit_compile)
         for feed in ("resident", "stream")
     )
     assert (stream.steps_per_epoch, stream.batch_size, stream.num_examples) == (4, 64, 200)
-    assert_same_metrics(stream.run(RATES), resident.run(RATES))  # Seven epochs with a short batch each.
+    expected = resident.run(RATES, momentums)  # Seven epochs with a short batch each.
+    assert_same_metrics(stream.run(RATES, momentums), expected)
     assert stream.weights_sha256() == resident.weights_sha256()
     assert stream.num_traces == 2  # One for the short last batch.
 
 
-def test_with_momentums_too():
-    resident, stream = loop_of(), loop_of(feed="stream")
-    momentums = np.linspace(0.95, 0.8, 30)
-    assert_same_metrics(stream.run(RATES, momentums), resident.run(RATES, momentums))
-    assert stream.weights_sha256() == resident.weights_sha256()
+def test_no_pipeline_is_tuned_while_it_is_read_because_its_end_would_wait_for_the_tuning(monkeypatch):
+    tuned, read = [], tf.data.Dataset.__iter__
 
+    def noting(dataset):
+        tuned.append(dataset.options().autotune.enabled)
+        return read(dataset)
 
-READ = """
-import numpy as np
-import tensorflow as tf
-from helpers.replicas import make_loop, strategy_of
-from helpers.small import FEATURES, LABELS
-
-read, made = [], tf.data.Dataset.__iter__
-
-def note(dataset):
-    read.append(dataset.options().autotune.enabled)
-    return made(dataset)
-
-tf.data.Dataset.__iter__ = note
-loop = make_loop(strategy_of({strategy!r}), "dataset")
-loop.run(np.full(3 * loop.steps_per_epoch, 0.01))
-examples = tf.data.Dataset.from_tensor_slices((FEATURES, LABELS))
-loop.evaluate(examples.map(lambda *x: x, tf.data.AUTOTUNE).batch(48))
-try:  # A bad batch is looked for by reading once more.
-    loop.evaluate(examples.map(lambda x, y: (tf.where(y == LABELS[-1], np.nan, x), y)).batch(199))
-except ValueError as error:
-    assert "NaN" in str(error), error
-print(read)
-"""
-
-
-@pytest.mark.parametrize("strategy", ["none", "mirrored"])
-def test_no_pipeline_is_tuned_while_it_is_read_because_its_end_would_wait_for_the_tuning(strategy):
-    read = eval(run_code(READ.format(strategy=strategy)))
-    assert len(read) > 5
-    assert set(read) == {False}
+    monkeypatch.setattr(tf.data.Dataset, "__iter__", noting)
+    loop = loop_of(feed="stream")
+    loop.run(RATES)
+    examples = tf.data.Dataset.from_tensor_slices((FEATURES, LABELS))
+    loop.evaluate(examples.map(lambda *x: x, tf.data.AUTOTUNE).batch(50))
+    with pytest.raises(ValueError, match="NaN"):  # A bad batch is looked for by reading once more.
+        loop.evaluate(examples.map(lambda x, y: (tf.where(y == LABELS[-1], np.nan, x), y)).batch(199))
+    assert len(tuned) > 5
+    assert set(tuned) == {False}
 
 
 @pytest.fixture
@@ -126,20 +112,7 @@ def test_changed_arrays_of_the_caller_do_not_change_what_is_trained_on():
     features, labels = FEATURES.copy(), LABELS.copy()
     loop = TrainLoop(classifier(), features, labels, batch_size=50, options=PLAIN)
     features[:], labels[:] = 0, 0
-    assert_same_metrics(loop.run(RATES), loop_of().run(RATES))
-
-
-def test_tensors_are_shared_by_several_loops_and_not_copied():
-    tensors = tf.constant(FEATURES), tf.constant(LABELS)
-    loops = [TrainLoop(classifier(), *tensors, batch_size=50, options=PLAIN) for _ in range(2)]
-    assert_same_metrics(loops[0].run(RATES), loops[1].run(RATES))
-    assert_same_metrics(loops[0].run(RATES), loop_and_run_twice())
-
-
-def loop_and_run_twice():
-    loop = loop_of()
-    loop.run(RATES)
-    return loop.run(RATES)
+    assert loop.data_sha256() == loop_of().data_sha256()
 
 
 def batches_of(*arrays, batch_size=50):
@@ -149,13 +122,13 @@ def batches_of(*arrays, batch_size=50):
 def test_a_plain_dataset_is_counted_and_gives_every_epoch_its_batches():
     stream = TrainLoop.from_dataset(classifier(), batches_of(FEATURES, LABELS), options=PLAIN)
     assert (stream.num_examples, stream.steps_per_epoch) == (200, 4)
-    assert_same_metrics(stream.run(RATES), loop_of(shuffle=False).run(RATES))
+    assert_same_metrics(stream.run(RATES), loop_again(shuffle=False).run(RATES))
 
 
 def test_the_wait_for_a_slow_input_is_most_of_the_time_and_for_resident_data_there_is_none():
     def slow(features, labels):
-        matrix = tf.random.stateless_uniform((300, 300), seed=(0, labels[0]))
-        for _ in range(60):  # Far longer than the step takes.
+        matrix = tf.random.stateless_uniform((200, 200), seed=(0, labels[0]))
+        for _ in range(30):  # Far longer than the step takes.
             matrix = tf.linalg.l2_normalize(matrix @ matrix)
         return features, tf.where(tf.reduce_sum(matrix) > 1e9, 0, labels)
 
@@ -163,16 +136,16 @@ def test_the_wait_for_a_slow_input_is_most_of_the_time_and_for_resident_data_the
     waits = []
     for dataset in (fast.cache(), fast.map(slow)):
         loop = TrainLoop.from_dataset(classifier(), dataset, options=PLAIN)
-        loop.run([0.01] * 40)
+        loop.run([0.01] * 20)
         waits.append(loop.input_wait_seconds)
     assert 0.0 < waits[0] < waits[1]
-    resident = loop_of()
+    resident = loop_again()
     resident.run(RATES)
     assert resident.input_wait_seconds == 0.0
 
 
 def generated(num_batches, spoil=lambda index, features, labels: (features, labels), shape=(None, 6)):
-    """Return a dataset of batches of 8, of which some can be spoilt."""
+    """Return a dataset of batches of 8, of which some can be spoiled."""
 
     def generate():
         for index in range(num_batches):
@@ -190,60 +163,72 @@ def loop_over(dataset, num_examples=80):
     return TrainLoop.from_dataset(classifier(keras.optimizers.SGD()), dataset, num_examples, options=PLAIN)
 
 
+# Epochs of ten batches, in each of which something else is wrong, and what is said of it.
+SPOILED = [
+    (generated(7), "ended after 7 of 10 batches in epoch 1; repair it, or correct num_examples"),
+    (generated(10, nan_at(6)), "Batch 6 of epoch 2: inputs holds NaN or infinity, first in example 0"),
+    (
+        generated(10, lambda i, x, y: (x, y + 5 * (i == 3))),
+        "Batch 3 of epoch 3: targets holds classes from 5 to 9, but the model's output has 5",
+    ),
+    (
+        generated(10, lambda i, x, y: (x, y - (i == 3))),
+        "Batch 3 of epoch 4: targets holds classes from -1 to 3, but the model's output has 5",
+    ),
+    (
+        generated(10, lambda i, x, y: (x[: 8 - 2 * (i == 5)], y[: 8 - 2 * (i == 5)])),
+        "Batch 5 of epoch 5: inputs has 6 examples instead of 8. Only an epoch's last batch may be short",
+    ),
+    (
+        generated(10, lambda i, x, y: (x, y[: 8 - 2 * (i == 5)])),
+        "Batch 5 of epoch 6: targets has 6 examples instead of 8",
+    ),
+    (
+        generated(10, lambda i, x, y: (np.repeat(x, 1 + (i == 9), axis=0), np.repeat(y, 1 + (i == 9)))),
+        "Batch 9 of epoch 7: inputs has 16 examples instead of 8",
+    ),
+    (generated(10, lambda i, x, y: (x, y) if i < 2 else 1 / 0), r"Batch 2 of epoch 8: the dataset failed \(.*Zero"),
+]
+
+
+@pytest.fixture(scope="module")
+def spoiled():
+    """A loop over these epochs, of which those that follow are good; and its start."""
+    good = generated(10)
+    loop = loop_over(lambda seed, epoch: SPOILED[epoch][0] if epoch < len(SPOILED) else good)
+    return loop, loop.snapshot()
+
+
 @pytest.mark.parametrize(
-    ("dataset", "message"),
-    [
-        (generated(7), "ended after 7 of 10 batches in epoch 1; repair it, or give num_examples"),
-        (generated(10, nan_at(6)), "Batch 6 of epoch 1: inputs holds NaN or infinity, first in example 0"),
-        (
-            generated(10, lambda i, x, y: (x, y + 5 * (i == 3))),
-            "Batch 3 of epoch 1: targets holds classes from 5 to 9, but the model's output has 5",
-        ),
-        (
-            generated(10, lambda i, x, y: (x, y - (i == 3))),
-            "Batch 3 of epoch 1: targets holds classes from -1 to 3, but the model's output has 5",
-        ),
-        (
-            generated(10, lambda i, x, y: (x[:, : 6 - (i == 4)], y), shape=(None, None)),
-            r"Batch 4 of epoch 1, of shape \(\[n, 5\], \[n\]\): the step failed",
-        ),
-        (
-            generated(10, lambda i, x, y: (x[: 8 - 2 * (i == 5)], y[: 8 - 2 * (i == 5)])),
-            "Batch 5 of epoch 1: inputs has 6 examples in place of 8. Only an epoch's last batch may be short",
-        ),
-        (
-            generated(10, lambda i, x, y: (x, y[: 8 - 2 * (i == 5)])),
-            "Batch 5 of epoch 1: targets has 6 examples in place of 8",
-        ),
-        (
-            generated(10, lambda i, x, y: (np.repeat(x, 1 + (i == 9), axis=0), np.repeat(y, 1 + (i == 9)))),
-            "Batch 9 of epoch 1: inputs has 16 examples in place of 8",
-        ),
-        (generated(10, lambda i, x, y: (x, y) if i < 2 else 1 / 0), r"Batch 2 of epoch 1: the dataset failed \(.*Zero"),
-    ],
-    ids=["ends_early", "nan", "class", "negative_class", "shape", "short_in_mid_epoch", "lengths_differ",
-         "long_at_the_end", "reading_fails"],
+    "epoch",
+    range(len(SPOILED)),
+    ids=["ends_early", "nan", "class", "negative_class", "short_in_mid_epoch", "lengths_differ", "long_at_the_end",
+         "reading_fails"],
 )  # fmt: skip
-def test_a_bad_batch_in_mid_epoch_is_named_in_one_line(dataset, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        loop_over(dataset).run([0.1] * 10)
+def test_a_bad_batch_is_named_in_one_line_and_the_loop_can_go_back(spoiled, epoch):
+    loop, start = spoiled
+    loop.restore(replace(start, step=10 * epoch))
+    with pytest.raises(ValueError, match=SPOILED[epoch][1]) as caught:
+        loop.run([0.1] * 10)
+    assert "\n" not in str(caught.value)
+    good = []
+    for _ in range(2):
+        loop.restore(replace(start, step=10 * len(SPOILED)))
+        good.append(loop.run([0.1] * 3))
+    assert_same_metrics(*good)
+
+
+def test_a_batch_whose_shape_the_model_does_not_take_is_named():
+    narrow = generated(10, lambda i, x, y: (x[:, : 6 - (i == 4)], y), shape=(None, None))
+    with pytest.raises(
+        ValueError, match=r"Batch 4 of epoch 1, of shape \(\[n, 5\], \[n\]\): the step failed"
+    ) as caught:
+        loop_over(narrow).run([0.1] * 10)
     assert "\n" not in str(caught.value)
 
 
-def test_a_bad_batch_of_a_later_epoch_is_named_and_the_loop_can_go_back():
-    spoilt = loop_over(lambda seed, epoch: generated(10, nan_at(2 if epoch == 1 else None)))
-    spoilt.run([0.1] * 9)
-    before = spoilt.snapshot()
-    with pytest.raises(ValueError, match="Batch 2 of epoch 2: inputs holds NaN"):
-        spoilt.run([0.1] * 9)
-    spoilt.restore(before)
-    good = loop_over(generated(10))
-    good.run([0.1] * 9)
-    assert_same_metrics(spoilt.run([0.1] * 3), good.run([0.1] * 3))
-
-
-def test_a_bad_batch_in_an_evaluated_dataset_is_named():
-    loop = loop_over(generated(10))
+def test_a_bad_batch_in_an_evaluated_dataset_is_named(spoiled):
+    loop, _ = spoiled
     for spoil, message in (
         (nan_at(4), "Batch 4: inputs holds NaN"),
         (lambda i, x, y: (x, y + 5 * (i == 4)), "Batch 4: targets holds classes from 5 to 9"),
@@ -285,15 +270,11 @@ def test_what_cannot_be_streamed_is_refused_at_once(dataset, num_examples, error
 
 
 def test_a_dataset_without_an_end_trains_with_num_examples():
-    endless = TrainLoop.from_dataset(
-        classifier(), batches_of(FEATURES[:150], LABELS[:150]).repeat(), 150, options=PLAIN
-    )
-    plain = TrainLoop.from_dataset(classifier(), batches_of(FEATURES[:150], LABELS[:150]), options=PLAIN)
-    assert_same_metrics(endless.run(RATES), plain.run(RATES))
+    arrays = FEATURES[:150], LABELS[:150]
+    endless = TrainLoop.from_dataset(classifier(), batches_of(*arrays).repeat(), 150, options=PLAIN)
+    assert_same_metrics(endless.run(RATES), loop_again(num_examples=150, shuffle=False).run(RATES))
 
 
 def test_a_dataset_that_is_shuffled_the_same_way_each_time_is_taken():
     dataset = batches_of(FEATURES, LABELS).unbatch().shuffle(200, seed=1, reshuffle_each_iteration=False).batch(50)
-    loop = TrainLoop.from_dataset(classifier(), dataset, options=PLAIN)
-    assert loop.num_examples == 200
-    assert np.isfinite(loop.run(RATES)["loss"]).all()
+    assert TrainLoop.from_dataset(classifier(), dataset, options=PLAIN).num_examples == 200

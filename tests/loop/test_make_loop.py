@@ -59,13 +59,12 @@ def test_a_streamed_dataset_cannot_be_resident_and_there_is_no_other_feed():
         choose_feed(SMALL, "x", ONE_REPLICA)
 
 
-@pytest.mark.parametrize("dataset", [SMALL, WEIGHTED], ids=["plain", "weighted"])
-def test_every_feed_visits_the_same_batches(dataset):
+def test_every_feed_visits_the_same_batches():
     metrics = []
     for each, feed, said in (
-        (dataset, "resident", "resident (as asked)"),
-        (dataset, "stream", "stream (as asked)"),
-        (streamed(dataset), "auto", "stream (read while it is trained on)"),
+        (WEIGHTED, "resident", "resident (as asked)"),
+        (WEIGHTED, "stream", "stream (as asked)"),
+        (streamed(WEIGHTED), "auto", "stream (read while it is trained on)"),
     ):
         loop = make_loop(classifier(), each, 20, seed=4, feed=feed, options=StepOptions(jit_compile=False))
         assert loop.chosen["feed"] == said
@@ -78,12 +77,13 @@ def test_every_feed_visits_the_same_batches(dataset):
 
 def test_class_weights_and_options_reach_the_loop():
     losses = []
-    for dataset, feed in ((SMALL, "resident"), (SMALL, "stream"), (streamed(SMALL), "auto")):
+    for dataset, feed in ((SMALL, "resident"), (streamed(SMALL), "auto")):
         arguments = {"class_weight": {0: 5.0, 3: 0.0}, "options": StepOptions(clip_norm=0.1, jit_compile=False)}
         loop = make_loop(classifier(keras.optimizers.SGD()), dataset, 20, feed=feed, **arguments)
         losses.append(loop.run([0.5] * 12)["loss"])
-    np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-6)
-    assert not np.allclose(make_loop(classifier(keras.optimizers.SGD()), SMALL, 20).run([0.5] * 12)["loss"], losses[0])
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+    plain = make_loop(classifier(keras.optimizers.SGD()), SMALL, 20, options=StepOptions(jit_compile=False))
+    assert not np.allclose(plain.run([0.5] * 12)["loss"], losses[0])
 
 
 @pytest.mark.parametrize("feed", ["auto", "resident", "stream"])

@@ -1,5 +1,7 @@
 """Models with a `train_step` of their own: the loop assigns the rates, and they end as with Keras' `fit`."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -34,8 +36,9 @@ class GivenRates(keras.callbacks.Callback):
             optimizer.learning_rate = rate
 
 
+@functools.cache
 def fitted(name):
-    """Train with Keras' `fit`, and return all variables at the end and the logs of the last epoch."""
+    """Train with Keras' `fit`, and return the model and the logs."""
     kind = make(name)
     logs = kind.model.fit(
         kind.inputs, kind.targets, sample_weight=kind.sample_weight, batch_size=BATCH_SIZE, epochs=EPOCHS,
@@ -54,18 +57,25 @@ def loop_of(kind, feed="resident", **options):
     )  # fmt: skip
 
 
+@functools.cache
+def made(name):
+    """Return a kind, a loop over it, and its start."""
+    kind = make(name)
+    loop = loop_of(kind)
+    return kind, loop, loop.snapshot()
+
+
 def assert_same_state(ours, theirs):
     assert len(ours.variables) == len(theirs.variables)
     for our, their in zip(ours.variables, theirs.variables, strict=True):
         np.testing.assert_allclose(our.numpy(), their.numpy(), rtol=1e-5, atol=1e-6, err_msg=our.path)
 
 
-@pytest.mark.parametrize("feed", ["resident", "stream"])
 @pytest.mark.parametrize("name", OWN_STEPS)
-def test_they_end_as_with_fit_and_their_logs_are_the_columns(name, feed):
-    kind = make(name)
-    loop = loop_of(kind, feed)
+def test_they_end_as_with_fit_and_their_logs_are_the_columns(name):
+    kind, loop, start = made(name)
     assert loop.chosen["xla"] == "without XLA (the model has a train_step of its own)"
+    loop.restore(start)
     metrics = loop.run(rates_of(kind))
     model, logs = fitted(name)
     assert_same_state(kind.model, model)
@@ -77,35 +87,40 @@ def test_they_end_as_with_fit_and_their_logs_are_the_columns(name, feed):
     assert (loop.step, len(metrics["learning_rate"])) == (EPOCHS * STEPS_PER_EPOCH,) * 2
 
 
-@pytest.mark.parametrize("name", OWN_STEPS)
+@pytest.mark.parametrize("name", ["masked_autoencoder", "augmented"], ids=["inputs_alone", "with_weights"])
+def test_a_stream_ends_as_arrays_do_to_the_bit(name):
+    kind, arrays, start = made(name)
+    arrays.restore(start)
+    stream = loop_of(make(name), "stream")
+    assert_same_metrics(stream.run(rates_of(kind)), arrays.run(rates_of(kind)))
+    assert stream.weights_sha256() == arrays.weights_sha256()
+
+
+@pytest.mark.parametrize("name", ["gan", "contrastive", "augmented"])
 def test_through_fit_resumed_they_end_as_in_one_go(name, tmp_path):
-    kind = make(name)
-    rates = rates_of(kind)
-    schedule = lambda steps: rates[steps]  # noqa: E731
-    validation = None if name in ("gan", "masked_autoencoder", "contrastive") else (kind.inputs, kind.targets)
+    kind, loop, start = made(name)
+    schedule = lambda steps: rates_of(kind)[steps]  # noqa: E731
+    validation = (kind.inputs, kind.targets, kind.sample_weight) if name == "augmented" else None
 
     def run(directory, epochs, **options):
-        loop = loop_of(make(name))
-        result = clr_loop.fit(loop, schedule, validation, epochs=epochs, run_dir=tmp_path / directory, **options)
-        return loop, result
+        loop.restore(start)
+        return clr_loop.fit(loop, schedule, validation, epochs=epochs, run_dir=tmp_path / directory, **options)
 
-    whole, result = run("whole", EPOCHS)
-    assert_same_state(whole.model, fitted(name)[0])
+    whole = run("whole", EPOCHS)
+    assert_same_state(kind.model, fitted(name)[0])
     run("parts", 1)
-    _, again = run("parts", EPOCHS, resume=True)
-    assert again.weights_sha256 == result.weights_sha256
-    assert_same_metrics(again.history, result.history)
-    assert set(result.history) == {"step", "learning_rate", *whole.metric_names}
+    again = run("parts", EPOCHS, resume=True)
+    assert again.weights_sha256 == whole.weights_sha256
+    assert_same_metrics(again.history, whole.history)
+    assert set(whole.history) == {"step", "learning_rate", *loop.metric_names}
 
 
 def test_validation_is_by_the_test_step_of_the_model():
-    kind = make("distillation")
-    loop = loop_of(kind)
-    loop.run(rates_of(kind))
+    kind, loop, _ = made("distillation")
     expected = kind.model.evaluate(kind.inputs, kind.targets, batch_size=50, verbose=0, return_dict=True)
-    found = loop.evaluate(kind.inputs, kind.targets, batch_size=64)
-    assert found == pytest.approx(expected, rel=1e-6)
-    assert set(found) == {"accuracy"}
+    evaluated = loop.evaluate(kind.inputs, kind.targets, batch_size=64)
+    assert evaluated == pytest.approx(expected, rel=1e-6)
+    assert set(evaluated) == {"accuracy"}
 
 
 def test_named_optimizers_alone_get_the_rate_and_the_others_keep_theirs():
@@ -134,7 +149,7 @@ def test_what_belongs_inside_a_step_is_refused_with_the_reason(options):
 
 def test_a_cycled_momentum_is_refused_too():
     with pytest.raises(ValueError, match="own train_step decides on that itself"):
-        loop_of(make("gan")).run(np.full(9, 0.01), np.full(9, 0.3))
+        made("gan")[1].run(np.full(9, 0.01), np.full(9, 0.3))
 
 
 class FromTensorFlow(Gan):

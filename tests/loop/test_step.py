@@ -19,15 +19,10 @@ from helpers.small import (
     with_dropout_and_batch_norm,
 )
 
-BOTH = pytest.mark.parametrize("jit_compile", [True, False], ids=["xla", "plain"])
 
-
-@BOTH
-@pytest.mark.parametrize(("feed", "parts"), [("resident", 2), ("stream", 5)])  # 5 divides neither 64 nor 8.
-def test_parts_of_a_batch_make_one_update_and_rates_count_updates(feed, parts, jit_compile):
-    optimizer = keras.optimizers.SGD
-    whole = loop_of(classifier(optimizer()), batch_size=64, jit_compile=jit_compile)
-    split = loop_of(classifier(optimizer()), feed, batch_size=64, jit_compile=jit_compile, accumulate=parts)
+def test_parts_of_a_batch_make_one_update_and_rates_count_updates():
+    whole = loop_of(classifier(keras.optimizers.SGD()), batch_size=64)
+    split = loop_of(classifier(keras.optimizers.SGD()), "stream", batch_size=64, accumulate=5)  # Divides not 64, nor 8.
     assert_same_metrics(split.run(50 * RATES), whole.run(50 * RATES), rtol=1e-4)
     assert split.step == 30
     assert_same_weights(split.model, whole.model, rtol=1e-4, atol=1e-6)
@@ -61,8 +56,7 @@ def nan_for_class_3(labels, logits):
     return tf.where(tf.reshape(labels, [-1]) == 3, np.nan, losses)
 
 
-@BOTH
-@pytest.mark.parametrize("feed", ["resident", "stream"])
+@pytest.mark.parametrize(("feed", "jit_compile"), [("resident", True), ("stream", False)], ids=["xla", "plain"])
 def test_skipped_updates_are_as_if_their_batches_had_not_been(feed, jit_compile):
     features, labels = FEATURES[:60], LABELS[:60]
     good = labels != 3
@@ -122,37 +116,29 @@ def eagerly(model, features, labels, batch_size, rates, momentums, name):
 
 
 @pytest.mark.parametrize(
-    ("make_optimizer", "name", "feed", "jit_compile"),
+    ("make_optimizer", "name", "jit_compile"),
     [
-        (keras.optimizers.Adam, "beta_1", "resident", True),
-        (keras.optimizers.Nadam, "beta_1", "stream", False),
-        (lambda: keras.optimizers.SGD(momentum=0.5), "momentum", "stream", True),
-        (lambda: keras.optimizers.SGD(momentum=0.5, nesterov=True), "momentum", "resident", False),
-        (lambda: keras.optimizers.RMSprop(momentum=0.5), "momentum", "resident", False),
+        (keras.optimizers.Adam, "beta_1", True),
+        (keras.optimizers.Nadam, "beta_1", False),
+        (lambda: keras.optimizers.SGD(momentum=0.5, nesterov=True), "momentum", True),
+        (lambda: keras.optimizers.RMSprop(momentum=0.5), "momentum", False),
     ],
-    ids=["adam", "nadam", "sgd", "nesterov", "rmsprop"],
+    ids=["adam", "nadam", "nesterov", "rmsprop"],
 )
-def test_a_momentum_given_for_each_step_moves_the_weights_as_keras_does_eagerly(
-    make_optimizer, name, feed, jit_compile
-):
+def test_a_momentum_given_for_each_step_moves_the_weights_as_keras_does_eagerly(make_optimizer, name, jit_compile):
     rates, momentums = np.linspace(0.01, 0.05, 10), np.linspace(0.95, 0.6, 10)
-    loop = loop_of(classifier(make_optimizer()), feed, batch_size=20, shuffle=False, jit_compile=jit_compile)
-    start, own = loop.snapshot(), getattr(loop.optimizer, name)
+    loop = loop_of(classifier(make_optimizer()), batch_size=20, shuffle=False, jit_compile=jit_compile)
+    own = getattr(loop.optimizer, name)
     metrics = loop.run(rates, momentums)
     np.testing.assert_array_equal(metrics["momentum"], momentums.astype(np.float32))
     assert getattr(loop.optimizer, name) == own
-    cycled = loop.model.get_weights()
     expected = classifier(make_optimizer())
     eagerly(expected, FEATURES, LABELS, 20, rates, momentums, name)
-    assert_same_weights(cycled, expected, rtol=1e-3, atol=1e-5)
-    loop.restore(start)
-    loop.run(rates)
-    assert np.abs(loop.model.get_weights()[0] - cycled[0]).max() > 1e-3
+    assert_same_weights(loop.model, expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("feed", ["resident", "stream"])
-def test_momentums_have_one_more_program_and_no_other(feed):
-    loop = loop_of(feed=feed, batch_size=50)
+def test_momentums_have_one_more_program_and_no_other():
+    loop = loop_of(batch_size=50)
     loop.compile(with_momentums=True)
     for momentum in (0.9, 0.8, 0.7):
         loop.run([0.01] * 3, [momentum] * 3)
@@ -191,8 +177,10 @@ def loss_scaled(inner, **arguments):
 WHOLE = {"num_examples": 50, "batch_size": 50, "shuffle": False}
 
 
-@BOTH
-@pytest.mark.parametrize(("feed", "skip_non_finite"), [("resident", True), ("stream", True), ("resident", False)])
+@pytest.mark.parametrize(
+    ("feed", "skip_non_finite", "jit_compile"),
+    [("resident", True, True), ("stream", True, False), ("resident", False, False)],
+)
 def test_a_loss_scale_that_is_too_large_is_halved_until_updates_are_taken(feed, skip_non_finite, jit_compile):
     options = {"clip_norm": 0.5, "jit_compile": jit_compile, "skip_non_finite": skip_non_finite, **WHOLE}
     plain = loop_of(classifier(keras.optimizers.SGD()), feed, **options)
@@ -209,11 +197,10 @@ def test_a_loss_scale_that_is_too_large_is_halved_until_updates_are_taken(feed, 
     assert_same_weights(scaled.model, plain.model, rtol=1e-4, atol=1e-6)
 
 
-@BOTH
-def test_a_bad_batch_under_a_loss_scale_leaves_moving_averages_as_they_were(jit_compile):
+def test_a_bad_batch_under_a_loss_scale_leaves_moving_averages_as_they_were():
     optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(), initial_scale=8.0)
     model = with_dropout_and_batch_norm(optimizer, loss=nan_for_class_3)  # The gradients alone are finite.
-    options = StepOptions(jit_compile=jit_compile, skip_non_finite=True)
+    options = StepOptions(jit_compile=True, skip_non_finite=True)
     only_bad = LABELS == 3
     loop = TrainLoop(model, FEATURES[only_bad], LABELS[only_bad], batch_size=4, options=options)
     weights = [variable.numpy() for variable in model.variables if "seed" not in variable.path]
@@ -236,13 +223,12 @@ def test_a_loss_scale_takes_momentums_and_goes_into_a_snapshot():
     assert not np.array_equal(loop.run(RATES)["loss"], first["loss"])
 
 
-@BOTH
-def test_bfloat16_trains_nearly_as_float32_with_variables_in_float32(jit_compile):
+def test_bfloat16_trains_nearly_as_float32_with_variables_in_float32():
     losses = {}
     for each in ("float32", "mixed_bfloat16"):
         with scope(None, each):
             model = classifier(keras.optimizers.SGD())
-        loop = loop_of(model, batch_size=100, jit_compile=jit_compile)
+        loop = loop_of(model, batch_size=100)
         losses[each] = loop.run([0.1] * 10)["loss"]
         assert loop.step == 10
         assert loop.chosen["precision"] == each
@@ -257,7 +243,7 @@ def test_a_loss_that_is_no_mean_over_the_batch_is_not_split(reduction):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile(keras.optimizers.SGD(), keras.losses.MeanSquaredError(reduction=reduction))
     x, y = np.ones((8, 2), np.float32), np.ones((8, 1), np.float32)
-    TrainLoop(model, x, y, batch_size=4).run([0.1])
+    TrainLoop(model, x, y, batch_size=4)
     with pytest.raises(ValueError, match=reduction):
         TrainLoop(model, x, y, batch_size=4, options=StepOptions(accumulate=2))
 
@@ -276,9 +262,8 @@ class RateOfTheStep(keras.metrics.Metric):
         return self.seen
 
 
-@BOTH
-def test_a_metric_that_reads_the_learning_rate_sees_that_of_its_own_step(jit_compile):
+def test_a_metric_that_reads_the_learning_rate_sees_that_of_its_own_step():
     model = classifier()
     model.compile(model.optimizer, model.loss, metrics=[RateOfTheStep(model.optimizer)])
-    metrics = loop_of(model, jit_compile=jit_compile).run(RATES)
+    metrics = loop_of(model, jit_compile=True).run(RATES)
     np.testing.assert_array_equal(metrics["rate_seen"], metrics["learning_rate"])

@@ -1,5 +1,6 @@
 """Transformations of the step that a user hands in, and where in the step they stand."""
 
+import functools
 import json
 
 import keras
@@ -11,7 +12,7 @@ from clr_loop.loop.strategies import scope
 from clr_loop.runs.fit import fit
 from clr_loop.schedules import Triangular
 from helpers.documented import documented
-from helpers.processes import run_code
+from helpers.replicas import squared
 from helpers.small import RATES, assert_same_metrics, assert_same_weights, classifier, loop_of
 
 centralized = documented("centralized")
@@ -25,29 +26,23 @@ def column_means(model):
     return [weights.mean(axis=0) for weights in model.get_weights() if weights.ndim > 1]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"jit_compile": True}, {}, {"accumulate": 4}, {"accumulate": 4, "jit_compile": True}, {"skip_non_finite": True}],
-    ids=str,
-)
-def test_centralized_gradients_leave_the_mean_of_each_column_where_it_was(options):
+@pytest.fixture(scope="module")
+def free():
+    """Where the same training ends without a transformation."""
+    model = sgd()
+    loop_of(model).run(30 * RATES)
+    return column_means(model)
+
+
+@pytest.mark.parametrize("options", [{"jit_compile": True}, {"accumulate": 4}, {"skip_non_finite": True}], ids=str)
+def test_centralized_gradients_leave_the_mean_of_each_column_where_it_was(options, free):
     model = sgd()
     before = column_means(model)
     loop_of(model, transforms=[centralized], **options).run(30 * RATES)
-    moved = max(np.abs(b - a).max() for a, b in zip(column_means(model), before, strict=True))
-    free = sgd()
-    loop_of(free).run(30 * RATES)
-    assert moved < 1e-6 < 1e-3 < max(np.abs(b - a).max() for a, b in zip(column_means(free), before, strict=True))
-
-
-def squared(gradients):
-    """Is not linear, so the order matters."""
-
-    def of_batch(batch, total=None):
-        result = gradients(batch, total)
-        return result._replace(gradients=[g * tf.abs(g) for g in result.gradients])
-
-    return of_batch
+    moved, freely = (
+        max(np.abs(b - a).max() for a, b in zip(ends, before, strict=True)) for ends in (column_means(model), free)
+    )
+    assert moved < 1e-6 < 1e-3 < freely
 
 
 def test_parts_of_a_batch_are_summed_before_a_transformation():
@@ -112,11 +107,24 @@ def test_a_loss_scale_is_out_of_sight_of_a_transformation():
     assert_same_weights(plain, scaled)
 
 
+@functools.cache
+def made_once(transform):
+    loop = loop_of(sgd(), transforms=[transform])
+    return loop, loop.snapshot()
+
+
+def made(transform):
+    """Return a loop with this transformation, put back to its start."""
+    loop, start = made_once(transform)
+    loop.restore(start)
+    return loop
+
+
 def test_a_resumed_run_with_a_transformation_ends_to_the_bit_and_another_one_is_refused(tmp_path):
     schedule = Triangular(0.01, 0.1, 5)
 
     def run(directory, epochs, transform, **options):
-        loop = loop_of(sgd(), transforms=[transform])
+        loop = made(transform)
         return fit(loop, schedule, epochs=epochs, run_dir=tmp_path / directory, **options)
 
     whole = run("whole", 4, centralized)
@@ -128,23 +136,3 @@ def test_a_resumed_run_with_a_transformation_ends_to_the_bit_and_another_one_is_
     assert_same_metrics(parts.history, whole.history)
     config = json.loads((tmp_path / "parts" / "config.json").read_text())
     assert config["transforms"] == ["docs_extending.centralized"]
-
-
-TWO_REPLICAS = """
-import sys
-import numpy as np
-from helpers.replicas import make_loop, strategy_of
-from helpers.documented import documented
-loop = make_loop(strategy_of(sys.argv[1]), transforms=[documented("centralized")])
-loop.run(np.full(12, 0.5))
-np.savez(sys.argv[2], *loop.model.get_weights())
-"""
-
-
-def test_two_replicas_sum_before_a_transformation(tmp_path):
-    ends = []
-    for name in ("none", "mirrored"):
-        run_code(TWO_REPLICAS, name, tmp_path / f"{name}.npz")
-        with np.load(tmp_path / f"{name}.npz") as arrays:
-            ends.append([arrays[each] for each in arrays.files])
-    assert_same_weights(*ends, rtol=1e-4, atol=1e-6)

@@ -79,12 +79,12 @@ def test_a_missing_worker_is_named(index, missing):
         workers.meet(Task(addresses, index), timeout_seconds=0.3)
 
 
-def start_meeting(addresses, indices, failed, timeout_seconds, tokens=("", "", "")):
+def start_meeting(addresses, indices, failed, timeout_seconds):
     """Start these workers in threads; failed gets the error of each that fails."""
 
     def meet(index):
         try:
-            workers.meet(Task(addresses, index), tokens[index], timeout_seconds=timeout_seconds)
+            workers.meet(Task(addresses, index), timeout_seconds=timeout_seconds)
         except ConnectionError as error:
             failed[index] = str(error)
 
@@ -111,75 +111,18 @@ def call(address):
 def test_nobody_goes_on_while_one_is_missing():
     addresses, failed = free_addresses(3), {}
     # Worker 1 is the more patient one: one that hangs up first would be missing too.
-    join([*start_meeting(addresses, (1,), failed, 5.0), *start_meeting(addresses, (0,), failed, 3.0)])
+    join([*start_meeting(addresses, (1,), failed, 3.0), *start_meeting(addresses, (0,), failed, 1.5)])
     assert f"Worker 2 ({addresses[2]}) did not appear" in failed[0]
     assert f"Worker 0 ({addresses[0]}) did not appear" in failed[1]
 
 
 def test_nobody_goes_on_with_a_worker_that_has_hung_up():
     addresses, failed = free_addresses(3), {}
-    chief = start_meeting(addresses, (0,), failed, 4.0)
+    chief = start_meeting(addresses, (0,), failed, 2.5)
     join(start_meeting(addresses, (1,), failed, 1.0))
     join([*start_meeting(addresses, (2,), failed, 1.0), *chief])
     assert f"Worker 1 ({addresses[1]}), 2 ({addresses[2]}) did not appear" in failed[0]
     assert set(failed) == {0, 1, 2}
-
-
-@pytest.mark.parametrize("tokens", [("right", "wrong"), ("right", ""), ("", "right")])
-def test_without_the_same_token_neither_side_believes_the_other(tokens):
-    addresses, failed = free_addresses(2), {}
-    join(start_meeting(addresses, (0, 1), failed, 1.0, tokens))
-    assert [failed[index].partition(" (")[0] for index in (0, 1)] == ["Worker 1", "Worker 0"]
-    assert "all with the same CLR_LOOP_TOKEN" in failed[0]
-
-
-def test_with_the_same_token_they_meet_and_it_does_not_travel():
-    addresses, failed = free_addresses(2), {}
-    (relay,) = free_addresses(1)
-    seen = []
-
-    def carry(source, sink):
-        with contextlib.suppress(OSError):
-            while data := source.recv(4096):
-                seen.append(data)
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
-
-    host, _, port = relay.rpartition(":")
-    with socket.create_server((host, int(port))) as listener:
-        chief = start_meeting(addresses, (0,), failed, 30.0, ("a secret",))
-        worker = start_meeting((relay, addresses[1]), (1,), failed, 30.0, ("", "a secret"))
-        # The worker's own call comes through the relay, which listens at the chief's advertised address.
-        near, _ = listener.accept()
-        with near, call(addresses[0]) as far:
-            carriers = [threading.Thread(target=carry, args=ends) for ends in ((near, far), (far, near))]
-            for thread in carriers:
-                thread.start()
-            join([*chief, *worker, *carriers])
-    assert failed == {}
-    assert sum(map(len, seen)) > 64
-    assert b"secret" not in b"".join(seen)
-
-
-def test_a_proof_that_was_overheard_is_of_no_use_in_another_call():
-    addresses, failed = free_addresses(2), {}
-    host, _, port = addresses[0].rpartition(":")
-    with socket.create_server((host, int(port))) as impostor:
-        thread = start_meeting(addresses, (1,), failed, 1.0, ("", "token"))
-        line, _ = impostor.accept()
-        with line:
-            line.sendall(bytes(16))
-            overheard = line.recv(4096)
-            line.sendall(bytes(32))  # "Go", without the token.
-        impostor.close()
-        join(thread)
-    assert set(failed) == {1}
-    chief = start_meeting(addresses, (0,), failed, 1.0, ("token",))
-    with call(addresses[0]) as line:
-        assert len(line.recv(16)) == 16
-        line.sendall(overheard)
-        join(chief)
-    assert set(failed) == {0, 1}
 
 
 def test_a_port_that_is_taken_is_named():
@@ -189,7 +132,7 @@ def test_a_port_that_is_taken_is_named():
             workers.meet(Task((address, "127.0.0.1:1"), 0))
 
 
-@pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"000001", bytes(100)])
+@pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"clr_loop worker \0\0\0\x09", bytes(100)])
 def test_a_stranger_on_the_port_does_not_count_as_a_worker(said):
     addresses, failed = free_addresses(2), {}
     chief = start_meeting(addresses, (0,), failed, 1.0)
@@ -199,15 +142,15 @@ def test_a_stranger_on_the_port_does_not_count_as_a_worker(said):
     assert f"Worker 1 ({addresses[1]})" in failed[0]
 
 
-def test_whoever_answers_for_the_chief_without_the_token_is_not_believed():
+def test_a_stranger_that_answers_in_the_place_of_the_chief_is_not_believed():
     addresses, failed = free_addresses(2), {}
     host, _, port = addresses[0].rpartition(":")
-    with socket.create_server((host, int(port))) as impostor:
+    with socket.create_server((host, int(port))) as stranger:
         worker = start_meeting(addresses, (1,), failed, 1.0)
         while worker[0].is_alive():
-            impostor.settimeout(0.2)
-            with contextlib.suppress(OSError), impostor.accept()[0] as line:
-                line.sendall(b"go" * 100)
+            stranger.settimeout(0.2)
+            with contextlib.suppress(OSError), stranger.accept()[0] as line:
+                line.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         join(worker)
     assert f"Worker 0 ({addresses[0]})" in failed[1]
 

@@ -1,7 +1,7 @@
-"""Averages of the weights beside the training, which they never change.
+"""Averages of the weights. They follow the training and never change it.
 
 Sources: the exponential average is that of Keras' optimizers (`use_ema`). Stochastic weight averaging, the mean of the
-weights at the lows of a cyclical rate, is from P. Izmailov et al., arXiv 1803.05407.
+weights where a cyclical rate is lowest, is from P. Izmailov et al., arXiv 1803.05407.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Literal
 import keras
 import tensorflow as tf
 
+from clr_loop.loop import keras_private
 from clr_loop.loop.result import Update
 
 Average = float | Literal["swa"]
@@ -66,6 +67,15 @@ class Averages:
         """Give the variables their averages."""
         for value, variable in zip(self.values, self._variables, strict=True):
             variable.assign(tf.cast(value, variable.dtype))
+
+
+def averages_of(model: keras.Model, average: Average | None) -> Averages | None:
+    """Return the average of a model's weights that `StepOptions.average` asks for."""
+    if average is None:
+        return None
+    if average != "swa" and model.distribute_strategy.num_replicas_in_sync > 1:
+        raise ValueError("An exponential average follows one replica; use average='swa', or no strategy.")
+    return Averages(keras_private.all_trainable(model), average)
 
 
 def followed_by(update: Update, averages: Averages, optimizer: keras.optimizers.Optimizer) -> Update:

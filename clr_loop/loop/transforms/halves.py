@@ -30,11 +30,7 @@ _MEANS = {
     keras.losses.KLDivergence, keras.losses.Hinge, keras.losses.SquaredHinge, keras.losses.CategoricalHinge,
     keras.losses.CosineSimilarity,
 }  # fmt: skip
-_NAMED_MEANS = {getattr(keras.losses, name) for name in (
-    "sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy", "mean_squared_error",
-    "mean_absolute_error", "mean_absolute_percentage_error", "mean_squared_logarithmic_error", "huber", "poisson",
-    "kl_divergence", "hinge", "squared_hinge", "categorical_hinge", "cosine_similarity",
-)}  # fmt: skip
+_FUNCTIONS = {loss().fn for loss in _MEANS}
 
 
 def in_halves(gradients: Gradients) -> Gradients:
@@ -81,5 +77,5 @@ def _has_plain_settings(layer: keras.Layer) -> bool:
 
 
 def _is_mean(loss: keras.losses.Loss) -> bool:
-    is_known = type(loss) in _MEANS or getattr(loss, "fn", None) in _NAMED_MEANS
+    is_known = getattr(loss, "fn", None) in _FUNCTIONS
     return is_known and loss.reduction == "sum_over_batch_size" and loss.get_config().get("ignore_class") is None

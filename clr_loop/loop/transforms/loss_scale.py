@@ -1,4 +1,4 @@
-"""A loss scale, which keeps small gradients of float16 from becoming 0: how the other wrappers get along with it."""
+"""A loss scale, which keeps small gradients of float16 from becoming 0: how the other wrappers work with it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def showing_the_loss(gradients: Gradients) -> Gradients:
 
 
 def counted(update: Update, optimizer: keras.optimizers.Optimizer) -> Update:
-    """Return 0 in place of 1 where the loss scale made the optimizer skip its update."""
+    """Return 0 instead of 1 where the loss scale made the optimizer skip its update."""
 
     def counting(gradients: Sequence[tf.Tensor | None]) -> tf.Tensor:
         before = tf.identity(optimizer.iterations)

@@ -21,7 +21,7 @@ def always(gradients: Gradients, update: Update) -> Take:
 
 
 def skipping(gradients: Gradients, update: Update, model: keras.Model) -> Take:
-    """Leave the model as it was where the loss or a gradient is not finite.
+    """Leave the model unchanged where the loss or a gradient is not finite.
 
     The forward pass alone may have changed its state, as that of batch-norm, so this state is put back. A loss scale
     skips by itself, and must see what is not finite to halve its scale.

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clr_loop.data.arguments import checked_types
+from clr_loop.arguments import checked_types
 from clr_loop.runs.result import Reached, TrainingResult
 from clr_loop.schedules import describe
 from clr_loop.studies.arms import Arm, ArmRun

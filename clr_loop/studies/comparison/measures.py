@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from clr_loop.data.arguments import checked_types
+from clr_loop.arguments import checked_types
 from clr_loop.runs.result import Reached, TrainingResult, higher_is_better
 
 

@@ -13,11 +13,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from clr_loop.arguments import checked_types, checked_whole
 from clr_loop.data import Examples
-from clr_loop.data.arguments import checked_types
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.schedules import Schedule
-from clr_loop.schedules.checks import checked_whole
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from clr_loop.arguments import checked_types, checked_whole
 from clr_loop.data import AnyDataset, Dataset, Examples
-from clr_loop.data.arguments import checked_types
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.make_loop import FeedName, choose_feed, make_loop
 from clr_loop.loop.options import StepOptions
@@ -26,7 +26,6 @@ from clr_loop.runs.options import RunOptions
 from clr_loop.runs.records import read_result
 from clr_loop.runs.result import TrainingResult
 from clr_loop.runs.settings import in_words, run_settings
-from clr_loop.schedules.checks import checked_whole
 from clr_loop.studies.arms import Arm, ArmRun
 from clr_loop.studies.comparison.effects import check_grid
 from clr_loop.studies.comparison.measures import Measure

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from clr_loop import schedules
-from clr_loop.data.arguments import checked_types
+from clr_loop.arguments import checked_types, checked_whole
 from clr_loop.schedules import Schedule
-from clr_loop.schedules.checks import checked_whole
 from clr_loop.studies.arms import Arm, ArmRun
 from clr_loop.studies.comparison.measures import Measure
 from clr_loop.studies.comparison.runner import Plan

@@ -14,11 +14,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from clr_loop.data.arguments import checked_types
+from clr_loop.arguments import checked_choice, checked_integer, checked_number, checked_types, checked_whole
 from clr_loop.loop.loop import Metrics, TrainLoop
 from clr_loop.runs.result import higher_is_better
 from clr_loop.schedules import ExponentialRamp, LinearRamp
-from clr_loop.schedules.checks import checked_choice, checked_integer, checked_number, checked_whole
 from clr_loop.studies.range_test.curves import DIVERGENCE_FACTOR, Curve
 from clr_loop.studies.range_test.suggestions import Bounds, NoSuggestionError, bounds, suggest
 from clr_loop.studies.seeds import MakeModel, initial_state

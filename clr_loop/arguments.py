@@ -1,7 +1,11 @@
-"""A check of arguments against the annotations of what takes them."""
+"""Checks of arguments. Each returns its value, or raises TypeError for a wrong type and ValueError for a wrong value.
+
+`checked_types` checks all arguments of a function, or fields of a dataclass, against their annotations.
+"""
 
 import functools
 import inspect
+import math
 import os
 import reprlib
 import types
@@ -12,6 +16,38 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hin
 import numpy as np
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def checked_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, rule: str = "") -> float:
+    """Return a number as a float. The error for one outside low–high, or for NaN if there is a rule, says the rule."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}, which is not a number; give a number such as 0.5.")
+    number = float(value)
+    if rule and not low <= number <= high:
+        raise ValueError(f"{name} is {value}; {rule}.")
+    return number
+
+
+def checked_integer(name: str, value: Any) -> int:
+    """Return a whole number."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}; it must be a whole number.")
+    return int(value)
+
+
+def checked_whole(name: str, value: Any, low: int = 1) -> int:
+    """Return a whole number of at least `low` and at most 2**61, of which two halves of a cycle still fit an int64."""
+    if not low <= checked_integer(name, value) <= 2**61:
+        raise ValueError(f"{name} is {value}; it must be at least {low} and at most 2**61.")
+    return int(value)
+
+
+def checked_choice(name: str, value: Any, *choices: str) -> str:
+    """Return one of a few strings."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; it must be {' or '.join(repr(choice) for choice in choices)}.")
+    return value
+
 
 _KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
     int: ((Integral,), "a whole number"),

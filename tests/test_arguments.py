@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clr_loop.arguments import checked_types
 from clr_loop.data import Dataset, Examples
-from clr_loop.data.arguments import checked_types
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.options import StepOptions
 from clr_loop.runs.fit import fit
