@@ -16,7 +16,7 @@ Batch = tuple[Any, ...]
 
 
 def batch_of(inputs: Any, targets: Any, sample_weight: Any) -> Batch:
-    """Put the nests of arrays into one, without those that are not there; float64 becomes float32, as in Keras."""
+    """Put the nests of arrays into one, without those that are not there; floats become `floatx`, as in Keras."""
     if targets is None and sample_weight is not None:
         raise ValueError("There is a sample_weight but there are no targets; give both.")
 
@@ -24,7 +24,9 @@ def batch_of(inputs: Any, targets: Any, sample_weight: Any) -> Batch:
         if isinstance(x, tf.Tensor):
             return x
         x = np.asarray(x)
-        return x.astype(np.float32) if x.dtype == np.float64 else x
+        if x.dtype.kind == "f":
+            return x.astype(keras.config.floatx(), copy=False)
+        return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
     nests = (inputs, targets, sample_weight)
     return tuple(keras.tree.map_structure(array, nest) for nest in nests if nest is not None)
@@ -58,15 +60,19 @@ def with_class_weight(batch: Batch, class_weight: Mapping[int, float]) -> Batch:
             "class_weight needs one array of targets and no sample_weight; multiply the weights yourself and give them "
             "as sample_weight."
         )
-    targets = tf.convert_to_tensor(batch[1])
-    if targets.shape.rank == 2 and targets.shape[1] > 1:
-        classes = tf.argmax(targets, axis=1)
-    else:
-        classes = tf.cast(tf.reshape(targets, [-1]), tf.int64)
-    table = np.ones(max(class_weight) + 2, np.float32)  # Its last entry is for classes beyond.
+    classes = tf.convert_to_tensor(batch[1])
+    if classes.shape.rank == 2:
+        classes = classes[:, 0] if classes.shape[1] == 1 else tf.argmax(classes, axis=1)
+    if classes.shape.rank != 1:
+        raise ValueError(
+            f"class_weight needs a class for each example, and the targets have shape {classes.shape}; multiply the "
+            "weights yourself and give them as sample_weight."
+        )
+    if classes.dtype.is_floating:
+        classes = tf.round(classes)
+    weights = tf.ones_like(classes, tf.float32)
     for number, weight in class_weight.items():
-        table[number] = weight
-    weights = tf.gather(table, tf.minimum(classes, len(table) - 1))
+        weights = tf.where(classes == tf.cast(number, classes.dtype), tf.cast(weight, tf.float32), weights)
     return (*batch, weights)
 
 

@@ -17,7 +17,7 @@ from clr_loop.loop.batches import Batch, batch_at
 from clr_loop.loop.feeds import Window
 from clr_loop.loop.keras_private import graph_function
 from clr_loop.loop.rates import Vector
-from clr_loop.loop.result import Take
+from clr_loop.loop.result import Take, flat
 from clr_loop.loop.strategies import run_on_replicas
 
 Metrics = dict[str, Vector]
@@ -105,7 +105,7 @@ class Block:
             momentum = None if momentums is None else tf.gather(momentums, taken)
             with self._begin(tf.gather(rates, taken), momentum):
                 result, new = self._take(batch, total)
-            values = {**result.metrics, **result.losses}
+            values = {**flat(result.metrics), **result.losses}
             columns = {name: column.write(taken, _number(values[name])) for name, column in columns.items()}
             return i + 1, taken + new, columns
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from clr_loop.arguments import checked_integer
 from clr_loop.data import nests
 from clr_loop.data.functions import guarded, in_one_line
 from clr_loop.data.nests import flatten
+from clr_loop.loop import inputs as model_inputs
 from clr_loop.loop import keras_private
-from clr_loop.loop.batches import Batch, batch_of, with_class_weight
+from clr_loop.loop.batches import Batch, batch_of, num_examples_of, with_class_weight
+from clr_loop.loop.result import flat
+from clr_loop.loop.transforms.halves import KNOWN_MEANS
 
 _SPARSE = (
     keras.losses.SparseCategoricalCrossentropy,
@@ -27,6 +32,8 @@ _PROBABILITIES = (
     keras.losses.binary_crossentropy,
     *_SPARSE,
 )
+# What a loss makes of the values of its examples, where it takes their mean.
+MEANS = ("sum_over_batch_size", "mean")
 # How far the outputs of a softmax may be from adding up to 1.
 _ROUNDING = 1e-3
 
@@ -40,6 +47,19 @@ def check_model(model: keras.Model) -> None:
             f"The model {model.name} is not compiled. The loop takes optimizer, loss and metrics from it: call "
             "model.compile(optimizer, loss, metrics=[…]) first."
         )
+    if tf.config.functions_run_eagerly() or model.run_eagerly:
+        what = "tf.config.run_functions_eagerly(True)" if tf.config.functions_run_eagerly() else "run_eagerly=True"
+        raise ValueError(
+            f"{what} is set, for debugging, and this loop is a compiled program; turn it off, or debug the model with "
+            "model.fit."
+        )
+    for loss in keras.tree.flatten(model.loss):
+        if isinstance(loss, keras.losses.Loss) and loss.reduction in (None, "none"):
+            raise ValueError(
+                f"The loss {loss.name} has reduction={loss.reduction!r}, so it gives a value for each example, and a "
+                'step needs one number; use reduction="sum_over_batch_size", or "sum", which has the gradients that '
+                "Keras would take."
+            )
     scales_loss = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     if model.dtype_policy.name == "mixed_float16" and not scales_loss:
         warnings.warn(
@@ -76,11 +96,49 @@ def check_shares(model: keras.Model, num_examples: int, batch_size: int, parts: 
             f"accumulate; with {num_examples:,} examples choose another batch_size than {batch_size}."
         )
     for loss in keras.tree.flatten(model.loss) if num_replicas * parts > 1 else ():
-        if isinstance(loss, keras.losses.Loss) and loss.reduction not in ("sum_over_batch_size", "mean"):
+        if not isinstance(loss, keras.losses.Loss):
+            continue
+        if loss.reduction not in MEANS:
             raise ValueError(
                 f"The loss {loss.name} has reduction={loss.reduction!r}. A batch that is split among replicas or parts "
                 'of accumulate needs a mean over its examples: use reduction="sum_over_batch_size".'
             )
+        if _config(loss).get("ignore_class") is not None:
+            raise ValueError(
+                f"The loss {loss.name} has ignore_class, so it is a mean over the labels that count, and the parts of "
+                "a batch have different numbers of them. Use one replica and accumulate=1, or give weights of 0 as "
+                "sample_weight."
+            )
+
+
+def check_loss_of_parts(model: keras.Model, batch: Batch) -> None:
+    """Raise ValueError if a batch's loss is not the mean of its parts', weighted by examples.
+
+    So it is with a loss of the user's own that divides by what it finds in the batch. Structure cannot tell, but values
+    can: those of a few examples, cut into parts of different size.
+    """
+    size = int(num_examples_of(batch))
+
+    def loss_of(begin: int, end: int) -> float:
+        part = keras.tree.map_structure(lambda x: x[begin:end], batch)
+        y_pred = keras_private.call(model, part[0], training=False)
+        return float(tf.reduce_mean(keras_private.compute_loss(model, part, y_pred, training=False)))
+
+    cuts = sorted({0, size // 3, size // 3 + 1, size})
+    parts = sum((end - begin) / size * loss_of(begin, end) for begin, end in itertools.pairwise(cuts))
+    whole = loss_of(0, size)
+    if not np.isclose(parts, whole, rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise ValueError(
+            f"The loss of a batch is not the mean of its examples' ({whole:.5g} for {size} examples, {parts:.5g} in "
+            "parts), so a batch cannot be split into parts; use one replica and accumulate=1."
+        )
+
+
+def has_plain_mean(model: keras.Model) -> bool:
+    """Return whether the loss of a set of examples is known to be the mean of theirs, however they are batched."""
+    losses = keras_private.losses_called(model)
+    is_known = [getattr(loss, "fn", None) in KNOWN_MEANS and loss.reduction in MEANS for loss in losses]
+    return all(is_known) and not any(_config(loss).get("ignore_class") is not None for loss in losses)
 
 
 def checked_examples(
@@ -125,15 +183,28 @@ def named_leaves(batch: Batch) -> Iterator[tuple[str, np.ndarray]]:
         yield from ((path, np.asarray(leaf)) for path, leaf in flatten(nest, name).items())
 
 
-def check_targets(model: keras.Model, batch: Batch) -> list[int | None]:
-    """Check inputs and targets against the model and its loss; return how many classes each array of targets may have.
+class Limit(NamedTuple):
+    """What the integers of an array may be, beside those from 0 to `number` - 1.
+
+    XLA computes nonsense for others without a word.
+
+    Attributes:
+        number: int, classes of a sparse loss, or rows of an Embedding.
+        what: in words, what takes them.
+        ignored: int, a class that the loss leaves out, or None.
+    """
+
+    number: int
+    what: str
+    ignored: int | None = None
+
+
+def limits_of(model: keras.Model, batch: Batch) -> list[Limit | None]:
+    """Check inputs and targets against the model and its loss; return the limit of each array of theirs, or None.
 
     Args:
         model: compiled.
         batch: a few examples.
-
-    Returns:
-        For each array of targets the number of classes that a sparse loss takes, or None for another loss.
 
     Raises:
         ValueError: if the model does not take such inputs, or a loss of Keras' own cannot be meant for such targets and
@@ -141,14 +212,15 @@ def check_targets(model: keras.Model, batch: Batch) -> list[int | None]:
     """
     x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
     y_pred = call_model(model, x, training=False)
-    if y is None:
-        return []
-    classes = {}
-    for target, output, loss in _triples(model, y, y_pred):
+    num_rows = model_inputs.rows_of_embeddings(model, len(keras.tree.flatten(x)))
+    limits = [None if number is None else Limit(number, "the model's Embedding has rows") for number in num_rows]
+    of_targets = {}
+    for target, output, loss in _triples(model, y, y_pred) if y is not None else ():
         _check_pair(np.asarray(target), np.asarray(output), loss)
-        if _is(loss, _SPARSE) and _config(loss).get("ignore_class") is None:
-            classes[id(target)] = output.shape[-1]
-    return [classes.get(id(leaf)) for leaf in flatten(y).values()]
+        if _is(loss, _SPARSE):
+            ignored = _config(loss).get("ignore_class")
+            of_targets[id(target)] = Limit(output.shape[-1], "the model's output has classes", ignored)
+    return [*limits, *(of_targets.get(id(leaf)) for leaf in keras.tree.flatten(y))]
 
 
 def call_model(model: keras.Model, inputs: Any, training: bool) -> Any:
@@ -176,7 +248,7 @@ def build(model: keras.Model, batch: Batch) -> tuple[str, ...]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         y_pred = keras_private.call(model, x, training=True)
         keras_private.compute_loss(model, batch, y_pred, training=True)
-        results.append(model.compute_metrics(x, y, y_pred, sample_weight))
+        results.append(flat(model.compute_metrics(x, y, y_pred, sample_weight)))
 
     try:
         model.distribute_strategy.run(run, args=(batch,))
@@ -210,16 +282,25 @@ def checked_name(name: Any) -> str:
     return name
 
 
-def check_classes(batch: Batch, classes: list[int | None], where: str = "") -> None:
-    """Raise ValueError if a class is not among a sparse loss's: XLA would compute nonsense without a word."""
-    targets = [(name, leaf) for name, leaf in named_leaves(batch) if name.startswith("targets")]
-    for (name, leaf), number in zip(targets, classes, strict=True):
-        if number is None or not leaf.size or (leaf.min() >= 0 and leaf.max() < number):
+def check_limits(batch: Batch, limits: Sequence[Limit | None], where: str = "") -> None:
+    """Raise ValueError if an array of inputs or targets holds a number beyond its limit; see `limits_of`."""
+    for (name, leaf), limit in zip(named_leaves(batch[:2]), limits, strict=False):
+        if limit is None or not leaf.size:
             continue
-        raise ValueError(
-            f"{where}{name} holds classes from {leaf.min()} to {leaf.max()}, but the model's output has {number}, "
-            f"which are 0 to {number - 1}; correct the targets, or build the model with more classes."
-        )
+        used = leaf if limit.ignored is None else leaf[leaf != limit.ignored]
+        if used.size and not (used.min() >= 0 and used.max() < limit.number):
+            raise ValueError(
+                f"{where}{name} holds numbers from {used.min()} to {used.max()}, but {limit.what} 0 to "
+                f"{limit.number - 1}; correct the numbers, or build the model with more."
+            )
+
+
+def is_within(leaf: tf.Tensor, limit: Limit) -> tf.Tensor:
+    """Return in a graph what `check_limits` asks of one array."""
+    is_good = (leaf >= 0) & (leaf < tf.cast(limit.number, leaf.dtype))
+    if limit.ignored is not None:
+        is_good |= leaf == tf.cast(limit.ignored, leaf.dtype)
+    return tf.reduce_all(is_good)
 
 
 def _triples(model: keras.Model, y: Any, y_pred: Any) -> Iterator[tuple[Any, Any, Any]]:

@@ -16,7 +16,7 @@ from clr_loop.loop import checks, keras_private
 from clr_loop.loop.batches import Batch, batch_of, num_examples_of
 from clr_loop.loop.losses import losses_of
 from clr_loop.loop.own_step import has_own
-from clr_loop.loop.result import Total, Values
+from clr_loop.loop.result import Total, Values, flat
 from clr_loop.loop.state import kept
 from clr_loop.loop.step import batch_gradients
 from clr_loop.loop.strategies import is_distributed, noticing_lost_workers, run_on_replicas, share_out
@@ -31,11 +31,11 @@ class Evaluation:
     Args:
         model: compiled and built.
         names: of the values that training records.
-        classes: how many classes each array of targets may have, or None; see `checks.check_targets`.
+        limits: what the numbers in each array of inputs and targets may be; see `checks.limits_of`.
     """
 
-    def __init__(self, model: keras.Model, names: tuple[str, ...], classes: list[int | None]) -> None:
-        self._model, self._strategy, self._names, self._classes = model, model.distribute_strategy, names, classes
+    def __init__(self, model: keras.Model, names: tuple[str, ...], limits: list[checks.Limit | None]) -> None:
+        self._model, self._strategy, self._names, self._limits = model, model.distribute_strategy, names, limits
         self._has_own_step = has_own(model, "test_step") or has_own(model, "train_step")
         self._evaluate = keras_private.graph_function(self._test_step)
         # Datasets may give batches of many shapes, each of which would be another program.
@@ -56,7 +56,7 @@ class Evaluation:
                 totals = {name: totals.get(name, 0.0) + float(loss) * size for name, loss in losses.items()}
                 num_examples += size
             self._reset()
-            values = {**metrics, **{name: total / num_examples for name, total in totals.items()}}
+            values = {**flat(metrics), **{name: total / num_examples for name, total in totals.items()}}
             names = self._names if not self._has_own_step else tuple(values)
             return {name: float(values[name]) for name in names if name in values}
 
@@ -71,7 +71,7 @@ class Evaluation:
         batch = keras.tree.map_structure(tf.convert_to_tensor, batch_of(targets, targets, sample_weight))
         outputs = keras.tree.map_structure(tf.convert_to_tensor, outputs)
         losses = losses_of(self._model, batch, outputs, None, training=False)
-        values = {**self._metrics_of(batch, outputs), **losses}
+        values = {**flat(self._metrics_of(batch, outputs)), **losses}
         self._reset()
         return {name: float(values[name]) for name in self._names if name in values}
 
@@ -111,8 +111,7 @@ class Evaluation:
 
     def _check(self, batch: Batch, where: str = "") -> None:
         checks.check_arrays(batch, where)
-        if len(batch) > 1:
-            checks.check_classes(batch, self._classes, where)
+        checks.check_limits(batch, self._limits, where)
 
     def _test_step(self, batch: Batch, size: tf.Tensor) -> tuple[Values, Values]:
         """Return a batch's losses, and the metrics of all batches since their last reset."""

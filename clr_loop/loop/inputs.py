@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 _SCALING = (keras.layers.Rescaling, keras.layers.Normalization, keras.layers.BatchNormalization)
+_ONLY_RESHAPING = (keras.layers.Flatten, keras.layers.Reshape, keras.layers.Permute, keras.layers.RepeatVector)
 # Floats beyond this are not scaled to 0–1 nor standardized, as is usual.
 _USUAL = 10.0
 _REMEDY = "Let the model begin with a Rescaling or Normalization layer, or scale the inputs yourself."
@@ -72,6 +73,31 @@ def _reached(model: keras.Model, tensor: Any) -> Iterator[keras.Layer]:
             yield layer
         else:  # It only hands its values on, as Flatten, Resizing or RandomFlip do.
             yield from _reached(model, layer.output)
+
+
+def rows_of_embeddings(model: keras.Model, num_inputs: int) -> list[int | None]:
+    """Return, for each input that an Embedding takes as it is, the least number of rows; None for other inputs."""
+    try:
+        tensors = keras.tree.flatten(model.inputs)
+    except (AttributeError, ValueError):
+        tensors = []
+    if len(tensors) != num_inputs:
+        return [None] * num_inputs
+    rows = [[layer.input_dim for layer in _takers(model, tensor)] for tensor in tensors]
+    return [min(numbers, default=None) for numbers in rows]
+
+
+def _takers(model: keras.Model, tensor: Any) -> Iterator[keras.layers.Embedding]:
+    """Yield the Embeddings that take a tensor as it is, or in another shape."""
+    for layer in model.layers:
+        try:
+            is_reached = any(t is tensor for t in keras.tree.flatten(layer.input))
+        except (AttributeError, ValueError):
+            continue
+        if is_reached and isinstance(layer, keras.layers.Embedding):
+            yield layer
+        elif is_reached and isinstance(layer, _ONLY_RESHAPING) and layer.output is not tensor:
+            yield from _takers(model, layer.output)
 
 
 def _all_layers(layer: keras.Layer) -> Iterator[keras.Layer]:

@@ -149,6 +149,14 @@ class _HasMomentum:
     __hash__ = None  # type: ignore[assignment]
 
 
+def _computing(name: str) -> Callable[..., tf.Tensor]:
+    return lambda self, *others: getattr(self._value, name)(*others)
+
+
+for _name in ("add", "sub", "mul", "truediv", "pow", "radd", "rsub", "rmul", "rtruediv", "rpow", "neg"):
+    setattr(_HasMomentum, f"__{_name}__", _computing(f"__{_name}__"))  # Muon computes with it.
+
+
 @contextlib.contextmanager
 def rates_scaled(
     optimizer: keras.optimizers.Optimizer, factors: Sequence[tuple[keras.Variable, float]]

@@ -85,6 +85,7 @@ class TrainLoop:
         steps_per_epoch: int, steps in which every example is visited once.
         block_steps: int, steps that one call of the compiled program takes at most; `run` chains calls for more.
         metric_names: what each step records: "loss", then the names of the compiled metrics, as Keras has them.
+        not_means: those of the metrics whose mean over steps is not the value of all their examples, such as AUC.
         batch_sizes: int32 [n], examples of each step of the last call to `run`.
         seed: int, of the data order; it may be set between runs.
         shuffle: bool, whether the seed makes an epoch's order. False for a dataset, which has its own.
@@ -138,11 +139,11 @@ class TrainLoop:
         checks.check_shares(model, self.num_examples, self.batch_size, options.accumulate)
         trial = try_out(model, feed, examples, options)
         if isinstance(feed, Stream):
-            feed.know_classes(trial.classes)
+            feed.know_limits(trial.limits)
         self.optimizers, self.other_variables = trial.optimizers, trial.others
-        self.metric_names, self.not_resumable = trial.names, trial.not_resumable
+        self.metric_names, self.not_means, self.not_resumable = trial.names, trial.not_means, trial.not_resumable
         self.averages = averages_of(model, options.average)
-        self._has_own_step = trial.own_step is not None
+        self._has_own_step, self._has_plain_mean = trial.own_step is not None, trial.has_plain_mean
         self._running = threading.Lock()
         self._counts = tf.Variable([0, 0], dtype=tf.int64, trainable=False)  # Steps taken, and batches visited.
         self._place = Place(feed, strategy)
@@ -318,7 +319,7 @@ class TrainLoop:
     # --- Evaluation ---
 
     def evaluate(
-        self, inputs: Any, targets: Any = None, sample_weight: Any = None, batch_size: int = 1000
+        self, inputs: Any, targets: Any = None, sample_weight: Any = None, batch_size: int | None = None
     ) -> dict[str, float]:
         """Return `loss` and every compiled metric over a whole set, with the model in inference mode.
 
@@ -327,11 +328,15 @@ class TrainLoop:
 
         Args:
             inputs, targets, sample_weight: as the training data's; or, as inputs, a `tf.data.Dataset` of batches.
-            batch_size: int, at least 1: examples in one call. It changes nothing but speed and memory.
+            batch_size: int, at least 1: examples in one call. None takes 1000 where the loss is a plain mean over
+                examples. Where it may be another with other batches, as with masks, `ignore_class` or reduction="sum",
+                None takes the loop's own batch size, as Keras does.
 
         Raises:
             ValueError, TypeError: as for the training data.
         """
+        if batch_size is None:
+            batch_size = 1000 if self._has_plain_mean else self.batch_size
         return self._program.evaluation.evaluate(inputs, targets, sample_weight, batch_size)
 
     def predict(self, inputs: Any, batch_size: int = 1000) -> Any:

@@ -76,9 +76,14 @@ class Program:
             )
         layers = tuple(layer.trainable for layer in keras_private.layers_of(self._model))
         trained = tuple(map(id, self._model.trainable_variables)), layers
+        if self._trained not in (None, trained) and keras_private.inner(self._model.optimizer).use_ema:
+            raise ValueError(
+                "Layers were frozen or unfrozen, and the optimizer keeps averages (use_ema=True) of those that were "
+                "trained before; compile the model again and make a new loop, or use StepOptions(average=…)."
+            )
         if trained != self._trained:
             self._trained, self._compiled = trained, set[bool]()
-            self._evaluation = Evaluation(self._model, self._trial.names, self._trial.classes)
+            self._evaluation = Evaluation(self._model, self._trial.names, self._trial.limits)
             self._make_block()
 
     def is_compiled(self, with_momentums: bool) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import tensorflow as tf
 
@@ -12,6 +12,14 @@ from clr_loop.loop.batches import Batch
 Values: TypeAlias = dict[str, tf.Tensor]
 Gradient: TypeAlias = tf.Tensor | None
 Total: TypeAlias = tf.Tensor | int | None
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by name, where a metric's own are a dictionary those in it, as Keras records them."""
+    flattened: dict[str, Any] = {}
+    for name, value in values.items():
+        flattened.update(flat(value) if isinstance(value, Mapping) else {name: value})
+    return flattened
 
 
 class Result(NamedTuple):

@@ -72,15 +72,15 @@ class Stream:
         self._specs = keras.tree.map_structure(_ranked, self._dataset_of(seed, 0).element_spec, self.first_batch)
         varies = any(not _is_fixed(spec) for spec in keras.tree.flatten(self._specs))
         self.signature = keras.tree.map_structure(_of_window, self._specs) if varies else None
-        self._classes: list[int | None] = [None] * len(keras.tree.flatten(self.first_batch[1:2]))
+        self._limits: list[checks.Limit | None] = []
         self._count(self._dataset_of(seed, 0), num_examples)
         batch_bytes = sum(leaf.nbytes for leaf in keras.tree.flatten(self.first_batch))
         at_most = min(_WINDOW_BYTES // max(batch_bytes, 1), MOST_BATCHES, -(-self.steps_per_epoch // _LEAST_WINDOWS))
         self.window_batches = 1 if varies else max(1, at_most)
 
-    def know_classes(self, classes: list[int | None]) -> None:
-        """Check the targets of every batch against these numbers of classes; see `checks.check_targets`."""
-        self._classes = classes
+    def know_limits(self, limits: list[checks.Limit | None]) -> None:
+        """Check inputs and targets of every batch against these limits; see `checks.limits_of`."""
+        self._limits = limits
 
     def windows(self, seed: int, position: int) -> Iterator[Batch]:
         """See `Feed`.
@@ -129,9 +129,8 @@ class Stream:
 
         def checked(batch: Batch, sizes: tf.Tensor) -> tuple[Batch, tf.Tensor, tf.Tensor]:
             good = [tf.reduce_all(tf.math.is_finite(x)) for x in keras.tree.flatten(batch) if x.dtype.is_floating]
-            for leaf, number in zip(keras.tree.flatten(batch[1:2]), self._classes, strict=True):
-                if number is not None:
-                    good.append(tf.reduce_all((leaf >= 0) & (leaf < tf.cast(number, leaf.dtype))))
+            limited = zip(keras.tree.flatten(batch[:2]), self._limits, strict=False)
+            good += [checks.is_within(leaf, limit) for leaf, limit in limited if limit is not None]
             return batch, sizes, tf.reduce_all(good)
 
         def checked_alike(*window: Any) -> tuple[Batch, tf.Tensor, tf.Tensor]:
@@ -207,7 +206,7 @@ class Stream:
             if leaf.shape[1:] != first.shape[1:] and _is_fixed(spec):
                 raise ValueError(f"{where}{name} has shape {leaf.shape}, and those of the first batch {first.shape}.")
         checks.check_arrays(batch, where)
-        checks.check_classes(batch, self._classes, where)
+        checks.check_limits(batch, self._limits, where)
 
 
 def dataset_of_arrays(batch: Batch, batch_size: int, shuffle: bool) -> DatasetOf:

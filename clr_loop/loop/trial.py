@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from clr_loop.loop.batches import Batch
 from clr_loop.loop.feeds import Feed
 from clr_loop.loop.options import StepOptions
 from clr_loop.loop.own_step import check_options, has_own, optimizers_of, own_step
-from clr_loop.loop.result import Take
+from clr_loop.loop.result import Take, flat
 from clr_loop.loop.state import kept
 from clr_loop.loop.transforms.multipliers import check_multipliers
 
@@ -34,7 +35,9 @@ class Trial:
 
     Attributes:
         names: what each step records: "loss" and the compiled metrics, or the logs of a `train_step` of its own.
-        classes: for each array of targets, the number of classes that a sparse loss takes, or None.
+        limits: what the numbers in each array of inputs and targets may be; see `checks.limits_of`.
+        has_plain_mean: see `checks.has_plain_mean`.
+        not_means: those of the names whose mean over steps is not the value of all their examples, such as AUC.
         operations: the types of all operations of the forward pass in training mode; of a whole `train_step` if it is
             the model's own. Empty with several replicas.
         others: variables that these read or change, and that belong to neither the model nor its optimizers.
@@ -43,11 +46,13 @@ class Trial:
     """
 
     names: tuple[str, ...]
-    classes: list[int | None]
+    limits: list[checks.Limit | None]
     operations: frozenset[str]
     others: list[tf.Variable]
     optimizers: list[keras.optimizers.Optimizer]
     own_step: Take | None = None
+    has_plain_mean: bool = False
+    not_means: tuple[str, ...] = ()
 
     @property
     def not_resumable(self) -> str | None:
@@ -75,29 +80,35 @@ def try_out(model: keras.Model, feed: Feed, examples: Batch, options: StepOption
     if has_own(model, "train_step"):
         trial = _try_own_step(model, feed, examples, options)
     else:
-        trial = _try_keras_step(model, examples)
+        trial = _try_keras_step(model, examples, options)
     for optimizer in trial.optimizers:
         checks.check_optimizer(optimizer)
     check_multipliers(model.trainable_variables, options.rate_multipliers)
     return trial
 
 
-def _try_keras_step(model: keras.Model, examples: Batch) -> Trial:
+def _try_keras_step(model: keras.Model, examples: Batch, options: StepOptions) -> Trial:
     few = keras.tree.map_structure(lambda x: tf.convert_to_tensor(x[: _num_tried(model)]), examples)
     with model.distribute_strategy.scope():
         if not model.built:
             symbols = keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape, x.dtype.name), few[0])
             guarded(f"The model {model.name} fails on inputs of shape {checks.shapes(few[0])}", model, symbols)
-        model.optimizer.build(keras_private.all_trainable(model))
+        model.optimizer.build(_with_state(model))
         operations, variables = frozenset[str](), list[tf.Variable]()
         if model.distribute_strategy.num_replicas_in_sync == 1:
             operations, variables = _traced(lambda: checks.call_model(model, few[0], training=True))
         others = _others(model, [model.optimizer], variables)
         with kept([*model.variables, *others]):
-            classes = checks.check_targets(model, few)
-            checks.check_classes(few, classes)
+            limits = checks.limits_of(model, few)
+            checks.check_limits(examples, limits)
             names = checks.build(model, few)
-    return Trial(names, classes, operations, others, [model.optimizer])
+            if model.distribute_strategy.num_replicas_in_sync == 1 and options.accumulate > 1:
+                checks.check_loss_of_parts(model, few)
+    has_plain_mean = checks.has_plain_mean(model) and not has_own(model, "compute_loss")
+    not_means = tuple(name for name in names[1:] if not _is_mean(model, name, is_known=True))
+    return Trial(
+        names, limits, operations, others, [model.optimizer], has_plain_mean=has_plain_mean, not_means=not_means
+    )
 
 
 def _try_own_step(model: keras.Model, feed: Feed, examples: Batch, options: StepOptions) -> Trial:
@@ -110,15 +121,33 @@ def _try_own_step(model: keras.Model, feed: Feed, examples: Batch, options: Step
 
     def once(batch: Batch) -> Any:
         result, _ = take(batch, None)
-        names.extend(result.metrics)
+        names.extend(flat(result.metrics))
         return result.metrics
 
     tensors = keras.tree.map_structure(tf.convert_to_tensor, feed.first_batch)
     problem = f"The train_step of {type(model).__name__} fails on data of shape {checks.shapes(feed.first_batch)}"
     operations, variables = guarded(problem, _traced, lambda: once(tensors))
-    classes: list[int | None] = [None] * len(keras.tree.flatten(feed.first_batch[1:2]))
     recorded = tuple(checks.checked_name(name) for name in dict.fromkeys(names))
-    return Trial(recorded, classes, operations, _others(model, optimizers, variables), optimizers, take)
+    not_means = tuple(name for name in recorded if not _is_mean(model, name, is_known=False))
+    others = _others(model, optimizers, variables)
+    return Trial(recorded, [], operations, others, optimizers, take, not_means=not_means)
+
+
+def _is_mean(model: keras.Model, name: str, is_known: bool) -> bool:
+    """Return whether a recorded value comes from a mean; `is_known` says that it comes from a metric in any case."""
+    parts = [part for metric in model.metrics for part in [metric, *getattr(metric, "metrics", [])]]
+    same = [m for m in parts if re.fullmatch(rf"(.*_)?{re.escape(m.name)}(_\d+)?", name)]
+    is_mean = [isinstance(m, keras.metrics.Mean) and type(m).result is keras.metrics.Mean.result for m in same]
+    return all(is_mean) and (bool(is_mean) or not is_known)
+
+
+def _with_state(model: keras.Model) -> list[keras.Variable]:
+    """Return the variables that the optimizer has a state for: also of frozen layers, which may be trained later.
+
+    Keras finds the averages of `use_ema` by their place among the variables that are trained, so there it is those.
+    """
+    has_averages = keras_private.inner(model.optimizer).use_ema
+    return model.trainable_variables if has_averages else keras_private.all_trainable(model)
 
 
 def _num_tried(model: keras.Model) -> int:

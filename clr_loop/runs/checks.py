@@ -73,6 +73,7 @@ def _check_monitor(run: Run, options: RunOptions) -> None:
     """Raise ValueError if epochs cannot be rated as asked."""
     kinds = ["", *(["val_"] if run.validation else []), *(["averaged_val_"] if run.loop.averages else [])]
     names = [f"{kind}{name}" for kind in kinds for name in run.loop.metric_names]
+    names = [name for name in names if name not in run.loop.not_means]
     if options.monitor is not None and options.monitor not in names:
         raise ValueError(f"monitor is {options.monitor}, which no epoch has; choose one of {', '.join(names)}.")
     if options.monitor is None and not run.validation:

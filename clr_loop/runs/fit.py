@@ -3,7 +3,8 @@
 The program is compiled, and that timed, before the first step. An epoch's seconds are those of its blocks of steps,
 each of which ends with its metrics on the host; validation, callbacks and files are not in them. As in Keras,
 validation sees the raw weights. Averages of the weights (`use_ema`) take their place after the last checkpoint.
-`model.history` is Keras' History of the epochs.
+`model.history` is Keras' History of the epochs. An epoch has the means of its steps; AUC, precision and other metrics
+that are no means over examples are recorded at each step and in validation, but not for the epoch's training.
 
 A loop that has taken steps already is trained on: the schedule goes on from its step, unless the options' first_step
 says otherwise, and the order of the data from its place. `model.stop_training = True` ends a run earlier, at the end of
@@ -147,7 +148,7 @@ def _opened(
 ) -> contextlib.AbstractContextManager[Progress]:
     """Hold the run's files open; the context gives the progress made until the checkpoint."""
     if run.records is None:
-        return contextlib.nullcontext(Progress(best=Best(options.monitor)))
+        return contextlib.nullcontext(Progress(best=Best(options.monitor), not_means=run.loop.not_means))
     return run.records.open(checkpoint, settings)
 
 

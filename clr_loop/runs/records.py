@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ class Progress:
         epoch_seconds, input_wait_seconds: of training in the epoch that is not whole yet; see `EpochRecord`.
         batch_sizes: the examples of each step of the epoch that is not whole yet.
         best: what epochs are rated by.
+        not_means: the metrics that an epoch has no value of; see `TrainLoop.not_means`.
         is_best: whether the last whole epoch is better than all before it.
     """
 
@@ -51,6 +52,7 @@ class Progress:
     epoch_seconds: float = 0.0
     input_wait_seconds: float = 0.0
     best: Best = field(default_factory=Best)
+    not_means: Sequence[str] = ()
     is_best: bool = False
     batch_sizes: list[int] = field(default_factory=list)
     _sums: dict[str, float] = field(default_factory=dict)
@@ -75,11 +77,12 @@ class Progress:
     def logs(self) -> dict[str, float]:
         """Return the epoch's means so far, weighted by examples, and its last learning rate; {} before its first step.
 
-        A momentum has no mean.
+        A momentum has no mean, and neither have `not_means`.
         """
         if not self._num_examples:
             return {}
-        means = {name: total / self._num_examples for name, total in self._sums.items() if name != "momentum"}
+        left_out = ("momentum", *self.not_means)
+        means = {name: total / self._num_examples for name, total in self._sums.items() if name not in left_out}
         rates = next(block["learning_rate"] for block in reversed(self.blocks) if len(block["learning_rate"]))
         return {**means, "learning_rate": float(rates[-1])}
 
@@ -150,7 +153,7 @@ class RunRecords:
         Raises:
             ValueError: if the CSV files have lost what they held at the checkpoint.
         """
-        progress = Progress(best=Best(self._monitor))
+        progress = Progress(best=Best(self._monitor), not_means=self._loop.not_means)
         self._settings, self._columns = settings, None
         if checkpoint is None:
             run_files.clear(self.directory)
@@ -177,7 +180,7 @@ class RunRecords:
         history = run_files.read_history(self.directory)
         epochs, validations = read_epochs(self.directory)
         seconds = manifest["epoch_seconds"], manifest["input_wait_seconds"]
-        progress = Progress([], epochs, validations, *seconds, Best(self._monitor))
+        progress = Progress([], epochs, validations, *seconds, Best(self._monitor), self._loop.not_means)
         if history:
             begin = epochs[-1].step + 1 if epochs else 0
             del history["step"]

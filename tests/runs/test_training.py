@@ -512,7 +512,7 @@ def looks_of_an_epoch(monkeypatch, epochs):
     averaged_steps = actions.averaged_steps
     with monkeypatch.context() as patch:
         patch.setattr(actions, "averaged_steps", lambda run, options: Counted(averaged_steps(run, options)))
-        patch.setattr(run_fit, "Progress", lambda best: Progress(Counted(), Counted(), Counted(), best=best))
+        patch.setattr(run_fit, "Progress", lambda **named: Progress(Counted(), Counted(), Counted(), **named))
         patch.setattr(loop, "evaluate", lambda *batch: {"loss": 1.0, "accuracy": 0.5})
         fit(
             loop, Triangular(0.001, 0.01, 1), (FEATURES, LABELS), epochs=epochs,

@@ -30,7 +30,7 @@ _MEANS = {
     keras.losses.KLDivergence, keras.losses.Hinge, keras.losses.SquaredHinge, keras.losses.CategoricalHinge,
     keras.losses.CosineSimilarity,
 }  # fmt: skip
-_FUNCTIONS = {loss().fn for loss in _MEANS}
+KNOWN_MEANS = {loss().fn for loss in _MEANS}
 
 
 def in_halves(gradients: Gradients) -> Gradients:
@@ -77,5 +77,5 @@ def _has_plain_settings(layer: keras.Layer) -> bool:
 
 
 def _is_mean(loss: keras.losses.Loss) -> bool:
-    is_known = getattr(loss, "fn", None) in _FUNCTIONS
+    is_known = getattr(loss, "fn", None) in KNOWN_MEANS
     return is_known and loss.reduction == "sum_over_batch_size" and loss.get_config().get("ignore_class") is None
