@@ -117,8 +117,8 @@ def check_cache(error: Exception) -> None:
     is_cached = "persistent_cache" in os.environ.get("TF_XLA_FLAGS", "")
     if is_cached and isinstance(error, tf.errors.OpError) and not isinstance(error, refusals):
         raise OSError(
-            f"XLA's cache of programs failed ({error.message.splitlines()[0]}); free its disk, or go without it "
-            "(--noxla_cache for scripts; else remove it from TF_XLA_FLAGS)."
+            f"XLA's cache of programs failed ({error.message.splitlines()[0]}); free its disk, or remove it from "
+            "TF_XLA_FLAGS."
         ) from error
 
 

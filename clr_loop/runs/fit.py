@@ -169,7 +169,7 @@ def _as_arguments(data: Any) -> tuple[Any, ...]:
 
 def _settings(run: Run, options: RunOptions) -> dict[str, Any]:
     own = {"validation": _digest(run.validation), "first_step": run.first_step}
-    return run_settings(run.loop, run.schedule, run.epochs, {**options.settings, **own})
+    return run_settings(run.loop, run.schedule, run.epochs, {**options.to_compare(), **own})
 
 
 def _taken_up(

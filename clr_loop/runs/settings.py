@@ -9,7 +9,7 @@ import platform
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,9 +20,9 @@ import clr_loop
 from clr_loop import schedules
 from clr_loop.loop import keras_private
 from clr_loop.loop.loop import TrainLoop
+from clr_loop.runs.options import OnChange
 
 ScheduleFn = Callable[[NDArray[np.int64]], ArrayLike]
-OnChange = Literal["keep", "replace", "rebase"]
 
 _CHANGEABLE = ("schedule", "versions")  # If the user says how.
 _FREE = ("epochs", "command", "chosen")  # The weights do not depend on these.
@@ -161,7 +161,7 @@ def schedule_from_here(
 
     Args:
         schedule: the one that was given; `saved` is the config of the one that the run has.
-        on_change: see `fit.RunOptions`.
+        on_change: see `RunOptions`.
         step: the step that the run has come to.
 
     Raises:

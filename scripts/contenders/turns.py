@@ -123,7 +123,6 @@ def _process(name: str, job: Job, log_dir: Path) -> Iterator[Callable[[bool | No
 def _serve(name: str, job: Job, log_dir: Path, connection: Connection) -> None:
     """The process itself: trains an epoch whenever it is told to."""
     flags.FLAGS.mark_as_parsed()  # Its parent has read the flags; here they keep their defaults.
-    flags.FLAGS.xla_cache = False  # Each contender's compilation is timed.
     if CONTENDERS[name].on_tensorflow:
         terminal.start_tensorflow()
     run_epoch = CONTENDERS[name].begin(job, log_dir)

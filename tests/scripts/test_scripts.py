@@ -77,7 +77,7 @@ def test_config_json_holds_the_options_of_the_step_and_what_was_chosen(small_fla
     options = [
         "--clip_norm=0.5",
         "--accumulate=2",
-        "--on_non_finite=skip",
+        "--skip_non_finite",
         "--jit_compile=false",
     ]
     options += ["--optimizer=sgd", "--feed=stream"]

@@ -7,14 +7,12 @@ weights at the lows of a cyclical rate, is from P. Izmailov et al., arXiv 1803.0
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import keras
 import tensorflow as tf
 
+from clr_loop.loop.options import Average
 from clr_loop.loop.result import Update
-
-Average = float | Literal["swa"]
 
 
 class Averages:
