@@ -161,7 +161,7 @@ def test_kept_flags_are_those_the_run_was_begun_with_unless_they_change_no_step(
     assert finish("train.py", *flags, "--epochs=1", f"--run_dir={run_dir}")[0] == 0
     returncode, _, stderr = finish("train.py", flags[0], "--epochs=40", f"--run_dir={run_dir}", "--resume")
     assert returncode == 2
-    assert "begun with other settings" in stderr
+    assert "started with different settings" in stderr
     assert "model relu_mlp, now article_mlp" in stderr
     returncode, _, stderr = finish("train.py", "--epochs=40", f"--run_dir={run_dir}", "--resume", "--on_change=keep")
     assert returncode == 0, stderr
@@ -224,7 +224,7 @@ def test_a_comparison_resumed_runs_only_what_is_not_finished(flags, tmp_path):
 
     returncode, _, stderr = finish("compare_batch_sizes.py", *arguments, "--resume", "--learning_rate=0.2")
     assert returncode == 2
-    assert "other settings: schedule {'learning_rate': 0.1}, now {'learning_rate': 0.2}" in stderr
+    assert "different settings: schedule {'learning_rate': 0.1}, now {'learning_rate': 0.2}" in stderr
     returncode, _, stderr = finish("compare_batch_sizes.py", *arguments, "--resume", "--epochs=1")
     assert returncode == 2
     assert "epochs 2, now 1" in stderr
