@@ -85,6 +85,7 @@ def define_flags() -> None:
 
 def run() -> None:
     """Compare, write the report and print it."""
+    RunOptions(**option_flags.values(RunOptions))  # Raises if one is out of range.
     dataset = model_flags.load_dataset()
     arm_flags.check(dataset)
     with output_flags.claim(FLAGS.output_dir, "comparison", FLAGS.resume) as output_dir:

@@ -120,7 +120,7 @@ def run_arms(
             loop.restore(dataclasses.replace(fresh[arm.batch_size], **initial))
             of_arm = dataclasses.replace(options, settings={"arm": arm.label, **options.settings})
             train = partial(fit, loop, arm.schedule, dataset.validation, epochs=plan.epochs_of(arm), verbose=0)
-            expected = run_settings(loop, arm.schedule, plan.epochs_of(arm), of_arm.settings)
+            expected = run_settings(loop, arm.schedule, plan.epochs_of(arm), of_arm.to_compare())
             result = _finished(run_dir, expected) if resume else None
             try:
                 if result is None:
