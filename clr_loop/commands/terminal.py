@@ -34,7 +34,6 @@ FLAGS = flags.FLAGS
 
 # What a mistake of the user raises in the package or in a script; any other error from there is a fault.
 _EXPECTED = (ValueError, TypeError, OSError)
-_OURS = (str(Path(sys.argv[0]).resolve().parent), str(Path(__file__).parents[1]))
 
 # What --help lists, in the order of use. --helpfull adds the other flags of these modules and of the command itself.
 _COMMAND = "the command's own"
@@ -159,7 +158,7 @@ def _guard(main: Main, module: str) -> int:
         goes_on = f" Go on with it by {resume_command()}" if "resume" in FLAGS and FLAGS.is_parsed() else ""
         return _fail(f"Interrupted; what was written until then is kept.{goes_on}", code=130)
     except SystemExit as error:
-        return _fail(f"The command exited early: {in_one_line(error, _OURS)}.")
+        return _fail(f"The command exited early: {in_one_line(error, _own_folders(module))}.")
     except flags.UnrecognizedFlagError as error:
         name = error.flagname
         return _fail(
@@ -169,16 +168,21 @@ def _guard(main: Main, module: str) -> int:
         return _fail(f"{' '.join(str(error).split())}; --help lists the flags.")
     except Exception as error:
         logging.debug("Where it was raised:", exc_info=True)
-        return _fail(_one_line(error))
+        return _fail(_one_line(error, _own_folders(module)))
 
 
-def _one_line(error: Exception) -> str:
+def _own_folders(module: str) -> tuple[str, str]:
+    """Return the folders of the package and of the command's module, where errors are raised that need no place."""
+    return str(Path(__file__).parents[1]), str(Path(sys.modules[module].__file__ or "").resolve().parent)
+
+
+def _one_line(error: Exception, own: tuple[str, ...]) -> str:
     """Return what an error says. One that the package does not raise itself is named, with the user's line."""
-    is_here = traceback.extract_tb(error.__traceback__)[-1].filename.startswith(_OURS)
-    if is_here and (isinstance(error, _EXPECTED) or type(error).__module__.startswith("clr_loop.")):
+    is_own = traceback.extract_tb(error.__traceback__)[-1].filename.startswith(own)
+    if is_own and (isinstance(error, _EXPECTED) or type(error).__module__.startswith("clr_loop.")):
         return " ".join(str(error).split())
-    line = in_one_line(error, _OURS)
-    if is_here:
+    line = in_one_line(error, own)
+    if is_own:
         traceback.print_exc()
         return f"{line}; this is a fault of clr_loop"
     is_placed = isinstance(error, OSError) or line.endswith(")")

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import termios
+import warnings
 
 import pytest
 from absl import flags
@@ -190,3 +191,23 @@ def test_the_line_that_resumes_a_run_neither_overwrites_nor_rebases_it_once_more
     assert os.path.samefile(shutil.which(python), sys.executable)
     kept = ["--on_change=keep"] if rebases else []
     assert (script, flags) == ("train.py", ["--step_size=3ep", "--run_dir=a b", *kept, "--resume"])
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("The rate is wrong."), "error: The rate is wrong.\n"),
+        (KeyError("loss"), "error: KeyError: 'loss'; this is a fault of clr_loop\n"),
+    ],
+)
+def test_a_mistake_is_told_in_a_line_and_a_fault_with_its_traceback(monkeypatch, capsys, error, told):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with flagsaver.flagsaver(), warnings.catch_warnings(), pytest.raises(SystemExit) as caught:
+        terminal.command(fail)()
+    shown = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert shown.endswith(told)
+    assert shown.startswith("Traceback" if isinstance(error, KeyError) else told)
