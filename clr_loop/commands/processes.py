@@ -46,7 +46,7 @@ def run(module: str, work: Callable[[Sequence[T]], None], items: Sequence[T], nu
                 if process.exitcode:
                     raise ChildProcessError(
                         f"One of {len(processes)} processes ended with exit code {process.exitcode}; its message "
-                        f"stands above. Go on with {terminal.resume_command()}"
+                        f"stands above. Resume by {terminal.resume_command()}"
                     )
     finally:
         for process in processes:

@@ -155,8 +155,8 @@ def _guard(main: Main, module: str) -> int:
     try:
         return main() or 0
     except KeyboardInterrupt:
-        goes_on = f" Go on with it by {resume_command()}" if "resume" in FLAGS and FLAGS.is_parsed() else ""
-        return _fail(f"Interrupted; what was written until then is kept.{goes_on}", code=130)
+        goes_on = f" Resume it by {resume_command()}" if "resume" in FLAGS and FLAGS.is_parsed() else ""
+        return _fail(f"Interrupted; what was written is kept.{goes_on}", code=130)
     except SystemExit as error:
         return _fail(f"The command exited early: {in_one_line(error, _own_folders(module))}.")
     except flags.UnrecognizedFlagError as error:
@@ -212,19 +212,6 @@ def start_tensorflow(prepare: Callable[[], None] = lambda: None) -> None:
         tf.config.list_logical_devices()
 
 
-@contextlib.contextmanager
-def _without_matplotlib() -> Iterator[None]:
-    """Let Keras do without Matplotlib, as it can: importing it takes long, and only a gallery of images needs it."""
-    if "matplotlib" in sys.modules:
-        yield
-        return
-    sys.modules["matplotlib"] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules["matplotlib"]
-
-
 def import_tensorflow() -> None:
     """Import TensorFlow, and Keras on it, with the same settings whatever the user's are.
 
@@ -233,7 +220,7 @@ def import_tensorflow() -> None:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # By itself TensorFlow does so on some processors only.
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
-    with status("importing TensorFlow"), _without_matplotlib():
+    with status("importing TensorFlow"):
         if FLAGS.verbosity <= 0:
             clr_loop.quiet()
         import keras
