@@ -87,17 +87,18 @@ def checked_types(function: F) -> F:
         if not hints:  # Not before, because an annotation may name what is defined below.
             hints.update({"return": Any, **get_type_hints(function)})
         for name, value in signature.bind(*arguments, **named).arguments.items():
-            if not _fits(value, hints.get(name, Any)):
+            if not fits(value, hints.get(name, Any)):
                 raise TypeError(f"{name} is {reprlib.repr(value)}; it must be {_words(hints[name])}.")
         return function(*arguments, **named)
 
     return cast(F, checked)
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
+    """Return whether a value is of the type that an annotation names; the words of a `Literal` are not compared."""
     kind, inner = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, types.UnionType):
-        return any(_fits(value, each) for each in inner)
+        return any(fits(value, each) for each in inner)
     if kind is Any or not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
         return True
     if not isinstance(cast(Any, value), _KINDS.get(kind, ((kind,), ""))[0]):
@@ -105,11 +106,11 @@ def _fits(value: Any, hint: Any) -> bool:
     if kind in (int, float):
         return not isinstance(value, bool)
     if kind is Sequence:
-        return not isinstance(value, str) and all(_fits(each, inner[0]) for each in value)
+        return not isinstance(value, str) and all(fits(each, inner[0]) for each in value)
     if kind is Mapping:
-        return all(_fits(key, inner[0]) and _fits(each, inner[1]) for key, each in value.items())
+        return all(fits(key, inner[0]) and fits(each, inner[1]) for key, each in value.items())
     if kind is tuple and inner[1:] != (...,):
-        return len(value) == len(inner) and all(map(_fits, value, inner))
+        return len(value) == len(inner) and all(map(fits, value, inner))
     return True
 
 

@@ -255,4 +255,4 @@ def machine_facts() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    terminal.run(main)
+    terminal.command(main)()

@@ -46,10 +46,11 @@ flags.DEFINE_enum(
 
 
 def check() -> None:
-    """Raise ValueError for flags that cannot go together, before anything is started."""
+    """Raise ValueError for flags that are out of range or cannot go together, before anything is started."""
+    options = model_flags.step_options()
     if FLAGS.logical_devices is not None and FLAGS.strategy != "mirrored":
         raise ValueError(f"--logical_devices is of use with --strategy=mirrored only, and that is {FLAGS.strategy}.")
-    if FLAGS.strategy != "none" and FLAGS.jit_compile == "true":
+    if FLAGS.strategy != "none" and options.jit_compile is True:
         raise ValueError("--jit_compile=true cannot go with --strategy: XLA cannot compile the exchange of replicas.")
     if FLAGS.strategy != "none" and FLAGS.feed == "resident":
         raise ValueError("--feed=resident cannot go with --strategy: replicas share batches and not arrays.")
@@ -90,15 +91,13 @@ def start() -> tf.distribute.Strategy | None:
     return made[0]
 
 
-def make_loop(
-    dataset: AnyDataset, strategy: tf.distribute.Strategy | None, seed: int = 0, skip_non_finite: bool = False
-) -> TrainLoop:
+def make_loop(dataset: AnyDataset, strategy: tf.distribute.Strategy | None, seed: int = 0) -> TrainLoop:
     """Make the loop that the flags ask for, and print in a line what was chosen and why."""
     from clr_loop.loop import make_loop, strategies
 
     with strategies.scope(strategy, FLAGS.precision):
         model = model_flags.make_model(dataset, seed)
-    options = model_flags.step_options(skip_non_finite)
+    options = model_flags.step_options()
     loop = make_loop.make_loop(model, dataset, FLAGS.batch_size, seed=seed, feed=FLAGS.feed, options=options)
     words = [text if name in ("replicas", "xla") else f"{name} {text}" for name, text in loop.chosen.items()]
     terminal.say(f"chosen:  {', '.join(words)}")

@@ -12,20 +12,23 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from clr_loop import data
-from clr_loop.commands import terminal
+from clr_loop.commands import option_flags, terminal
 from clr_loop.data import functions
+from clr_loop.loop.options import StepOptions
 
 if TYPE_CHECKING:
     import keras
 
-    from clr_loop.loop.options import StepOptions
-
 FLAGS = flags.FLAGS
 
-_AUTO: dict[str, Any] = {"auto": "auto", "true": True, "false": False}
 _OPTIMIZERS = ("adam", "adamw", "lion", "nadam", "rmsprop", "sgd")
-# Flags that are arguments of the optimizer.
-_OF_OPTIMIZER = ("momentum", "nesterov", "beta_1", "beta_2", "epsilon", "weight_decay")
+# Numbers that are arguments of optimizers.
+_OPTIMIZER_NUMBERS = {
+    "beta_1": "Decay of the mean of gradients (adam, adamw, nadam, lion).",
+    "beta_2": "Decay of the mean of squared gradients (adam, adamw, nadam), or of gradients (lion).",
+    "epsilon": "What is added to a divisor (adam, adamw, nadam, rmsprop).",
+    "weight_decay": "Decoupled weight decay, times the learning rate at each step.",
+}
 
 flags.DEFINE_string(
     "dataset",
@@ -65,32 +68,10 @@ flags.DEFINE_list(
 )
 flags.declare_key_flag("momentum")
 flags.DEFINE_bool("nesterov", None, "Nesterov's momentum (sgd).")
-flags.DEFINE_float("beta_1", None, "Decay of the mean of gradients (adam, adamw, nadam, lion).")
-flags.DEFINE_float(
-    "beta_2", None, "Decay of the mean of squared gradients (adam, adamw, nadam), or of gradients (lion)."
-)
-flags.DEFINE_float("epsilon", None, "What is added to a divisor (adam, adamw, nadam, rmsprop).")
-flags.DEFINE_float("weight_decay", None, "Decoupled weight decay, times the learning rate at each step.")
+for name, text in _OPTIMIZER_NUMBERS.items():
+    flags.DEFINE_float(name, None, text)
 flags.DEFINE_list(
     "exclude_from_weight_decay", [], "Variables without weight decay: those whose name holds one of these."
-)
-flags.DEFINE_string(
-    "average",
-    None,
-    "An average of the weights beside the training: ema:0.999 (exponential, over all steps) or swa (the mean at the "
-    "cycles' lows).",
-)
-flags.DEFINE_float("average_from", 0.5, "With --average=swa: the share of the run from which on cycles' lows count.")
-flags.DEFINE_list(
-    "rate_multipliers",
-    [],
-    "regex=factor: variables whose path matches learn at the schedule's rate times the factor; 0 freezes them.",
-)
-flags.DEFINE_enum(
-    "jit_compile", "auto", list(_AUTO), "Compile with XLA; auto: not for convolutions and random numbers on a CPU."
-)
-flags.DEFINE_bool(
-    "halve_batches", True, "On a CPU with XLA, compute batches of 256 or more in two halves, where these add up."
 )
 flags.DEFINE_float(
     "label_smoothing",
@@ -99,8 +80,7 @@ flags.DEFINE_float(
     lower_bound=0.0,
     upper_bound=1.0,
 )
-flags.DEFINE_float("clip_norm", None, "Scale gradients of a larger global norm down to this one.")
-flags.DEFINE_integer("accumulate", 1, "Parts into which a batch is split; they are computed one after another.")
+option_flags.define(StepOptions)
 
 
 @flags.validator("optimizer", message=f"must be {', '.join(_OPTIMIZERS)}, or package.module:function")
@@ -142,7 +122,11 @@ def make_model(dataset: data.AnyDataset, seed: int) -> keras.Model:
 
 def _make_optimizer() -> keras.optimizers.Optimizer | None:
     """Make the optimizer, with those of its arguments that were given; None if no flag says anything of it."""
-    given = {name: FLAGS[name].value for name in _OF_OPTIMIZER if FLAGS[name].value is not None}
+    given = {
+        name: FLAGS[name].value
+        for name in ("momentum", "nesterov", *_OPTIMIZER_NUMBERS)
+        if FLAGS[name].value is not None
+    }
     if given.pop("momentum", None) and len(momentums()) == 1:
         (given["momentum"],) = momentums()
     if FLAGS.optimizer is None and not given and not FLAGS.exclude_from_weight_decay:
@@ -186,36 +170,9 @@ def _refuse_unknown(given: Collection[str], taken: Collection[str], name: str) -
             raise ValueError(f"--{argument} means nothing to {name}; remove it or choose another --optimizer.")
 
 
-def _average() -> Any:
-    """Return what --average says."""
-    kind, _, momentum = (FLAGS.average or "").partition(":")
-    try:
-        return FLAGS.average if FLAGS.average in (None, "swa") else float({"ema": momentum}[kind])
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"--average is {FLAGS.average}; write ema:0.999 or swa.") from error
-
-
-def _multipliers() -> dict[str, float]:
-    """Return what --rate_multipliers says: regex → factor."""
-    try:
-        return {regex: float(factor) for regex, _, factor in (text.rpartition("=") for text in FLAGS.rate_multipliers)}
-    except ValueError as error:
-        raise ValueError(f"--rate_multipliers is {','.join(FLAGS.rate_multipliers)}; write regex=factor.") from error
-
-
-def step_options(skip_non_finite: bool = False) -> StepOptions:
-    """Return how an update is made."""
-    from clr_loop.loop.options import StepOptions
-
-    return StepOptions(
-        jit_compile=_AUTO[FLAGS.jit_compile],
-        clip_norm=FLAGS.clip_norm,
-        accumulate=FLAGS.accumulate,
-        skip_non_finite=skip_non_finite,
-        halve_batches=FLAGS.halve_batches,
-        average=_average(),
-        rate_multipliers=_multipliers(),
-    )
+def step_options() -> StepOptions:
+    """Return how an update is made, as the flags say."""
+    return StepOptions(**option_flags.values(StepOptions))
 
 
 def settings(dataset: data.AnyDataset) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Runs parts of a script's work in processes of their own, side by side."""
+"""Runs parts of a command's work in processes of their own, side by side."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from clr_loop.commands import terminal
 T = TypeVar("T")
 
 
-def run(work: Callable[[Sequence[T]], None], items: Sequence[T], num_processes: int) -> None:
+def run(module: str, work: Callable[[Sequence[T]], None], items: Sequence[T], num_processes: int) -> None:
     """Deal the items out to processes, and wait until all are done.
 
     Args:
-        work: a function that can be pickled. Each process calls it once with its items; the script's flags are read.
+        module: the command's, whose flags each process reads.
+        work: a function that can be pickled. Each process calls it once with its items.
         items: at least one.
         num_processes: int, at least 1; no more are started than there are items.
 
@@ -32,7 +33,7 @@ def run(work: Callable[[Sequence[T]], None], items: Sequence[T], num_processes: 
     context = multiprocessing.get_context("spawn")
     shares = [items[i::num_processes] for i in range(min(num_processes, len(items)))]
     # A process starts TensorFlow before it reads the work, which may import it.
-    processes = [context.Process(target=_serve, args=(pickle.dumps(work), share)) for share in shares]
+    processes = [context.Process(target=_serve, args=(module, pickle.dumps(work), share)) for share in shares]
     try:
         for process in processes:
             process.start()
@@ -44,8 +45,8 @@ def run(work: Callable[[Sequence[T]], None], items: Sequence[T], num_processes: 
                 running.remove(process)
                 if process.exitcode:
                     raise ChildProcessError(
-                        f"One of {len(processes)} processes ended with exit code {process.exitcode}; what it said "
-                        f"stands above. Go on by {terminal.resume_command()}"
+                        f"One of {len(processes)} processes ended with exit code {process.exitcode}; its message "
+                        f"stands above. Resume by {terminal.resume_command()}"
                     )
     finally:
         for process in processes:
@@ -54,7 +55,7 @@ def run(work: Callable[[Sequence[T]], None], items: Sequence[T], num_processes: 
                 process.join()
 
 
-def _serve(pickled: bytes, items: Sequence[T]) -> None:
+def _serve(module: str, pickled: bytes, items: Sequence[T]) -> None:
     def work() -> None:
         terminal.start_tensorflow()
         pickle.loads(pickled)(items)
@@ -62,7 +63,7 @@ def _serve(pickled: bytes, items: Sequence[T]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent has it too, and ends its children.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     tqdm.set_lock(threading.RLock())  # Python would call its own, a semaphore, leaked if this process is ended.
-    terminal.run_child(work)
+    terminal.run_child(module, work)
 
 
 def _end_with_parent() -> None:

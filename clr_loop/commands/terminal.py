@@ -1,4 +1,4 @@
-"""What a script shares with its terminal: flags, help, errors of one line, closing lines, and a quiet TensorFlow.
+"""What a command shares with its terminal: flags, help, errors of one line, closing lines, and a quiet TensorFlow.
 
 Nothing here imports TensorFlow before `start_tensorflow`, so `--help` and a wrong flag answer at once.
 """
@@ -18,6 +18,7 @@ import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator
+from importlib import import_module
 from logging import Formatter
 from pathlib import Path
 from typing import NoReturn
@@ -26,18 +27,17 @@ from absl import flags, logging
 from tqdm import tqdm
 
 import clr_loop
-from clr_loop.commands import xla_cache
 from clr_loop.data.functions import in_one_line
 from clr_loop.runs import files as run_files
 from clr_loop.silence import without_stderr
 
 FLAGS = flags.FLAGS
 
-# Where errors are raised whose text needs no more: the scripts and the package.
-_OURS = (str(Path(sys.argv[0]).resolve().parent), str(Path(__file__).parents[1]))
+# What a mistake of the user raises in the package or in a script; any other error from there is a fault.
+_EXPECTED = (ValueError, TypeError, OSError)
 
-# What --help lists, in the order of use. --helpfull adds the other flags of these modules and of the script itself.
-_SCRIPT = "the script's own"
+# What --help lists, in the order of use. --helpfull adds the other flags of these modules and of the command itself.
+_COMMAND = "the command's own"
 _HELP = {
     "Data and model": ("dataset", "model", "optimizer", "clr_loop.commands.model_flags"),
     "Schedule": (
@@ -45,7 +45,7 @@ _HELP = {
         "clr_loop.commands.schedule_flags", "clr_loop.commands.arm_flags",
     ),
     "Run": (
-        "batch_size", "batch_sizes", "epochs", "seed", "seeds", "tune", "resume", _SCRIPT,
+        "batch_size", "batch_sizes", "epochs", "seed", "seeds", "tune", "resume", _COMMAND,
         "clr_loop.commands.loop_flags",
     ),
     "Output": ("run_dir", "output_dir", "overwrite", "clr_loop.commands.output_flags"),
@@ -53,7 +53,7 @@ _HELP = {
 }  # fmt: skip
 _PLACES = [name for names in _HELP.values() for name in names]
 _HEADINGS = {name: heading for heading, names in _HELP.items() for name in names}
-# A script with few flags has no second help.
+# A command with few flags has no second help.
 _FEW = 12
 
 _WRITTEN_OUT = {
@@ -62,36 +62,52 @@ _WRITTEN_OUT = {
 
 flags.DEFINE_bool("help", False, "Print the flags that matter most.", short_name="h")
 flags.DEFINE_bool("helpfull", False, "Print all flags.")
-flags.DEFINE_bool(
-    "xla_cache", True, "Keep XLA's programs in the user's cache folder, so that the next start is faster."
-)
 
 
-def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run a script's main and exit. A user's mistake becomes one line and exit code 2; --verbosity=1 shows where."""
+Main = Callable[[], int | None]
+
+
+def command(main: Main, define_flags: Callable[[], None] = lambda: None) -> Callable[[], NoReturn]:
+    """Return a function that defines and reads the flags of the process, calls main, and exits.
+
+    A user's mistake becomes one line and exit code 2; --verbosity=1 shows where. The help is the docstring of main's
+    module with the flags that are key to it.
+    """
+    module = main.__module__
 
     def parse_and_run() -> int | None:
         rest = FLAGS(sys.argv)[1:]
         if FLAGS.help or FLAGS.helpfull:
-            print(f"{sys.modules['__main__'].__doc__}{_help()}")
+            print(f"{sys.modules[module].__doc__}{_help(module)}")
             return 0
         if rest:
             raise ValueError(f"{rest[0]!r} is not a flag; write flags as --name=value.")
         return main()
 
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # As it is for a job in the background.
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # In place of a handler for the time of the imports.
-    sys.exit(_guard(parse_and_run))
+    def run() -> NoReturn:
+        define_flags()
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # A job in the background ignores it.
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # In place of the handler for the imports.
+        sys.exit(_guard(parse_and_run, module))
+
+    return run
 
 
-def _help() -> str:
+def run_child(module: str, work: Callable[[], None]) -> NoReturn:
+    """Do a part of a command's work in a process that the command has spawned, under the same flags and rules."""
+    import_module(module).define_flags()
+    FLAGS(sys.argv)
+    sys.exit(_guard(work, module))
+
+
+def _help(module: str) -> str:
     """Return the flags under their headings."""
 
     def place(flag: flags.Flag) -> str:
-        named = (flag.name, FLAGS.find_module_defining_flag(flag.name), _SCRIPT)
+        named = (flag.name, FLAGS.find_module_defining_flag(flag.name), _COMMAND)
         return next(name for name in named if name in _HEADINGS)
 
-    every = sorted(_own_flags(), key=lambda flag: _PLACES.index(place(flag)))
+    every = sorted(_own_flags(module), key=lambda flag: _PLACES.index(place(flag)))
     is_full = FLAGS.helpfull or len(every) <= _FEW
     shown = every if is_full else [flag for flag in every if flag.name in _HEADINGS]
     lines = []
@@ -106,16 +122,10 @@ def _help() -> str:
     return "\n".join([*lines, "", f"{more}--flagfile=FILE reads flags from a file, one in each line."])
 
 
-def _likeliest(name: str) -> str:
+def _likeliest(name: str, module: str) -> str:
     """Return in words which flag was meant by a name that is none."""
-    near = difflib.get_close_matches(_WRITTEN_OUT.get(name, name), [flag.name for flag in _own_flags()], 1, 0.58)
+    near = difflib.get_close_matches(_WRITTEN_OUT.get(name, name), [flag.name for flag in _own_flags(module)], 1, 0.58)
     return f"did you mean --{near[0]}? " if near else ""
-
-
-def run_child(work: Callable[[], None]) -> NoReturn:
-    """Do a part of a script's work in a process that the script has spawned, under the same flags and rules."""
-    FLAGS(sys.argv)
-    sys.exit(_guard(work))
 
 
 def say(line: str) -> None:
@@ -136,7 +146,7 @@ def say_markdown(text: str) -> None:
         print(text, flush=True)
 
 
-def _guard(main: Callable[[], int | None]) -> int:
+def _guard(main: Main, module: str) -> int:
     """Call main and return an exit code."""
     logging.use_absl_handler()
     logging.get_absl_handler().setFormatter(Formatter("%(levelname)s: %(message)s"))
@@ -146,29 +156,38 @@ def _guard(main: Callable[[], int | None]) -> int:
     try:
         return main() or 0
     except KeyboardInterrupt:
-        goes_on = f" Go on with it by {resume_command()}" if "resume" in FLAGS and FLAGS.is_parsed() else ""
-        return _fail(f"Interrupted; what was written until then is kept.{goes_on}", code=130)
+        goes_on = f" Resume it by {resume_command()}" if "resume" in FLAGS and FLAGS.is_parsed() else ""
+        return _fail(f"Interrupted; what was written is kept.{goes_on}", code=130)
     except SystemExit as error:
-        return _fail(f"The script did not come to its end: {in_one_line(error, _OURS)}.")
+        return _fail(f"The command exited early: {in_one_line(error, _own_folders(module))}.")
     except flags.UnrecognizedFlagError as error:
         name = error.flagname
-        return _fail(f"Unknown command line flag {name!r}; {_likeliest(name)}--help and --helpfull list the flags.")
+        return _fail(
+            f"Unknown command line flag {name!r}; {_likeliest(name, module)}--help and --helpfull list the flags."
+        )
     except flags.Error as error:
         return _fail(f"{' '.join(str(error).split())}; --help lists the flags.")
     except Exception as error:
         logging.debug("Where it was raised:", exc_info=True)
-        return _fail(_one_line(error))
+        return _fail(_one_line(error, _own_folders(module)))
 
 
-def _one_line(error: Exception) -> str:
-    """Return what an error says. One that this project does not raise itself is named, with the user's line."""
-    raised = traceback.extract_tb(error.__traceback__)[-1]
-    if raised.filename.startswith(_OURS) and (raised.line or "").startswith("raise "):
+def _own_folders(module: str) -> tuple[str, str]:
+    """Return the folders of the package and of the command's module, where errors are raised that need no place."""
+    return str(Path(__file__).parents[1]), str(Path(sys.modules[module].__file__ or "").resolve().parent)
+
+
+def _one_line(error: Exception, own: tuple[str, ...]) -> str:
+    """Return what an error says. One that the package does not raise itself is named, with the user's line."""
+    is_own = traceback.extract_tb(error.__traceback__)[-1].filename.startswith(own)
+    if is_own and (isinstance(error, _EXPECTED) or type(error).__module__.startswith("clr_loop.")):
         return " ".join(str(error).split())
-    line = in_one_line(error, _OURS)
-    if isinstance(error, OSError) or line.endswith(")"):
-        return line
-    return f"{line} (--verbosity=1 shows where)"
+    line = in_one_line(error, own)
+    if is_own:
+        traceback.print_exc()
+        return f"{line}; this is a fault of clr_loop"
+    is_placed = isinstance(error, OSError) or line.endswith(")")
+    return line if is_placed else f"{line} (--verbosity=1 shows where)"
 
 
 def _fail(message: str, code: int = 2) -> int:
@@ -194,19 +213,6 @@ def start_tensorflow(prepare: Callable[[], None] = lambda: None) -> None:
         tf.config.list_logical_devices()
 
 
-@contextlib.contextmanager
-def _without_matplotlib() -> Iterator[None]:
-    """Let Keras do without Matplotlib, as it can: importing it takes long, and only a gallery of images needs it."""
-    if "matplotlib" in sys.modules:
-        yield
-        return
-    sys.modules["matplotlib"] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules["matplotlib"]
-
-
 def import_tensorflow() -> None:
     """Import TensorFlow, and Keras on it, with the same settings whatever the user's are.
 
@@ -215,9 +221,7 @@ def import_tensorflow() -> None:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # By itself TensorFlow does so on some processors only.
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
-    if FLAGS.xla_cache:
-        xla_cache.use()
-    with status("importing TensorFlow"), _without_matplotlib():
+    with status("importing TensorFlow"):
         if FLAGS.verbosity <= 0:
             clr_loop.quiet()
         import keras
@@ -267,16 +271,17 @@ def _as_typed(program: str, path_of: Callable[[Path], str] = os.path.relpath) ->
     return program if found and Path(found).samefile(own) else path_of(own)
 
 
-def given_flags(left_out: Collection[str]) -> list[str]:
-    """Return the script's flags that were given, as arguments."""
-    return [flag.serialize() for flag in _own_flags() if flag.present and flag.name not in left_out]
+def given_flags(module: str, left_out: Collection[str]) -> list[str]:
+    """Return the flags of a command's module that were given, as arguments."""
+    return [flag.serialize() for flag in _own_flags(module) if flag.present and flag.name not in left_out]
 
 
-def use_saved_flags(run_dir: str, left_out: Collection[str], may_differ: Collection[str]) -> None:
-    """Set the script's flags to those that a run was begun with.
+def use_saved_flags(module: str, run_dir: str, left_out: Collection[str], may_differ: Collection[str]) -> None:
+    """Set the flags of a command's module to those that a run was started with.
 
     Args:
-        run_dir: where config.json has them as `command`, from `given_flags(left_out)`.
+        module: the name of the module.
+        run_dir: where config.json has them as `command`, from `given_flags(module, left_out)`.
         left_out: flags that stay as they are now.
         may_differ: flags that stay as they are now if they were given.
     """
@@ -286,12 +291,12 @@ def use_saved_flags(run_dir: str, left_out: Collection[str], may_differ: Collect
     command = run_files.read_json(config).get("command")
     if not isinstance(command, list):
         raise ValueError(f"{config} has no command to keep the flags of; leave out --on_change=keep and repeat them.")
-    now = [flag.serialize() for flag in _own_flags() if flag.present and flag.name in may_differ]
-    for flag in _own_flags():
+    now = [flag.serialize() for flag in _own_flags(module) if flag.present and flag.name in may_differ]
+    for flag in _own_flags(module):
         if flag.name not in left_out:
             flag.unparse()
     FLAGS([sys.argv[0], *command, *now])
 
 
-def _own_flags() -> list[flags.Flag]:
-    return FLAGS.get_key_flags_for_module(sys.argv[0])
+def _own_flags(module: str) -> list[flags.Flag]:
+    return FLAGS.get_key_flags_for_module(sys.argv[0] if module == "__main__" else module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal, NamedTuple
 
 import keras
@@ -105,6 +106,17 @@ def choose_xla(
     }
     reason = next((words for words, holds in reasons.items() if holds), None)
     return (True, "with XLA") if reason is None else (False, f"without XLA ({reason})")
+
+
+def check_cache(error: Exception) -> None:
+    """Raise OSError if it is not XLA that refuses a model, but its cache of programs that fails."""
+    refusals = (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)
+    is_cached = "persistent_cache" in os.environ.get("TF_XLA_FLAGS", "")
+    if is_cached and isinstance(error, tf.errors.OpError) and not isinstance(error, refusals):
+        raise OSError(
+            f"XLA's cache of programs failed ({error.message.splitlines()[0]}); free its disk, or remove it from "
+            "TF_XLA_FLAGS."
+        ) from error
 
 
 def _may_halve(model: keras.Model, feed: Feed, options: StepOptions) -> bool:

@@ -14,7 +14,7 @@ from clr_loop.data.functions import in_one_line
 from clr_loop.loop import checks, keras_private
 from clr_loop.loop.batches import num_examples_of
 from clr_loop.loop.block import Block, Metrics
-from clr_loop.loop.choose import choose
+from clr_loop.loop.choose import check_cache, choose
 from clr_loop.loop.evaluation import Evaluation
 from clr_loop.loop.feeds import Feed, Window, made_ready
 from clr_loop.loop.options import StepOptions
@@ -143,6 +143,7 @@ class Program:
         """Make the block of a plain graph, with a warning; raise the error if XLA is not to blame, or was asked for."""
         if not self.choice.jit_compile or self._options.jit_compile is True:
             raise error
+        check_cache(error)
         self.choice = self.choice._replace(jit_compile=False, halves=False)
         self.choice.words["xla"] = "without XLA (it refuses the model)"
         warnings.warn(

@@ -14,7 +14,7 @@ from typing_extensions import override
 from clr_loop.runs import snapshots
 from clr_loop.runs.errors import NonFiniteError, NonFiniteLossError, TrainingInterruptedError
 from clr_loop.runs.options import RunOptions
-from clr_loop.runs.result import Best, EpochRecord
+from clr_loop.runs.result import Best, EpochRecord, Monitor
 from clr_loop.runs.run import Action, Run
 from clr_loop.runs.weight_norm import WeightNorm
 
@@ -39,7 +39,7 @@ def actions_of(run: Run, options: RunOptions) -> list[Action]:
         actions.append(Validate(options.validate_every))
     actions.append(EndEpoch())
     if options.patience is not None:
-        actions.append(LosePatience(options.patience, options.monitor))
+        actions.append(LosePatience(options.patience, Monitor(options.monitor, options.mode)))
     every = run.loop.steps_per_epoch if options.checkpoint_every is None else options.checkpoint_every
     if run.records is not None and every:
         actions.append(SaveCheckpoints(every))
@@ -166,7 +166,7 @@ class LosePatience(Action):
     A climb of the rate makes a model worse for a while, so it is no reason to stop.
     """
 
-    def __init__(self, patience: int, monitor: str | None) -> None:
+    def __init__(self, patience: int, monitor: Monitor) -> None:
         self._patience, self._best = patience, Best(monitor)
         self._num_rated = self._num_cycles = 0
         self._num_worse = -1
@@ -280,7 +280,7 @@ def _evaluated(run: Run) -> EpochRecord:
     if run.validation:
         run.call(run.hooks.on_test_begin)
         run.call(run.hooks.on_test_batch_begin, 0)
-        validation = loop.evaluate(*run.validation)
+        validation = run.evaluate()
         run.call(run.hooks.on_test_batch_end, 0, dict(validation))
         run.call(run.hooks.on_test_end, dict(validation))
         metrics |= {f"val_{name}": value for name, value in validation.items()}
@@ -288,7 +288,7 @@ def _evaluated(run: Run) -> EpochRecord:
         averaged = dict.fromkeys(loop.metric_names, math.nan)
         if loop.averages.is_there:
             with loop.averaged():
-                averaged = loop.evaluate(*run.validation)
+                averaged = run.evaluate()
         metrics |= {f"averaged_val_{name}": value for name, value in averaged.items()}
     epoch = (run.position - 1) // loop.steps_per_epoch
     return EpochRecord(epoch + 1, run.step - 1, rate, metrics, progress.epoch_seconds, progress.input_wait_seconds)

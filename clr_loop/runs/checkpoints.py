@@ -31,7 +31,7 @@ from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.state import Snapshot
 from clr_loop.runs import files as run_files
 from clr_loop.runs.files import MANIFEST, VARIABLES
-from clr_loop.runs.result import Best
+from clr_loop.runs.result import Best, Monitor
 from clr_loop.runs.settings import in_words, loop_settings
 
 _FORMAT = 3
@@ -99,7 +99,7 @@ class RunCheckpoints:
     Only checkpoints that this package has written are ever removed. Whatever else is there is stepped over.
     """
 
-    def __init__(self, directory: Path, loop: TrainLoop, keep: int, monitor: str | None = None) -> None:
+    def __init__(self, directory: Path, loop: TrainLoop, keep: int, monitor: Monitor = Monitor()) -> None:
         for draft in directory.glob(f"{_DRAFT}*"):
             _remove(draft)
         self._directory, self._loop, self._keep, self._monitor = directory, loop, keep, monitor
@@ -235,8 +235,8 @@ def find(directory: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: (checkpoint.position, checkpoint.directory.name))
 
 
-def best_of(checkpoints: list[Checkpoint], monitor: str | None = None) -> Checkpoint:
-    """Return the one whose epoch has the best `rating` by the monitored metric; the earliest of several.
+def best_of(checkpoints: list[Checkpoint], monitor: Monitor = Monitor()) -> Checkpoint:
+    """Return the one whose epoch has the best rating by the monitored metric; the earliest of several.
 
     Raises:
         ValueError: if none was saved at the end of an epoch with validation.

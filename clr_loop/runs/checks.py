@@ -15,6 +15,7 @@ from clr_loop.loop.rates import checked_rates, momentums_of
 from clr_loop.runs import snapshots
 from clr_loop.runs.actions import averaged_steps, snapshot_steps
 from clr_loop.runs.options import RunOptions
+from clr_loop.runs.result import higher_is_better
 from clr_loop.runs.run import Run, rates_of
 from clr_loop.runs.settings import ScheduleFn
 from clr_loop.schedules.for_keras import CyclicLR
@@ -76,6 +77,8 @@ def _check_monitor(run: Run, options: RunOptions) -> None:
     names = [name for name in names if name not in run.loop.not_means]
     if options.monitor is not None and options.monitor not in names:
         raise ValueError(f"monitor is {options.monitor}, which no epoch has; choose one of {', '.join(names)}.")
+    if options.monitor is not None and options.mode == "auto":
+        higher_is_better(options.monitor)
     if options.monitor is None and not run.validation:
         for name in ("patience", "restore_best"):
             if getattr(options, name):

@@ -56,7 +56,7 @@ from clr_loop.runs.errors import NonFiniteError, NonFiniteLossError, StopRun, Tr
 from clr_loop.runs.models import save_model
 from clr_loop.runs.options import RunOptions
 from clr_loop.runs.records import Progress, RunRecords
-from clr_loop.runs.result import Best, TrainingResult
+from clr_loop.runs.result import Best, Monitor, TrainingResult
 from clr_loop.runs.resuming import take_up
 from clr_loop.runs.run import Run
 from clr_loop.runs.settings import ScheduleFn, run_settings
@@ -125,12 +125,17 @@ def _planned(
     loop: TrainLoop, schedule: ScheduleFn, validation: tuple[Any, ...], epochs: int, options: RunOptions
 ) -> Run:
     first_step = loop.step if options.first_step is None else options.first_step
-    return Run(loop, schedule, epochs, validation, first_step, Origin(loop.step, loop.num_skipped))
+    origin = Origin(loop.step, loop.num_skipped)
+    return Run(loop, schedule, epochs, validation, first_step, origin, options.validation_batch_size)
+
+
+def _monitor(options: RunOptions) -> Monitor:
+    return Monitor(options.monitor, options.mode)
 
 
 def _records(run: Run, directory: Path, options: RunOptions) -> RunRecords:
     keep = 0 if options.checkpoint_every == 0 else options.keep_checkpoints
-    return RunRecords(directory, run.loop, keep, options.monitor)
+    return RunRecords(directory, run.loop, keep, _monitor(options))
 
 
 def _settings(run: Run, options: RunOptions) -> dict[str, Any]:
@@ -140,7 +145,7 @@ def _settings(run: Run, options: RunOptions) -> dict[str, Any]:
         is_dataset = isinstance(run.validation[0], tf.data.Dataset)
         validation = "a dataset" if is_dataset else sha256_of(run.validation)
     own = {"validation": validation, "first_step": run.first_step}
-    return run_settings(run.loop, run.schedule, run.epochs, {**options.settings, **own})
+    return run_settings(run.loop, run.schedule, run.epochs, {**options.to_compare(), **own})
 
 
 def _opened(
@@ -148,7 +153,7 @@ def _opened(
 ) -> contextlib.AbstractContextManager[Progress]:
     """Hold the run's files open; the context gives the progress made until the checkpoint."""
     if run.records is None:
-        return contextlib.nullcontext(Progress(best=Best(options.monitor), not_means=run.loop.not_means))
+        return contextlib.nullcontext(Progress(best=Best(_monitor(options)), not_means=run.loop.not_means))
     return run.records.open(checkpoint, settings)
 
 

@@ -16,7 +16,7 @@ from clr_loop.loop.loop import Metrics, TrainLoop
 from clr_loop.runs import files as run_files
 from clr_loop.runs.checkpoints import Checkpoint, CheckpointError, RunCheckpoints, best_of
 from clr_loop.runs.events import SummaryWriter
-from clr_loop.runs.result import Best, EpochRecord, TrainingResult
+from clr_loop.runs.result import Best, EpochRecord, Monitor, TrainingResult
 from clr_loop.runs.settings import in_words
 
 # The beginning of a run, whose highest loss is not unusual; of a short run its first quarter.
@@ -106,7 +106,7 @@ class RunRecords:
     `keep_checkpoints` of the newest checkpoints are kept, beside the best; 0 saves none.
     """
 
-    def __init__(self, directory: Path, loop: TrainLoop, keep_checkpoints: int, monitor: str | None = None) -> None:
+    def __init__(self, directory: Path, loop: TrainLoop, keep_checkpoints: int, monitor: Monitor = Monitor()) -> None:
         self.directory = directory
         self._loop = loop
         self._is_saving = keep_checkpoints > 0

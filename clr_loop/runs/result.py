@@ -9,54 +9,85 @@ import re
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-_LOWER_IS_BETTER = re.compile(
-    r"loss|error|mse|mae|mape|msle|divergence|entropy|hinge|poisson|cosh|perplexity|false_", re.IGNORECASE
-)
+_BETTER = {
+    "min": "loss|error|mse|mae|mape|msle|rmse|divergence|entropy|hinge|poisson|cosh|perplexity|nll|false_|brier",
+    "max": "acc|auc|precision|recall|f1|fbeta|f_beta|iou|io_u|dice|r2|cosine_similarity|correlation|sensitivity|"
+    "specificity|true_|bleu|rouge|psnr|ssim|ndcg|top_k",
+}
 # More cannot be seen in a picture of a notebook.
 _MOST_POINTS = 1000
 _NO_METRICS = ("epoch", "step", "learning_rate", "epoch_seconds", "input_wait_seconds")
 
 
+def direction_of(measure: str) -> Literal["min", "max"] | None:
+    """Return whether lower or higher values of a metric are better, judged by its name; None if that is not known.
+
+    >>> direction_of("val_accuracy"), direction_of("val_mae"), direction_of("val_quality")
+    ('max', 'min', None)
+    """
+    known: list[Literal["min", "max"]] = ["min", "max"]  # As in binary_accuracy_loss, the loss says it.
+    return next((mode for mode in known if re.search(_BETTER[mode], measure, re.IGNORECASE)), None)
+
+
 def higher_is_better(measure: str) -> bool:
-    """Return whether a higher value of a metric is better, judged by its name.
+    """Return whether higher values of a metric are better, judged by its name.
 
-    >>> higher_is_better("val_accuracy"), higher_is_better("val_loss"), higher_is_better("mae")
-    (True, False, False)
+    Raises:
+        ValueError: if that is not known.
     """
-    return _LOWER_IS_BETTER.search(measure) is None
+    direction = direction_of(measure)
+    if direction is None:
+        raise ValueError(
+            f"Whether higher values of {measure} are better does not follow from its name; say it, with mode='max' or "
+            "mode='min' where there is a monitor, and with higher_is_better elsewhere."
+        )
+    return direction == "max"
 
 
-def rating(metrics: Mapping[str, float], monitor: str | None = None) -> float | None:
-    """Return a number that is higher for better epochs, from the monitored metric; None if it is missing or NaN.
+@dataclass(frozen=True)
+class Monitor:
+    """The metric that epochs are rated by.
 
-    Without a monitor it is `val_accuracy` or, where there is none, `val_loss`.
-
-    >>> rating({"loss": 0.5, "val_loss": 0.25}), rating({"loss": 0.5})
-    (-0.25, None)
+    Attributes:
+        name: None for `val_accuracy` or, where there is none, `val_loss`.
+        mode: see `RunOptions.mode`.
     """
-    name = (
-        next((name for name in ("val_accuracy", "val_loss") if name in metrics), None) if monitor is None else monitor
-    )
-    if name is None or math.isnan(metrics.get(name, math.nan)):
-        return None
-    return metrics[name] if higher_is_better(name) else -metrics[name]
+
+    name: str | None = None
+    mode: Literal["auto", "min", "max"] = "auto"
+
+    def rating(self, metrics: Mapping[str, float]) -> float | None:
+        """Return a number that is higher for better epochs; None if the metric is missing or NaN.
+
+        >>> Monitor().rating({"loss": 0.5, "val_loss": 0.25}), Monitor("val_loss", "max").rating({"loss": 0.5})
+        (-0.25, None)
+
+        Raises:
+            ValueError: if which values are better is not known.
+        """
+        names = ("val_accuracy", "val_loss") if self.name is None else (self.name,)
+        name = next((name for name in names if name in metrics), None)
+        if name is None or math.isnan(metrics[name]):
+            return None
+        is_higher_better = higher_is_better(name) if self.mode == "auto" else self.mode == "max"
+        return metrics[name] if is_higher_better else -metrics[name]
 
 
 @dataclass
 class Best:
-    """The best `rating` by the monitored metric so far."""
+    """The best rating so far; see `Monitor`."""
 
-    monitor: str | None = None
+    monitor: Monitor = Monitor()
     _rating: float = -math.inf
 
     def is_better(self, metrics: Mapping[str, float]) -> bool:
         """Return whether these are better than all before them, and remember them."""
-        value = rating(metrics, self.monitor)
+        value = self.monitor.rating(metrics)
         if value is None or value <= self._rating:
             return False
         self._rating = value

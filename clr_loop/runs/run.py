@@ -52,6 +52,7 @@ class Run:
     Attributes:
         loop, schedule, epochs: as for `fit`; epochs are those of the whole run.
         validation: the arguments of `TrainLoop.evaluate`; () for none.
+        validation_batch_size: see `RunOptions`.
         first_step: the step of the schedule at which the run begins; see `RunOptions`.
         origin: where the loop stood when the run began. The run's own steps and batches are counted from there.
         records, progress: where to keep what is done, if anywhere, and what has been done.
@@ -64,6 +65,7 @@ class Run:
     validation: tuple[Any, ...] = ()
     first_step: int = 0
     origin: Origin = field(default_factory=Origin)
+    validation_batch_size: int | None = None
     records: RunRecords | None = None
     progress: Progress = field(default_factory=Progress)
     is_stopping: bool = False
@@ -108,6 +110,11 @@ class Run:
             return None
         ends = self.schedule.cycle_ends(self.first_step + self.num_batches)
         return None if ends is None else (ends[ends > self.first_step] - self.first_step).tolist()
+
+    def evaluate(self) -> dict[str, float]:
+        """Evaluate the model on the validation data."""
+        arguments = dict(zip(("inputs", "targets", "sample_weight"), self.validation, strict=False))
+        return self.loop.evaluate(**arguments, batch_size=self.validation_batch_size)
 
     # --- Training ---
 

@@ -9,7 +9,7 @@ import platform
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,9 +20,10 @@ import clr_loop
 from clr_loop import schedules
 from clr_loop.loop import keras_private
 from clr_loop.loop.loop import TrainLoop
+from clr_loop.runs.options import OnChange
+from clr_loop.schedules.base import path_of
 
 ScheduleFn = Callable[[NDArray[np.int64]], ArrayLike]
-OnChange = Literal["keep", "replace", "rebase"]
 
 _CHANGEABLE = ("schedule", "versions")  # If the user says how.
 _FREE = ("epochs", "command", "chosen")  # The weights do not depend on these.
@@ -64,13 +65,7 @@ def loop_settings(loop: TrainLoop) -> dict[str, Any]:
         **{name: getattr(loop, name) for name in _OF_THE_LOOP},
         "TF_ENABLE_ONEDNN_OPTS": int(keras_private.has_onednn()),  # By the name under which it is set.
     }
-    return json.loads(json.dumps(found, default=_path_of))
-
-
-def _path_of(value: Any) -> str:
-    """Return where a function, or else a value's class, is defined."""
-    named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"
+    return json.loads(json.dumps(found, default=path_of))
 
 
 def _plain(value: Any) -> Any:
@@ -105,8 +100,7 @@ def schedule_config(schedule: ScheduleFn) -> dict[str, Any]:
     try:
         return schedule.to_config()  # type: ignore[attr-defined]
     except (AttributeError, ValueError):
-        named = schedule if hasattr(schedule, "__qualname__") else type(schedule)
-        return {"name": f"{named.__module__}.{named.__qualname__}"}
+        return {"name": path_of(schedule)}
 
 
 def in_words(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
@@ -151,7 +145,7 @@ def check_changes(saved: Mapping[str, Any], now: Mapping[str, Any], on_change: O
             "new one, from its step 0)."
         )
         listed = "; ".join((fixed or words).values())
-        raise ValueError(f"The run in this directory was begun with other settings: {listed}. {advice}")
+        raise ValueError(f"The run in this directory was started with different settings: {listed}. {advice}")
 
 
 def schedule_from_here(
@@ -160,21 +154,24 @@ def schedule_from_here(
     """Return the schedule with which a run goes on.
 
     Args:
-        schedule: the one that was given; `saved` is the config of the one that the run has.
-        on_change: see `fit.RunOptions`.
+        schedule: the one that the caller hands in; `saved` is the config of the one that the run has.
+        on_change: see `RunOptions`.
         step: the step that the run has come to.
 
     Raises:
         ValueError: if the saved schedule is needed and cannot be made again, or a function is to be rebased.
     """
-    given = json.loads(json.dumps(schedule_config(schedule)))
-    if on_change not in ("keep", "rebase") or saved == given:
+    now = schedule_config(schedule)
+    if on_change not in ("keep", "rebase") or saved == json.loads(json.dumps(now)):
         return schedule
+    known = [schedule] if isinstance(schedule, schedules.Schedule) else []
     try:
-        kept = schedules.from_config(saved)
+        kept = schedules.from_config(saved, known)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"The saved schedule cannot be used: {error} Choose --on_change=replace.") from error
-    is_rebased = isinstance(kept, schedules.Joined) and schedule_config(kept.schedules[-1]) == schedule_config(schedule)
+        raise ValueError(
+            f"The saved schedule cannot be used: {error} Hand it in again, or choose --on_change=replace."
+        ) from error
+    is_rebased = isinstance(kept, schedules.Joined) and schedule_config(kept.schedules[-1]) == now
     if on_change == "keep" or is_rebased:  # The same command resumes a rebased run again and again.
         return kept
     if step == 0:

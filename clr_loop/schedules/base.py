@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,6 +44,9 @@ NUMPY = Ops(
 
 class Schedule:
     """A pure function from a 0-based step to a learning rate. Its subclasses are frozen dataclasses.
+
+    A subclass of your own needs `formula`; `height` for a momentum, and `cycle_ends` for cycles. A run keeps its import
+    path and arguments in config.json, and on resuming you hand the schedule in again.
 
     Making one raises ValueError if an argument is outside its range, and TypeError if it is of the wrong type. Rates
     are finite floats of at least 0, also in float32; lengths are whole numbers of steps, at least 1.
@@ -114,12 +117,40 @@ class Schedule:
         raise NotImplementedError
 
     def to_config(self) -> dict[str, Any]:
-        """Return the schedule's name and arguments as JSON types, for `schedules.from_config`."""
-        config: dict[str, Any] = {"name": type(self).__name__}
+        """Return the schedule's name and arguments as JSON types, for `schedules.from_config`.
+
+        The name of a class of the user's own is its import path, and a function among its arguments is told by its
+        own. Both are compared on resuming and never imported.
+        """
+        kind = type(self)
+        config: dict[str, Any] = {"name": kind.__name__ if _is_own(kind) else path_of(kind)}
         for argument in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, argument.name)
-            config[argument.name] = list(value) if isinstance(value, tuple) else value
+            config[argument.name] = _plain(getattr(self, argument.name))
         return config
+
+
+def path_of(value: Any) -> str:
+    """Return where a function or a class is defined, or the class of another value."""
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _is_own(kind: type) -> bool:
+    """Return whether a class is one of this package."""
+    return kind.__module__.startswith(f"{__package__}.")
+
+
+def _plain(value: Any) -> Any:
+    """Return an argument as JSON types."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, Schedule):
+        return value.to_config()
+    return value if isinstance(value, str | int | float | None) else path_of(value)
 
 
 def mix(low: float, high: float, share: Any) -> Any:

@@ -7,6 +7,7 @@ array([0.   , 0.025, 0.1  ])
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -263,23 +264,33 @@ _KINDS = (
 SCHEDULES: dict[str, type[Schedule]] = {kind.__name__: kind for kind in _KINDS}
 
 
-def from_config(config: Mapping[str, Any]) -> Schedule:
+def from_config(config: Mapping[str, Any], known: Sequence[Schedule] = ()) -> Schedule:
     """Make the schedule that `to_config` wrote.
 
     >>> from_config({"name": "LinearRamp", "start_lr": 0.0, "end_lr": 1.0, "total_steps": 3})(1)
     np.float64(0.5)
 
+    Args:
+        config: from `to_config`.
+        known: schedules that are returned where their own config is equal; a class of yours is made in no other way.
+
     Raises:
         ValueError: if no schedule has that name or those arguments, or the schedule refuses a value.
         TypeError: if the schedule refuses the type of a value.
     """
+    for schedule in known:
+        with contextlib.suppress(ValueError):  # One with a function inside has no config.
+            if schedule.to_config() == config:
+                return schedule
     arguments = dict(config)
     name = arguments.pop("name", None)
     if name not in SCHEDULES:
+        if "." in str(name):
+            raise ValueError(f"{name} is not a schedule of clr_loop, so it cannot be made again from its name.")
         raise ValueError(f"no schedule is named {name!r}; the names are {', '.join(SCHEDULES)}.")
     kind = SCHEDULES[name]
     if "schedules" in arguments:
-        arguments["schedules"] = [from_config(part) for part in arguments["schedules"]]
+        arguments["schedules"] = [from_config(part, known) for part in arguments["schedules"]]
     try:
         inspect.signature(kind).bind(**arguments)
     except TypeError as error:

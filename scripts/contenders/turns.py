@@ -116,7 +116,6 @@ def _process(name: str, job: Job, log_dir: Path) -> Iterator[Callable[[bool | No
 def _serve(name: str, job: Job, log_dir: Path, connection: Connection) -> None:
     """Train an epoch whenever asked to, in the process itself."""
     flags.FLAGS.mark_as_parsed()  # Its parent has read the flags; here they keep their defaults.
-    flags.FLAGS.xla_cache = False  # Each contender's compilation is timed.
     if CONTENDERS[name].on_tensorflow:
         terminal.start_tensorflow()
     run_epoch = CONTENDERS[name].begin(job, log_dir)

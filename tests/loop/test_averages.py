@@ -91,7 +91,7 @@ def test_updates_that_are_skipped_leave_the_average_alone():
 
 
 def test_what_cannot_be_averaged_is_refused():
-    with pytest.raises(ValueError, match=r"average is 1\.0; the momentum of an average is above 0 and below 1"):
+    with pytest.raises(ValueError, match=r"average is 1\.0; it must be above 0 and below 1"):
         StepOptions(average=1.0)
     with pytest.raises(ValueError, match="There is no average of the weights yet"), loop_of(average="swa").averaged():
         pass

@@ -34,9 +34,9 @@ def test_parts_of_a_batch_make_one_update_and_rates_count_updates():
         ({"accumulate": 0}, ValueError, "accumulate"),
         ({"accumulate": 1.5}, TypeError, "accumulate"),
         ({"accumulate": float("nan")}, TypeError, "accumulate"),
-        ({"clip_norm": 0.0}, ValueError, "clip_norm is 0.0; it must be a finite number above 0"),
+        ({"clip_norm": 0.0}, ValueError, "clip_norm is 0.0; it must be above 0 and finite"),
         ({"clip_norm": float("nan")}, ValueError, "clip_norm is nan"),
-        ({"jit_compile": "yes"}, ValueError, "jit_compile is 'yes'; choose True, False or \"auto\""),
+        ({"jit_compile": "yes"}, ValueError, "jit_compile is 'yes'; it must be 'auto' or True or False"),
     ],
 )
 def test_options_out_of_range_are_refused_in_one_line(options, error, message):

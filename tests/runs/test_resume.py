@@ -220,7 +220,7 @@ def test_another_schedule_is_refused_unless_it_is_said_what_to_do(train, tmp_pat
     with pytest.raises(CrashError):
         train(tmp_path / "run", callbacks=[crash_after(7)])
     before = contents(tmp_path / "run")
-    with pytest.raises(ValueError, match=r"begun with other settings: schedule .*'Triangular'.*, now ") as caught:
+    with pytest.raises(ValueError, match=r"started with different settings: schedule .*'Triangular'.*, now ") as caught:
         train(tmp_path / "run", OTHER, resume=True)
     assert "\n" not in str(caught.value)
     assert contents(tmp_path / "run") == before
@@ -249,7 +249,7 @@ def test_settings_that_a_run_cannot_change_are_listed(train, tmp_path):
     with pytest.raises(CrashError):
         train(tmp_path / "run", settings={"model": "mlp", "command": ["--a"]}, callbacks=[crash_after(7)])
     for on_change in (None, "replace"):
-        with pytest.raises(ValueError, match="begun with other settings: model mlp, now cnn"):
+        with pytest.raises(ValueError, match="started with different settings: model mlp, now cnn"):
             train(tmp_path / "run", settings={"model": "cnn"}, resume=True, on_change=on_change)
     train(tmp_path / "run", settings={"model": "mlp", "command": ["--b"]}, resume=True)
 
@@ -293,7 +293,7 @@ def test_other_kernels_round_otherwise_and_are_refused(train, tmp_path, monkeypa
 
 def test_other_validation_or_training_data_are_refused(train, validation, tmp_path):
     train(tmp_path / "run", epochs=1)
-    with pytest.raises(ValueError, match="begun with other settings: validation "):
+    with pytest.raises(ValueError, match="started with different settings: validation "):
         train(tmp_path / "run", validation=tuple(a[1:] for a in validation), resume=True)
     loop = loop_of(batch_size=20, num_examples=90)
     train_data = loop.data_sha256()
@@ -321,7 +321,10 @@ def test_a_config_that_is_gone_or_changed_is_noticed_and_the_checkpoint_holds(tr
         edited = config.read_text().replace('"step_size": 3', '"step_size": 4')
         config.write_text(edited if damage == "edit" else damage)
     other = schedules.Triangular(0.001, 0.02, 4)  # What the edited file says.
-    with caplog.at_level(logging.WARNING, logger="absl"), pytest.raises(ValueError, match="begun with other settings"):
+    with (
+        caplog.at_level(logging.WARNING, logger="absl"),
+        pytest.raises(ValueError, match="started with different settings"),
+    ):
         train(tmp_path / "run", other, resume=True)
     assert "config.json" in caplog.text
     assert "the settings in the checkpoint hold" in caplog.text
@@ -488,7 +491,7 @@ def test_a_second_fit_in_the_same_process_is_refused(train, tmp_path):
 
 def test_a_saved_schedule_that_cannot_be_made_again_is_named(train, tmp_path):
     train(tmp_path / "run", SCHEDULES["function"], epochs=1)
-    with pytest.raises(ValueError, match=r"The saved schedule cannot be used: .* Choose --on_change=replace"):
+    with pytest.raises(ValueError, match=r"The saved schedule cannot be used: .* or choose --on_change=replace"):
         train(tmp_path / "run", epochs=2, resume=True, on_change="keep")
 
 

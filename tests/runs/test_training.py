@@ -426,7 +426,7 @@ def test_losses_and_errors_are_better_when_lower():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"checkpoint_every": -1}, ValueError, "checkpoint_every is -1; give a number of batches, or 0 for never"),
+        ({"checkpoint_every": -1}, ValueError, "checkpoint_every is -1; it must be at least 0"),
         ({"checkpoint_every": 1.5}, TypeError, "checkpoint_every is 1.5"),
         ({"keep_checkpoints": 0}, ValueError, "keep_checkpoints is 0; it must be at least 1"),
         ({"on_change": "kep"}, ValueError, "on_change is 'kep'"),

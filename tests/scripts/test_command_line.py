@@ -1,27 +1,31 @@
 """What a script's flags look like to somebody who does not know them."""
 
+import dataclasses
 import fcntl
 import os
 import pty
 import re
+import shlex
+import shutil
 import struct
 import subprocess
 import sys
 import termios
+import warnings
 
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
-from clr_loop.commands import terminal
+from clr_loop.commands import model_flags, option_flags, terminal
+from clr_loop.loop.options import StepOptions
+from clr_loop.runs.options import RunOptions
 from clr_loop.studies.report.tables import markdown_table
 from helpers import scripts
-from helpers.scripts import SCRIPTS, assert_one_line_error, run_script, succeed
+from helpers.scripts import SCRIPTS, run_script
 
-NAMES = ["train.py", "compare_batch_sizes.py", "range_test.py", "preview.py", "benchmark.py", "prove_resume.py"]
-
-
-@pytest.fixture
-def without_tensorflow(tmp_path):
-    return scripts.without_tensorflow(tmp_path)
+FLAGS = flags.FLAGS
+NAMES = ("train", "compare_batch_sizes", "range_test", "preview", "prove_resume", "reproduce_smith")
 
 
 def sections(text):
@@ -36,27 +40,29 @@ def sections(text):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_help_has_its_headings_in_the_order_of_use_and_helpfull_has_every_flag_once(name, without_tensorflow):
-    shown, full = (sections(succeed(name, flag, **without_tensorflow).stdout) for flag in ("--help", "--helpfull"))
+def test_help_has_its_headings_in_the_order_of_use_and_helpfull_has_every_flag_once(commands, name):
+    told = [commands.succeed(name, flag).stdout for flag in ("--help", "-h", "--helpfull")]
+    shown, short, full = map(sections, told)
+    assert short == shown
     order = [heading for heading in ("Data and model", "Schedule", "Run", "Output", "Help") if heading in full]
     assert list(shown) == list(full) == order
-    for heading, flags in shown.items():
-        assert full[heading][: len(flags)] == flags
-    names = [flag for flags in full.values() for flag in flags]
+    for heading, first in shown.items():
+        assert full[heading][: len(first)] == first
+    names = [name for each in full.values() for name in each]
     code = f"""
-import runpy, sys
 from absl import flags
-sys.path.insert(0, {str(SCRIPTS)!r})
-sys.argv = [{str(SCRIPTS / name)!r}]
-runpy.run_path(sys.argv[0], run_name="script")
-print(*(flag.name for flag in flags.FLAGS.get_key_flags_for_module("script")))
+from clr_loop.commands import {name} as command
+command.define_flags()
+print(*(flag.name for flag in flags.FLAGS.get_key_flags_for_module(command.__name__)))
 """
     listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert sorted(names) == sorted(listed.stdout.split())
+    assert f"python scripts/{name}.py" in told[0]
+    assert max(map(len, told[2][told[2].index(f"{order[0]}:") :].splitlines())) <= 100
 
 
-def test_a_new_user_sees_what_matters_first_and_how_much_more_there_is(without_tensorflow):
-    shown, full = (succeed("train.py", flag, **without_tensorflow).stdout for flag in ("--help", "--helpfull"))
+def test_a_new_user_sees_what_matters_first_and_how_much_more_there_is(commands):
+    shown, full = (commands.succeed("train", flag).stdout for flag in ("--help", "--helpfull"))
     assert sections(shown) == {
         "Data and model": ["dataset", "model", "optimizer"],
         "Schedule": ["schedule", "learning_rate", "base_lr", "max_lr", "step_size"],
@@ -66,38 +72,46 @@ def test_a_new_user_sees_what_matters_first_and_how_much_more_there_is(without_t
     }
     (more,) = map(int, re.findall(r"--helpfull lists (\d+) more flags", shown))
     assert sum(map(len, sections(full).values())) == sum(map(len, sections(shown).values())) + more
-    listing = full[full.index("Data and model:") :]
-    assert max(map(len, listing.splitlines())) <= 100
-    assert "--batch_size: Examples in a step. (default: 100)" in listing
+    assert "--batch_size: Examples in a step. (default: 100)" in full
+    assert "2ep (epochs)" in " ".join(shown.split())  # Lines are broken anywhere.
+
+
+@pytest.mark.parametrize("kind", [StepOptions, RunOptions])
+def test_an_option_is_told_to_a_command_as_it_is_told_to_python(commands, kind):
+    full = " ".join(commands.succeed("train", "--helpfull").stdout.split())
+    for field in dataclasses.fields(kind):
+        assert field.metadata["help"] in " ".join(kind.__doc__.split())
+        if field.metadata["has_flag"]:
+            assert f"{field.name}: " in full
+            assert field.metadata["help"] in full
+            default = f"(default: {str(field.default).lower()})"
+            assert field.default in (None, False, dataclasses.MISSING) or default in full
 
 
 @pytest.mark.parametrize(
-    ("name", "typed", "meant"),
+    ("name", "flags", "returncode"),
     [
-        ("train.py", "lr", "learning_rate"),
-        ("train.py", "bs", "batch_size"),
-        ("compare_batch_sizes.py", "bs", "batch_sizes"),
-        ("train.py", "batch", "batch_size"),
-        ("train.py", "epoch", "epochs"),
-        ("train.py", "output", "run_dir"),
-        ("range_test.py", "out", "output_dir"),
-        ("train.py", "optim", "optimizer"),
-        ("preview.py", "momentm", "momentum"),
+        ("preview", ["--batch_size=2000"], 0),
+        ("train", ["--help"], 0),
+        ("train", ["--base_lr=1"], 2),
+        ("compare_batch_sizes", ["--schedules=constant,one_cycle", "--pct_start=2"], 2),
+        ("range_test", ["--helpfull"], 0),
+        ("prove_resume", ["--help"], 0),
+        ("reproduce_smith", ["--scale=2"], 2),
+        ("benchmark", ["--help"], 0),
     ],
 )
-def test_an_unknown_flag_is_answered_with_the_likeliest_one(name, typed, meant, without_tensorflow):
-    done = run_script(name, f"--{typed}=1", **without_tensorflow)
-    assert_one_line_error(done, f"Unknown command line flag '{typed}'; did you mean --{meant}? --help")
+def test_started_by_itself_a_script_answers_without_tensorflow(tmp_path, monkeypatch, name, flags, returncode):
+    monkeypatch.chdir(tmp_path)
+    done = run_script(f"{name}.py", *flags, **scripts.without_tensorflow(tmp_path))
+    assert "imported" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == returncode, done.stderr
 
 
-def test_an_unknown_flag_that_is_like_none_gets_no_guess(without_tensorflow):
-    done = run_script("train.py", "--zzz=1", **without_tensorflow)
-    assert_one_line_error(done, "Unknown command line flag 'zzz'; --help and --helpfull list the flags.")
-
-
-def test_flags_can_be_read_from_a_file(tmp_path):
+def test_flags_can_be_read_from_a_file(commands, tmp_path):
     (tmp_path / "flags").write_text("--schedule=constant\n--learning_rate=0.25\n")
-    done = succeed("preview.py", f"--flagfile={tmp_path / 'flags'}", f"--output_dir={tmp_path}")
+    done = commands.succeed("preview", f"--flagfile={tmp_path / 'flags'}", f"--output_dir={tmp_path}")
     assert "0.25" in done.stdout
 
 
@@ -118,7 +132,9 @@ def test_a_status_is_erased_from_a_terminal_and_never_written_to_a_file():
     code = f"""
 import sys
 sys.path.insert(0, {str(SCRIPTS)!r})
-from clr_loop.commands import terminal
+from clr_loop.commands import model_flags, option_flags, terminal
+from clr_loop.loop.options import StepOptions
+from clr_loop.runs.options import RunOptions
 with terminal.status("waiting"):
     terminal.say("a line meanwhile")
 """
@@ -132,3 +148,66 @@ with terminal.status("waiting"):
     os.close(outside)
     piped = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (piped.stdout, piped.stderr) == ("a line meanwhile\n", "")
+
+
+# --- Options and flags ---
+
+
+@pytest.fixture
+def given():
+    """Parses the flags of StepOptions and RunOptions for one test, as train.py has them."""
+    assert model_flags.FLAGS is FLAGS  # It defines those of StepOptions.
+    if "profile" not in FLAGS:
+        option_flags.define(RunOptions, lengths=("checkpoint_every", "validate_every"))
+    with flagsaver.flagsaver():
+        yield lambda *texts: FLAGS(["train", *texts])
+
+
+def test_options_are_what_the_flags_say(given):
+    given()
+    assert StepOptions(**option_flags.values(StepOptions)) == StepOptions()
+    given(
+        "--jit_compile=true", "--clip_norm=0.5", "--accumulate=2", "--skip_non_finite", "--nohalve_batches",
+        "--average=0.999", "--rate_multipliers=bias=2,a.*=0",
+    )  # fmt: skip
+    assert StepOptions(**option_flags.values(StepOptions)) == StepOptions(
+        jit_compile=True, clip_norm=0.5, accumulate=2, skip_non_finite=True, halve_batches=False, average=0.999,
+        rate_multipliers={"bias": 2.0, "a.*": 0.0},
+    )  # fmt: skip
+    given("--average=swa", "--profile=100:200", "--on_change=keep", "--patience=3", "--checkpoint_every=2ep")
+    assert option_flags.values(StepOptions)["average"] == "swa"
+    found = option_flags.values(RunOptions)
+    assert found.pop("checkpoint_every") == "2ep"  # The command turns it into steps.
+    assert found.pop("validate_every") == "0"
+    assert RunOptions(**found) == RunOptions(profile=(100, 200), on_change="keep", patience=3)
+
+
+@pytest.mark.parametrize("rebases", [False, True])
+def test_the_line_that_resumes_a_run_neither_overwrites_nor_rebases_it_once_more(given, monkeypatch, rebases):
+    change = ["--on_change", "rebase", "--resume"] if rebases else ["--overwrite"]
+    monkeypatch.setattr(sys, "argv", ["train.py", "--step_size=3ep", "--run_dir=a b", "--resume_from=4", *change])
+    given(*(["--on_change=rebase"] if rebases else []))
+    python, script, *flags = shlex.split(terminal.resume_command())
+    assert os.path.samefile(shutil.which(python), sys.executable)
+    kept = ["--on_change=keep"] if rebases else []
+    assert (script, flags) == ("train.py", ["--step_size=3ep", "--run_dir=a b", *kept, "--resume"])
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("The rate is wrong."), "error: The rate is wrong.\n"),
+        (KeyError("loss"), "error: KeyError: 'loss'; this is a fault of clr_loop\n"),
+    ],
+)
+def test_a_mistake_is_told_in_a_line_and_a_fault_with_its_traceback(monkeypatch, capsys, error, told):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with flagsaver.flagsaver(), warnings.catch_warnings(), pytest.raises(SystemExit) as caught:
+        terminal.command(fail)()
+    shown = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert shown.endswith(told)
+    assert shown.startswith("Traceback" if isinstance(error, KeyError) else told)

@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from clr_loop.studies.comparison.identity import differences
 from helpers import processes
-from helpers.scripts import SCRIPTS
+from helpers.scripts import SCRIPTS, assert_one_line_error
 from helpers.scripts import start_script as start
 
 
@@ -45,37 +45,42 @@ def start_line(line):
     return start(os.path.basename(script), *flags)
 
 
-def wait_for_epochs(process, run_dir, num_epochs):
-    """Waits until a run has recorded so many epochs; fails if the process ends before."""
+def num_epochs(run_dir):
+    """Return how many epochs a run has recorded."""
     path = run_dir / "epochs.csv"
-    while not path.exists() or len(path.read_text().splitlines()) < 1 + num_epochs:
+    return len(path.read_text().splitlines()) - 1 if path.exists() else 0
+
+
+def wait_for_epochs(process, run_dir, number):
+    """Waits until a run has recorded so many epochs; fails if the process ends before."""
+    while num_epochs(run_dir) < number:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
-def whole(flags, tmp_path_factory):
+def whole(commands, flags, tmp_path_factory):
     """The run that nothing happened to."""
     run_dir = tmp_path_factory.mktemp("whole") / "run"
-    returncode, _, stderr = finish("train.py", *flags, f"--run_dir={run_dir}")
-    assert returncode == 0, stderr
+    commands.succeed("train", *flags, f"--run_dir={run_dir}")
     return run_dir
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_run_with_a_checkpoint_and_the_line_that_resumes_it(flags, whole, tmp_path, number, code):
+def test_a_signal_ends_the_run_with_a_checkpoint_and_the_line_that_resumes_it(flags, whole, tmp_path):
     run_dir = tmp_path / "run"
     process = start("train.py", *flags, "--checkpoint_every=50%", f"--run_dir={run_dir}")
-    wait_for_epochs(process, run_dir, 2)
-    sent = time.monotonic()
-    process.send_signal(number)
-    stdout, stderr = process.communicate()
-    assert time.monotonic() - sent < 10.0  # The block it was in, the checkpoint, and Python's own end.
-    assert process.returncode == code
-    assert stderr == "stopping after this block of steps; once more stops at once\n"
-    assert not (run_dir / "result.json").exists()
-    (line,) = [line for line in stdout.splitlines() if line.startswith("resume:")]
-    _, stderr = start_line(line).communicate()
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        wait_for_epochs(process, run_dir, num_epochs(run_dir) + 2)
+        sent = time.monotonic()
+        process.send_signal(number)
+        stdout, stderr = process.communicate()
+        assert time.monotonic() - sent < 10.0  # The block it was in, the checkpoint, and Python's own end.
+        assert process.returncode == code
+        assert stderr == "stopping after this block of steps; once more stops at once\n"
+        assert not (run_dir / "result.json").exists()
+        (line,) = [line for line in stdout.splitlines() if line.startswith("resume:")]
+        process = start_line(line)
+    _, stderr = process.communicate()
     assert differences(whole, run_dir) == [], stderr
 
 
@@ -102,25 +107,28 @@ def test_a_second_ctrl_c_stops_at_once():
     assert stdout == ""
 
 
-def test_killed_it_loses_the_steps_since_the_checkpoint_and_a_second_process_is_kept_out_until_then(
-    flags, whole, tmp_path
+def test_killed_it_loses_the_steps_since_the_checkpoint_and_goes_on_with_the_flags_that_it_was_started_with(
+    commands, flags, whole, tmp_path
 ):
     run_dir = tmp_path / "run"
-    process = start("train.py", *flags, f"--run_dir={run_dir}")
+    process = start("train.py", *flags, "--epochs=41", f"--run_dir={run_dir}")
     wait_for_epochs(process, run_dir, 3)
     for arguments in (["--resume"], ["--overwrite"]):
-        returncode, _, stderr = finish("train.py", *flags, *arguments, f"--run_dir={run_dir}")
-        assert returncode == 2
-        assert f"The directory {run_dir} is held by another process" in stderr
+        done = commands.run("train", *flags, *arguments, f"--run_dir={run_dir}")
+        assert done.returncode == 2
+        assert f"The directory {run_dir} is held by another process" in done.stderr
     assert process.poll() is None
     process.kill()
     process.communicate()
-    recorded = len((run_dir / "epochs.csv").read_text().splitlines()) - 1
     checkpoints = sorted(path.name for path in (run_dir / "checkpoints").glob("step_*"))
-    assert int(checkpoints[-1].removeprefix("step_")) >= (recorded - 1) * 150
-    returncode, stdout, stderr = finish("train.py", *flags, f"--run_dir={run_dir}", "--resume")
-    assert returncode == 0, stderr
-    assert "epoch   1/40" not in stdout
+    assert int(checkpoints[-1].removeprefix("step_")) >= (num_epochs(run_dir) - 1) * 150
+    done = commands.run("train", flags[0], f"--run_dir={run_dir}", "--resume")
+    assert done.returncode == 2
+    assert "started with different settings" in done.stderr
+    assert "model relu_mlp, now article_mlp" in done.stderr
+    # --epochs changes no step, so it may be another; the schedule counts its steps in epochs' lengths.
+    done = commands.succeed("train", "--epochs=40", f"--run_dir={run_dir}", "--resume", "--on_change=keep")
+    assert "epoch   1/40" not in done.stdout
     assert differences(whole, run_dir) == []
 
 
@@ -145,27 +153,12 @@ def test_a_directory_that_goes_away_in_mid_run_is_one_line(flags, tmp_path):
     assert list((tmp_path / "moved" / "checkpoints").glob("step_*"))
 
 
-def test_a_run_is_not_begun_over_another_unless_it_is_to_be_overwritten(flags, whole, tmp_path):
+def test_a_run_is_not_started_over_another_unless_it_is_to_be_overwritten(commands, flags, whole):
     before = (whole / "result.json").read_bytes()
-    returncode, _, stderr = finish("train.py", *flags, f"--run_dir={whole}")
-    assert returncode == 2
-    assert "already holds a run. Choose another, give --resume to go on with it" in stderr
-    returncode, _, stderr = finish("train.py", *flags, "--resume", "--overwrite", f"--run_dir={whole}")
-    assert returncode == 2
-    assert "--resume and --overwrite were both given" in stderr
+    done = commands.run("train", *flags, f"--run_dir={whole}")
+    assert done.returncode == 2
+    assert "already holds a run. Choose another, give --resume to go on with it" in done.stderr
     assert (whole / "result.json").read_bytes() == before
-
-
-def test_kept_flags_are_those_the_run_was_begun_with_unless_they_change_no_step(flags, whole, tmp_path):
-    run_dir = tmp_path / "run"
-    assert finish("train.py", *flags, "--epochs=1", f"--run_dir={run_dir}")[0] == 0
-    returncode, _, stderr = finish("train.py", flags[0], "--epochs=40", f"--run_dir={run_dir}", "--resume")
-    assert returncode == 2
-    assert "begun with other settings" in stderr
-    assert "model relu_mlp, now article_mlp" in stderr
-    returncode, _, stderr = finish("train.py", "--epochs=40", f"--run_dir={run_dir}", "--resume", "--on_change=keep")
-    assert returncode == 0, stderr
-    assert differences(whole, run_dir) == []
 
 
 def test_a_stopped_run_is_finished_with_its_kept_feed_strategy_and_epochs(flags, tmp_path):
@@ -182,32 +175,10 @@ def test_a_stopped_run_is_finished_with_its_kept_feed_strategy_and_epochs(flags,
     assert json.loads((run_dir / "result.json").read_text())["epochs"] == 4
 
 
-def test_the_line_that_resumes_a_rebased_run_does_not_rebase_it_once_more(flags, tmp_path):
-    run_dir = tmp_path / "run"
-    assert finish("train.py", *flags, "--epochs=2", f"--run_dir={run_dir}")[0] == 0
-    other = [*flags, "--step_size=3ep", "--epochs=100000", f"--run_dir={run_dir}", "--resume", "--on_change=rebase"]
-    process = start("train.py", *other)
-    wait_for_epochs(process, run_dir, 3)
-    process.send_signal(signal.SIGINT)
-    stdout, _ = process.communicate()
-    assert process.returncode == 130
-    schedule = json.loads((run_dir / "config.json").read_text())["schedule"]
-    assert schedule["name"] == "Joined"
-    (line,) = [line for line in stdout.splitlines() if line.startswith("resume:")]
-    assert "rebase" not in line
-    recorded = len((run_dir / "epochs.csv").read_text().splitlines())
-    resumed = start_line(line)
-    wait_for_epochs(resumed, run_dir, recorded)
-    resumed.send_signal(signal.SIGINT)
-    _, stderr = resumed.communicate()
-    assert resumed.returncode == 130, stderr
-    assert json.loads((run_dir / "config.json").read_text())["schedule"] == schedule
-
-
-def test_a_comparison_resumed_runs_only_what_is_not_finished(flags, tmp_path):
+def test_a_comparison_resumed_runs_only_what_is_not_finished(commands, flags, tmp_path):
     arguments = [*flags[:2], "--epochs=2", "--batch_sizes=50,100", "--seeds=2", f"--output_dir={tmp_path}/out"]
-    returncode, _, stderr = finish("compare_batch_sizes.py", *arguments)
-    assert returncode == 0, stderr
+    done = commands.run("compare_batch_sizes", *arguments)
+    assert done.returncode == 0, done.stderr
     results = sorted((tmp_path / "out").glob("*/seed_*/result.json"))
     assert len(results) == 8
     before = json.loads((tmp_path / "out" / "comparison.json").read_text())
@@ -215,24 +186,24 @@ def test_a_comparison_resumed_runs_only_what_is_not_finished(flags, tmp_path):
     written = {path: path.stat().st_mtime_ns for path in results if path.exists()}
     (tmp_path / "out" / "comparison.json").unlink()
 
-    returncode, _, stderr = finish("compare_batch_sizes.py", *arguments, "--resume")
-    assert returncode == 0, stderr
+    done = commands.run("compare_batch_sizes", *arguments, "--resume")
+    assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_mtime_ns for path in written} == written
     after = json.loads((tmp_path / "out" / "comparison.json").read_text())
     digests = [[run["weights_sha256"] for run in content["runs"]] for content in (before, after)]
     assert digests[0] == digests[1]
 
-    returncode, _, stderr = finish("compare_batch_sizes.py", *arguments, "--resume", "--learning_rate=0.2")
-    assert returncode == 2
-    assert "other settings: schedule {'learning_rate': 0.1}, now {'learning_rate': 0.2}" in stderr
-    returncode, _, stderr = finish("compare_batch_sizes.py", *arguments, "--resume", "--epochs=1")
-    assert returncode == 2
-    assert "epochs 2, now 1" in stderr
+    done = commands.run("compare_batch_sizes", *arguments, "--resume", "--learning_rate=0.2")
+    assert done.returncode == 2
+    assert "settings: schedule {'learning_rate': 0.1}, now {'learning_rate': 0.2}" in done.stderr
+    done = commands.run("compare_batch_sizes", *arguments, "--resume", "--epochs=1")
+    assert done.returncode == 2
+    assert "epochs 2, now 1" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
 
 def test_prove_resume_kills_and_compares(flags, tmp_path):
-    train_flags = shlex.join([*flags, "--checkpoint_every=200"])
+    train_flags = shlex.join([*flags, "--epochs=10", "--checkpoint_every=200"])
     returncode, stdout, stderr = finish(
         "prove_resume.py", "--kills=1", f"--train_flags={train_flags}", f"--output_dir={tmp_path}/out"
     )
@@ -241,12 +212,8 @@ def test_prove_resume_kills_and_compares(flags, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["/proc/clr_loop_run", "/proc"])
-def test_a_place_that_cannot_be_written_to_is_one_line(flags, place):
-    returncode, _, stderr = finish("train.py", *flags, f"--run_dir={place}")
-    assert returncode == 2
-    assert stderr.startswith("error: ")
-    assert place in stderr
-    assert stderr.count("\n") == 1
+def test_a_place_that_cannot_be_written_to_is_one_line(commands, flags, place):
+    assert_one_line_error(commands.run("train", *flags, f"--run_dir={place}"), place)
 
 
 def test_processes_side_by_side_end_with_the_one_that_began_them(flags, tmp_path):

@@ -83,24 +83,6 @@ def test_what_ends_one_worker_ends_all_and_the_run_goes_on_to_the_same_last_bit(
     assert differences(tmp_path / "whole", run_dir) == []
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--strategy=multi_worker"], "TF_CONFIG"),
-        (["--strategy=mirrored", "--jit_compile=true"], "--jit_compile=true cannot go with --strategy"),
-        (["--strategy=mirrored", "--feed=resident"], "--feed=resident cannot go with --strategy"),
-        (["--strategy=parameter_server"], "value should be one of <none|mirrored|multi_worker>"),
-    ],
-)
-def test_combinations_that_cannot_work_are_refused_at_once(flags, message, tmp_path):
-    split = ["--logical_devices=2"] if "--strategy=mirrored" in flags else []
-    done = run_script("train.py", *flags, *split, f"--run_dir={tmp_path}/run")
-    assert done.returncode != 0
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "run").exists()
-
-
 def test_two_logical_devices_train_from_the_command_line(npz, tmp_path):
     flags = ["--strategy=mirrored", "--logical_devices=2", "--batch_size=64", "--epochs=2", "--accumulate=2"]
     done = run_script("train.py", f"--dataset={npz}", *flags, f"--run_dir={tmp_path}/run")

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from helpers.scripts import assert_one_line_error, run_script, succeed
+from helpers.scripts import assert_one_line_error, succeed
 
 MODULE = """
 import dataclasses
@@ -87,18 +87,21 @@ def _place(text):
     return f"HERE/mine.py, line {next(n for n, line in enumerate(MODULE.splitlines(), 1) if text in line)}"
 
 
-@pytest.fixture(autouse=True)
-def _module(tmp_path, monkeypatch):
-    """Runs the scripts in a directory that holds the module `mine`."""
-    (tmp_path / "mine.py").write_text(MODULE)
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True, scope="module")
+def directory(tmp_path_factory):
+    """Runs the commands in a directory that holds the module `mine`."""
+    directory = tmp_path_factory.mktemp("mine")
+    (directory / "mine.py").write_text(MODULE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        yield directory
 
 
 FLAGS = ["--model=mine:build", "--dataset=mine:load", "--batch_size=64", "--epochs=2", "--max_lr=0.01"]
 
 
-def test_train_with_a_model_and_a_stream_of_ones_own(tmp_path):
-    done = succeed("train.py", *FLAGS, "--step_size=8", f"--run_dir={tmp_path}/run")
+def test_train_with_a_model_and_a_stream_of_ones_own(commands, tmp_path):
+    done = commands.succeed("train", *FLAGS, "--step_size=8", f"--run_dir={tmp_path}/run")
     assert done.stderr == ""
     assert "feed stream (read while it is trained on)" in done.stdout
     assert "of it waiting for input" in done.stdout
@@ -107,12 +110,14 @@ def test_train_with_a_model_and_a_stream_of_ones_own(tmp_path):
     assert all(0.0 < share < 1.0 for share in shares)
 
 
-@pytest.mark.parametrize("script", ["range_test.py", "compare_batch_sizes.py"])
-def test_the_other_scripts_take_them_too(tmp_path, script):
+@pytest.mark.parametrize("script", ["range_test", "compare_batch_sizes"])
+def test_the_other_commands_take_them_too(commands, tmp_path, script):
     flags = ["--num_steps=40", "--seeds=1", "--batch_size=64"]
-    if script == "compare_batch_sizes.py":
+    if script == "compare_batch_sizes":
         flags = ["--seeds=1", "--batch_sizes=50,250", "--epochs=1"]
-    done = succeed(script, "--model=mine:build", "--dataset=mine:load", *flags, f"--output_dir={tmp_path}/output")
+    done = commands.succeed(
+        script, "--model=mine:build", "--dataset=mine:load", *flags, f"--output_dir={tmp_path}/output"
+    )
     assert done.stderr == ""
     assert any((tmp_path / "output").glob("*.png"))
 
@@ -133,9 +138,9 @@ def test_a_comparison_takes_a_schedule_of_ones_own_and_what_train_takes_of_devic
     assert rates == pytest.approx([0.01 * (1 - step / 30) for step in range(30)], rel=1e-5)
 
 
-def test_a_compiled_model_keeps_its_loss_metrics_and_optimizer_and_needs_no_validation(tmp_path):
+def test_a_compiled_model_keeps_its_loss_metrics_and_optimizer_and_needs_no_validation(commands, tmp_path):
     flags = ["--model=mine:compiled", "--dataset=mine:numbers", "--batch_size=50", "--epochs=2", "--step_size=4"]
-    done = succeed("train.py", *flags, f"--run_dir={tmp_path}/run")
+    done = commands.succeed("train", *flags, f"--run_dir={tmp_path}/run")
     assert done.stderr == ""
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["optimizer"] == "RMSprop"
@@ -152,10 +157,10 @@ def test_a_compiled_model_keeps_its_loss_metrics_and_optimizer_and_needs_no_vali
 
 
 @pytest.mark.parametrize("example", ["regression", "text"])
-def test_the_documented_examples_of_a_regression_and_of_text_run_and_learn(tmp_path, example):
+def test_the_documented_examples_of_a_regression_and_of_text_run_and_learn(commands, tmp_path, example):
     place = f"clr_loop.data.examples:{example}"
     flags = [f"--model={place}_model", f"--dataset={place}", "--batch_size=500", "--epochs=2", "--max_lr=0.01"]
-    done = succeed("train.py", *flags, "--step_size=10", f"--run_dir={tmp_path}/run")
+    done = commands.succeed("train", *flags, "--step_size=10", f"--run_dir={tmp_path}/run")
     assert done.stderr == ""
     with open(tmp_path / "run" / "history.csv", newline="") as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file)]
@@ -178,7 +183,7 @@ def test_the_documented_examples_of_a_regression_and_of_text_run_and_learn(tmp_p
         (["--model=small_cnn", "--jit_compile=true"], "jit_compile is True for a model with convolutions on a CPU"),
     ],
 )
-def test_a_mistake_in_them_is_one_line(tmp_path, flags, message):
-    done = run_script("train.py", *FLAGS, "--step_size=8", *flags, f"--run_dir={tmp_path}/run")
-    assert_one_line_error(done, message.replace("HERE", str(tmp_path)))
+def test_a_mistake_in_them_is_one_line(commands, directory, tmp_path, flags, message):
+    done = commands.run("train", *FLAGS, "--step_size=8", *flags, f"--run_dir={tmp_path}/run")
+    assert_one_line_error(done, message.replace("HERE", str(directory)))
     assert not (tmp_path / "run" / "result.json").exists()

@@ -4,9 +4,10 @@ import csv
 import json
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from helpers.scripts import run_script, succeed
+from helpers.scripts import assert_one_line_error, succeed
 
 
 def test_script_writes_what_it_found_and_ends_with_the_flags_to_train_with(tmp_path):
@@ -43,45 +44,65 @@ def test_script_writes_what_it_found_and_ends_with_the_flags_to_train_with(tmp_p
         assert each.tensor.string_val[2].startswith(b"\x89PNG")
 
 
-def test_script_that_finds_no_bounds_says_why_and_does_not_succeed(tmp_path):
-    arguments = ["--model=relu_mlp", "--end_lr=1e-5", "--seeds=1", "--num_steps=60", "--epochs=1"]
-    done = run_script("range_test.py", *arguments, f"--output_dir={tmp_path}/out")
+def test_script_that_finds_no_bounds_says_why_and_does_not_succeed(commands, separable, tmp_path):
+    arguments = [
+        f"--dataset={separable}",
+        "--model=relu_mlp",
+        "--end_lr=1e-5",
+        "--seeds=1",
+        "--num_steps=60",
+        "--epochs=1",
+    ]
+    done = commands.run("range_test", *arguments, f"--output_dir={tmp_path}/out")
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1].startswith("no suggestion: the curve is flat")
     assert json.loads((tmp_path / "out" / "range_test.json").read_text())["bounds"]["reason"] in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--start_lr=1", "--end_lr=0.1"], "error: end_lr 0.1 is not above start_lr 1; swap the two"),
-        (["--early_stop=maybe"], "early_stop=maybe: must be a number such as 4, or none"),
-    ],
-)
-def test_script_tells_a_mistake_in_one_line(tmp_path, arguments, message):
-    done = run_script("range_test.py", f"--output_dir={tmp_path}/out", *arguments)
-    assert done.returncode != 0
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_mistake_in_the_rates_is_one_line(commands, separable, tmp_path):
+    flags = [f"--dataset={separable}", "--start_lr=1", "--end_lr=0.1", f"--output_dir={tmp_path}/out"]
+    assert_one_line_error(commands.run("range_test", *flags), "end_lr 0.1 is not above start_lr 1; swap the two")
 
 
-def test_comparison_takes_the_bounds_of_each_batch_size_from_its_range_test(tmp_path):
-    arguments = ["--model=relu_mlp", "--batch_sizes=100,400", "--epochs=1", "--seeds=1", "--bounds=range_test"]
-    done = succeed("compare_batch_sizes.py", *arguments, "--step_size=7", f"--output_dir={tmp_path}/out")
+def test_a_comparison_takes_the_bounds_of_each_batch_size_from_its_range_test_and_goes_on_with_them(
+    commands, separable, tmp_path
+):
+    flags = [f"--dataset={separable}", "--model=relu_mlp", "--batch_sizes=50,100", "--schedules=triangular"]
+    flags += ["--epochs=2", "--bounds=range_test", "--step_size=7", f"--output_dir={tmp_path}/out"]
+    done = commands.succeed("compare_batch_sizes", *flags, "--seeds=1")
     report = (tmp_path / "out" / "report.md").read_text()
-    schedules = []
-    for size in (100, 400):
-        run_dir = tmp_path / "out" / f"triangular_batch_{size}" / "seed_0"
-        config = json.loads((run_dir / "config.json").read_text())
+    resumed = commands.succeed("compare_batch_sizes", *flags, "--seeds=2", "--resume")
+    assert "range test, batch" not in resumed.stdout
+    found = []
+    for size in (50, 100):
+        run_dirs = [tmp_path / "out" / f"triangular_batch_{size}" / f"seed_{seed}" for seed in (0, 1)]
+        config, other = (json.loads((run_dir / "config.json").read_text()) for run_dir in run_dirs)
         schedule = config["schedule"]
-        flags = f"--base_lr={schedule['base_lr']} --max_lr={schedule['max_lr']}"
-        assert f"range test, batch {size}: {flags}" in done.stdout
-        assert f"{size} `{flags}`" in report
-        assert config[f"range_test_batch_{size}"] == flags
+        assert other["schedule"] == schedule
+        bounds = f"--base_lr={schedule['base_lr']} --max_lr={schedule['max_lr']}"
+        assert f"range test, batch {size}: {bounds}" in done.stdout
+        assert f"{size} `{bounds}`" in report
+        assert config[f"range_test_batch_{size}"] == bounds
         assert schedule["step_size"] == 7
-        schedules.append((schedule["base_lr"], schedule["max_lr"]))
-    assert schedules[0] != schedules[1]
-    assert (0.001, 0.006) not in schedules
-    contradiction = run_script("compare_batch_sizes.py", "--bounds=range_test", "--max_lr=0.1")
-    assert contradiction.returncode == 2
-    assert "--bounds=range_test finds base_lr and max_lr itself" in contradiction.stderr
+        found.append((schedule["base_lr"], schedule["max_lr"]))
+    assert found[0] != found[1]
+    assert (0.001, 0.006) not in found
+    assert (tmp_path / "out" / "comparison.range_test.png").is_file()
+    images = EventAccumulator(str(tmp_path / "out" / "report")).Reload().Tags()["images"]
+    tags = {tag for tag in images if tag.startswith("range_test/loss")}
+    assert tags == {"range_test/loss, batch 50", "range_test/loss, batch 100"}
+
+
+def test_it_replaces_its_own_files_only_when_it_has_new_ones(commands, separable, tmp_path):
+    output_dir = tmp_path / "out"
+    flags = [f"--dataset={separable}", "--model=relu_mlp", "--batch_size=50", "--seeds=1", f"--output_dir={output_dir}"]
+    assert "seed 0: " in commands.succeed("range_test", *flags, "--num_steps=60").stdout
+    (output_dir / "notes.txt").write_text("mine")
+    before = (output_dir / "range_test.json").read_bytes()
+    for bad in (["--start_lr=20"], ["--num_steps=1"], ["--model=none"]):
+        assert commands.run("range_test", *flags, "--overwrite", *bad).returncode == 2
+        assert (output_dir / "range_test.json").read_bytes() == before
+    commands.succeed("range_test", *flags, "--overwrite", "--num_steps=40")
+    assert len((output_dir / "range_test.csv").read_text().splitlines()) <= 41
+    assert len(list((output_dir / "seed_0").iterdir())) == 1
+    assert (output_dir / "notes.txt").read_text() == "mine"

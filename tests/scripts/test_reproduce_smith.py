@@ -4,27 +4,14 @@ import json
 import signal
 import time
 
-import numpy as np
-import pytest
-
-from helpers.scripts import assert_one_line_error, run_script, start_script, succeed, without_tensorflow
+from helpers.scripts import start_script
 
 
-@pytest.fixture(scope="module")
-def flags(tmp_path_factory):
-    rng = np.random.default_rng(0)
-    path = tmp_path_factory.mktemp("data") / "images.npz"
-    arrays = {}
-    for split, number in (("train", 100), ("test", 40)):
-        arrays[f"y_{split}"] = np.arange(number) % 10
-        arrays[f"x_{split}"] = rng.integers(0, 256, (number, 32, 32, 3), dtype=np.uint8)
-    np.savez(path, **arrays)
-    return [f"--dataset={path}", "--scale=0.001", "--batch_size=10"]
-
-
-def test_killed_and_resumed_it_goes_on_from_the_last_checkpoint_and_reports_all_policies(flags, tmp_path):
+def test_killed_and_resumed_it_goes_on_from_the_last_checkpoint_and_reports_all_policies(
+    commands, cifar_like, tmp_path
+):
     output_dir = tmp_path / "out"
-    flags = [*flags, f"--output_dir={output_dir}"]
+    flags = [f"--dataset={cifar_like}", "--scale=0.001", "--batch_size=10", f"--output_dir={output_dir}"]
     process = start_script("reproduce_smith.py", *flags)
     second = output_dir / "triangular2_batch_10" / "seed_0"
     while not (second / "checkpoints" / "step_0000000010" / "manifest.json").exists():
@@ -37,7 +24,7 @@ def test_killed_and_resumed_it_goes_on_from_the_last_checkpoint_and_reports_all_
     begun = (second / "history.csv").read_text().splitlines()[:11]
     assert len(begun) == 11
 
-    done = succeed("reproduce_smith.py", *flags, "--resume")
+    done = commands.succeed("reproduce_smith", *flags, "--resume")
     assert finished.stat().st_mtime_ns == before
     assert (second / "history.csv").read_text().splitlines()[:11] == begun
     names = ["fixed", "triangular2", "fixed_25000", "decay", "exp", "exp_range"]
@@ -48,19 +35,3 @@ def test_killed_and_resumed_it_goes_on_from_the_last_checkpoint_and_reports_all_
     config = json.loads((second / "config.json").read_text())
     assert (config["model"], config["scale"]) == ("caffe_cifar10", 0.001)
     assert config["rate_multipliers"] == {"(convolution_[12]|logits)/bias": 2.0}
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--scale=2"], "--scale=2"),
-        (["--optimizer=lion"], "should be one of <sgd|nesterov|adam|rmsprop>"),
-        (["--resume", "--overwrite"], "--resume and --overwrite were both given"),
-        (["--dataset=none.npz"], "none.npz does not exist"),
-        (["--batch_size=200"], "batch_size is 200; choose one from 1 to the 100 training examples"),
-    ],
-)
-def test_a_mistake_is_one_line_before_tensorflow_starts(flags, more, message, tmp_path):
-    environment = without_tensorflow(tmp_path)
-    done = run_script("reproduce_smith.py", *flags, f"--output_dir={tmp_path}/out", *more, **environment)
-    assert_one_line_error(done, message)

@@ -7,15 +7,13 @@ weights where a cyclical rate is lowest, is from P. Izmailov et al., arXiv 1803.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import keras
 import tensorflow as tf
 
 from clr_loop.loop import keras_private
+from clr_loop.loop.options import Average
 from clr_loop.loop.result import Update
-
-Average = float | Literal["swa"]
 
 
 class Averages:

@@ -114,24 +114,20 @@ def run_arms(
     for seed in plan.seeds:
         initial = initial_state(make_model, seed)
         for arm in plan.arms:
-            loop, epochs, run_dir = (
-                loops[arm.batch_size],
-                plan.epochs_of(arm),
-                output_dir / arm.directory / f"seed_{seed}",
-            )
+            loop, run_dir = loops[arm.batch_size], output_dir / arm.directory / f"seed_{seed}"
             loop.restore(dataclasses.replace(fresh[arm.batch_size], **initial))
-            arm_options = dataclasses.replace(options, settings={"arm": arm.label, **options.settings})
-            settings = run_settings(loop, arm.schedule, epochs, arm_options.settings)
-            result = _finished(run_dir, settings) if resume else None
-            if result is None:
-                run = partial(fit, loop, arm.schedule, dataset.validation, epochs=epochs, verbose=0, run_dir=run_dir)
-                goes_on = resume and _has_checkpoint(run_dir)
-                try:
-                    result = run(options=arm_options, resume=goes_on, callbacks=make_callbacks(arm, seed))
-                except NonFiniteError:
-                    if not skip_diverged:
-                        raise
-                    continue
+            of_arm = dataclasses.replace(options, settings={"arm": arm.label, **options.settings})
+            train = partial(fit, loop, arm.schedule, dataset.validation, epochs=plan.epochs_of(arm), verbose=0)
+            expected = run_settings(loop, arm.schedule, plan.epochs_of(arm), of_arm.to_compare())
+            result = _finished(run_dir, expected) if resume else None
+            try:
+                if result is None:
+                    going_on, callbacks = resume and _has_checkpoint(run_dir), make_callbacks(arm, seed)
+                    result = train(options=of_arm, run_dir=run_dir, resume=going_on, callbacks=callbacks)
+            except NonFiniteError:
+                if not skip_diverged:
+                    raise
+                continue
             runs.append(ArmRun(arm, seed, result))
             on_run(runs[-1])
     return runs

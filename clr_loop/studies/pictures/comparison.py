@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from clr_loop.runs.result import TrainingResult, higher_is_better
+from clr_loop.runs.result import TrainingResult, direction_of
 from clr_loop.studies.arms import ArmRun
 from clr_loop.studies.comparison.effects import Comparison
 from clr_loop.studies.comparison.measures import count, in_words
@@ -170,7 +170,7 @@ def _draw_policies(results: Mapping[str, Sequence[TrainingResult]], measure: str
         axes.plot(steps[-1], band.mean[-1], "o", color=style(i)["color"])
         ends += [band.lower, band.upper]
     later = [end[len(end) // 3 :] for end in ends]
-    show_range(axes, np.concatenate(later), np.concatenate(ends), higher_is_better(measure))
+    show_range(axes, np.concatenate(later), np.concatenate(ends), direction_of(measure) != "min")
     axes.set(xlabel="step", ylabel=in_words(measure))
     finish(axes, measure)
 

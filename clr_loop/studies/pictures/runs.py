@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from clr_loop.runs.result import TrainingResult, higher_is_better
+from clr_loop.runs.result import TrainingResult, direction_of
 from clr_loop.studies.pictures.bands import RATES
 from clr_loop.studies.pictures.canvas import (
     COLORS,
@@ -56,7 +56,7 @@ def _draw_curve(result: TrainingResult, name: str, axes: Axes) -> None:
     elif name not in _RATE_PANELS:
         seen = [value for _, value in validated]
         later = np.append(values[len(values) // 2 :], seen[len(seen) // 2 :])
-        show_range(axes, later, np.append(values, seen), higher_is_better(name))
+        show_range(axes, later, np.append(values, seen), direction_of(name) != "min")
     if name == "learning_rate":
         axes.set_ylim(bottom=0)
         add_epochs(axes, result.settings["steps_per_epoch"])

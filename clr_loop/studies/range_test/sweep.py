@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from clr_loop.arguments import checked_choice, checked_integer, checked_number, checked_types, checked_whole
 from clr_loop.loop.loop import Metrics, TrainLoop
-from clr_loop.runs.result import higher_is_better
+from clr_loop.runs.result import direction_of
 from clr_loop.schedules import ExponentialRamp, LinearRamp
 from clr_loop.studies.range_test.curves import DIVERGENCE_FACTOR, Curve
 from clr_loop.studies.range_test.suggestions import Bounds, NoSuggestionError, bounds, suggest
@@ -128,7 +128,7 @@ def _sweep(
 
     A loop that skips an update that is not finite takes its rate with the next batch.
     """
-    measure = next((name for name in loop.metric_names[1:] if higher_is_better(name)), "loss")
+    measure = next((name for name in loop.metric_names[1:] if direction_of(name) == "max"), "loss")
     time_constant = max(len(rates) * _SMOOTHING, 1.0)
 
     def curve_of(columns: NDArray[np.float64]) -> Curve:

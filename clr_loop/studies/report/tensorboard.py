@@ -15,7 +15,7 @@ import numpy as np
 from clr_loop.runs import events
 from clr_loop.runs.events import Chart
 from clr_loop.runs.records import flat
-from clr_loop.runs.result import higher_is_better
+from clr_loop.runs.result import direction_of
 from clr_loop.studies.comparison.effects import Comparison
 from clr_loop.studies.comparison.measures import in_words
 from clr_loop.studies.comparison.noise_scale import NoiseScale
@@ -46,7 +46,7 @@ def write_events(
     mean_of = {"seed": f"mean of {num_seeds}" if num_seeds > 1 else "one"}
     settings = {arm: {**flat(of_arm[0].settings), **mean_of} for arm, of_arm in results.items()}
     rows = [*(flat(run.result.settings) for run in comparison.runs), *settings.values()]
-    better = {**{name: higher_is_better(name) for name in names}, "epoch_seconds": False}
+    better = {**{name: direction_of(name) != "min" for name in names}, "epoch_seconds": False}
     events.write_report(directory, text, pictures, _charts(comparison), rows, better)
     for summary in comparison.arms:
         place, of_arm = directory / summary.arm.directory, results[summary.arm]

@@ -1,0 +1,284 @@
+"""Does a cyclical learning rate with a large batch beat a constant one with a small batch, and is it more than luck?
+
+Runs every batch size with every schedule, several seeds each, and prints what each change did, with its spread. The
+defaults are those of the article "Implementing Cyclic Learning Rates in Keras", all four cells of them. Those compare
+settings; --tune compares schedules, each at its best.
+
+Examples:
+
+    python scripts/compare_batch_sizes.py
+    python scripts/compare_batch_sizes.py --tune=8 --model=relu_mlp --seeds=5 --output_dir=runs/tuned
+    python scripts/compare_batch_sizes.py --tune=8 --model=relu_mlp --seeds=5 --output_dir=runs/sizes \\
+        --batch_sizes=32,128,512,2048,8192 --target=0.97 --validate_every=200 --noise_scale
+
+It writes into --output_dir: comparison.json, comparison.csv, report.md, pictures, and a folder for each run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from clr_loop import data, schedules
+from clr_loop.commands import (
+    arm_flags,
+    loop_flags,
+    model_flags,
+    option_flags,
+    output_flags,
+    processes,
+    schedule_flags,
+    terminal,
+)
+from clr_loop.runs.files import EVENTS_SUFFIX
+from clr_loop.runs.options import RunOptions
+
+if TYPE_CHECKING:
+    from clr_loop.studies.arms import Arm, ArmRun
+    from clr_loop.studies.comparison.measures import Measure
+    from clr_loop.studies.comparison.noise_scale import NoiseScale
+    from clr_loop.studies.comparison.runner import Plan
+    from clr_loop.studies.comparison.tuning import Search
+
+FLAGS = flags.FLAGS
+
+_EVENTS = f"*{EVENTS_SUFFIX}"
+_MADE = (
+    "comparison.*", "report.md", f"report/{_EVENTS}", f"report/*/{_EVENTS}",
+    "*_batch_*/seed_*/", "tuning/*_batch_*/seed_*/",
+)  # fmt: skip
+
+
+def define_flags() -> None:
+    """Define the command's own flags, and adopt those that it shares with others."""
+    output_flags.define_seeds(11, "Runs of each arm; they differ in initial weights and order of the data")
+    flags.DEFINE_integer(
+        "parallel",
+        1,
+        "Processes in which seeds run side by side, after the first seed, which runs alone and is the only one timed; "
+        "with 1 they run one after another, all timed.",
+        lower_bound=1,
+    )
+    flags.DEFINE_string("measure", "val_accuracy", "The metric that arms are compared by, after the last epoch.")
+    flags.DEFINE_bool("higher_is_better", None, "Of the measure; not given: no for losses and errors, else yes.")
+    flags.DEFINE_float(
+        "target",
+        None,
+        "Value of the measure whose steps, examples and seconds are told; not given: 0.9 of an accuracy.",
+    )
+    option_flags.define(RunOptions, "validate_every", "average_from")
+    flags.DEFINE_bool("noise_scale", False, "Measure the gradient noise scale along one more run of the first arm.")
+    flags.DEFINE_string(
+        "output_dir", "runs/comparison", f"Where to write; {output_flags.EMPTY}, unless --resume or --overwrite."
+    )
+    flags.DEFINE_bool("resume", False, "Go on with the comparison in --output_dir; finished runs are not run again.")
+    for module in (terminal, output_flags, model_flags, loop_flags, schedule_flags, arm_flags):
+        flags.adopt_module_key_flags(module)
+
+
+def run() -> None:
+    """Compare, write the report and print it."""
+    RunOptions(**option_flags.values(RunOptions))  # Raises if one is out of range.
+    dataset = model_flags.load_dataset()
+    arm_flags.check(dataset)
+    with output_flags.claim(FLAGS.output_dir, "comparison", FLAGS.resume) as output_dir:
+        strategy = loop_flags.start()
+        from clr_loop.loop import strategies
+
+        with strategies.scope(strategy, FLAGS.precision):
+            summary = _compare(dataset, output_dir)
+    terminal.say(terminal.where(output_dir, summary))
+
+
+def _compare(dataset: data.AnyDataset, output_dir: Path) -> Path:
+    """Measure what the first run needs, run all, and report; return where TensorBoard's summary is."""
+    with terminal.status("trying the model"):
+        from clr_loop.studies.comparison.effects import compare
+        from clr_loop.studies.comparison.runner import Plan
+        from clr_loop.studies.report.files import write
+        from clr_loop.studies.report.sections import Context
+        from clr_loop.studies.report.tensorboard import FOLDER
+
+        measure = _measure(dataset)
+    found = arm_flags.Found(dataset, output_dir)
+    epochs = found.epochs()
+    plan = Plan(arm_flags.arms(dataset.num_examples, epochs), FLAGS.seeds, epochs, measure)
+    settings: dict[str, Any] = model_flags.settings(dataset)
+    if FLAGS.bounds == "range_test":
+        bounds = found.bounds(epochs)
+        settings |= {f"range_test_batch_{size}": arm_flags.as_flags(pair) for size, pair in bounds.items()}
+        plan = _with_schedules(plan, lambda arm: arm_flags.within(bounds[arm.batch_size], arm.schedule))
+    searches = []
+    if FLAGS.tune and isinstance(dataset, data.Dataset):
+        searches = _tune(data.hold_out(dataset), plan, found, output_dir)
+        plan = _tuned(plan, searches)
+    if not searches:
+        output_flags.begin(output_dir, *_MADE)
+    found.write()
+    for arm in plan.arms:
+        length = output_flags.run_length(dataset.num_examples, arm.batch_size, epochs[arm.batch_size])
+        terminal.say(f"{arm.label}:\n{schedules.describe(arm.schedule, length[1], length[0])}\n")
+    runs = _run_all(_Work(plan, output_dir, settings), dataset)
+    with terminal.status("comparing"):
+        comparison = compare(runs, measure)
+    noise_scale = None
+    if FLAGS.noise_scale and isinstance(dataset, data.Dataset):
+        noise_scale = _noise_scale(dataset, plan, found)
+    with terminal.status("writing the report"):
+        context = Context(dataset.name, FLAGS.model, FLAGS.budget, searches, noise_scale, found.range_tests())
+        write(comparison, output_dir, context, FLAGS.figure_format)
+    terminal.say("")
+    terminal.say_markdown((output_dir / "report.md").read_text())
+    return output_dir / FOLDER
+
+
+def _measure(dataset: data.AnyDataset) -> Measure:
+    """Return what arms are compared by, after a look at whether the model gives it."""
+    from clr_loop.studies.comparison.measures import Measure
+
+    measure = Measure(FLAGS.measure, FLAGS.higher_is_better, FLAGS.target)
+    if FLAGS.target is None and measure.is_share:
+        measure = dataclasses.replace(measure, target=0.9)
+    names = arm_flags.make_loop(dataset, arm_flags.batch_sizes()[0]).metric_names
+    measure.check([*names, *(f"val_{name}" for name in names if dataset.validation is not None)])
+    return measure
+
+
+def _with_schedules(plan: Plan, schedule_of: Callable[[Arm], schedules.Schedule]) -> Plan:
+    arms = [dataclasses.replace(arm, schedule=schedule_of(arm)) for arm in plan.arms]
+    return dataclasses.replace(plan, arms=arms)
+
+
+def _tune(held_out: data.Dataset, plan: Plan, found: arm_flags.Found, output_dir: Path) -> list[Search]:
+    """Find the best rate of every arm on held-out examples."""
+    from clr_loop.studies.comparison import tuning
+
+    centers = found.centers(held_out)
+    output_flags.begin(output_dir, *_MADE)
+    found.write()
+    trials_dir = output_dir / "tuning"
+    trials_dir.mkdir(exist_ok=True)
+    epochs = {arm.batch_size: plan.epochs_of(arm) for arm in plan.arms}
+    trials = dataclasses.replace(plan, arms=arm_flags.arms(held_out.num_examples, epochs), seeds=[tuning.SEED])
+
+    def run_trials(trial_plan: Plan) -> list[ArmRun]:
+        return _run_all(_Work(trial_plan, trials_dir, model_flags.settings(held_out), are_trials=True), held_out)
+
+    searches = tuning.tune(trials, centers, FLAGS.tune, run_trials)
+    for search in searches:
+        at_edge = f", at the {search.edge} edge of what was tried" if search.edge else ""
+        terminal.say(f"best rate of {search.arm.label}: {search.best.learning_rate:g}{at_edge}")
+    return searches
+
+
+def _tuned(plan: Plan, searches: Sequence[Search]) -> Plan:
+    from clr_loop.studies.comparison.tuning import at_rate
+
+    rates = {search.arm.label: search.best.learning_rate for search in searches}
+    return _with_schedules(plan, lambda arm: at_rate(arm.schedule, rates[arm.label]))
+
+
+def _noise_scale(dataset: data.Dataset, plan: Plan, found: arm_flags.Found) -> NoiseScale:
+    """Measure the gradient noise along a run of the first arm, with the seed of the trials."""
+    from clr_loop.studies.comparison import noise_scale, tuning
+
+    arm = plan.arms[0]
+
+    def measure() -> dict[str, Any]:
+        with terminal.status("measuring the gradient noise along a run"):
+            loop = arm_flags.make_loop(dataset, arm.batch_size, tuning.SEED)
+            return vars(noise_scale.measure(loop, arm.schedule, plan.epochs_of(arm), dataset.train))
+
+    kept: Mapping[str, Any] = found.keep("noise_scale", arm.batch_size, measure)
+    found.write()
+    steps, noise, signal = (tuple(kept[name]) for name in ("steps", "noise", "signal"))
+    return noise_scale.NoiseScale(steps, noise, signal, kept["largest"])
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Runs of one plan on one dataset, in one directory."""
+
+    plan: Plan
+    output_dir: Path
+    settings: dict[str, Any]
+    are_trials: bool = False
+
+    def label(self, arm: Arm, seed: int) -> str:
+        return f"trial of {arm.label}" if self.are_trials else f"{arm.label}, seed {seed}"
+
+
+def _run_all(work: _Work, dataset: data.AnyDataset) -> list[ArmRun]:
+    """Run every arm with every seed: one after another, or all seeds but the first side by side."""
+    seeds = work.plan.seeds
+    if FLAGS.parallel == 1 or work.are_trials:
+        return _run_seeds(work, seeds, dataset, FLAGS.resume)
+    _run_seeds(work, seeds[:1], dataset, FLAGS.resume)
+    if seeds[1:]:
+        with terminal.status(f"running {len(seeds) - 1} more seeds, {FLAGS.parallel} side by side"):
+            processes.run(__name__, partial(_run_beside, work), seeds[1:], FLAGS.parallel)
+    return _run_seeds(work, seeds, dataset, resume=True, is_told=False)  # All are finished, so this reads them.
+
+
+def _run_beside(work: _Work, seeds: Sequence[int]) -> None:
+    """Run seeds in a process of its own, with as many threads as ever: with fewer, sums would round differently."""
+    from clr_loop.loop import strategies
+
+    with strategies.scope(None, FLAGS.precision):
+        _run_seeds(work, seeds, model_flags.load_dataset(), resume=True, is_timed=False)
+
+
+def _run_seeds(
+    work: _Work,
+    seeds: Sequence[int],
+    dataset: data.AnyDataset,
+    resume: bool,
+    is_timed: bool = True,
+    is_told: bool = True,
+) -> list[ArmRun]:
+    """Run every arm with these seeds, and say what each run gave."""
+    from clr_loop.runs.progress import ProgressBar
+    from clr_loop.studies.comparison.runner import run_arms
+
+    def say_run(run: ArmRun) -> None:
+        if is_told:
+            result, name = run.result, work.plan.measure.name
+            seconds = f", trained {result.train_seconds:.2f} s" if result.is_timed else ""
+            terminal.say(f"{work.label(run.arm, run.seed)}: {name} {result.final[name]:#.4g}{seconds}")
+
+    found = option_flags.values(RunOptions) | ({"validate_every": 0} if work.are_trials else {})
+    every = found["validate_every"]
+    settings = {**work.settings, "validate_every": every} if every else work.settings
+    options = RunOptions(settings=settings, checkpoint_every=0, is_timed=is_timed, **found)
+    # Several processes would draw their bars over each other.
+    with contextlib.ExitStack() as preparing:
+        if is_timed:
+            preparing.enter_context(terminal.status("making the loops"))
+
+        def show(arm: Arm, seed: int) -> list[ProgressBar]:
+            preparing.close()
+            return [ProgressBar(work.label(arm, seed))] if is_timed else []
+
+        return run_arms(
+            dataset,
+            partial(model_flags.make_model, dataset),
+            dataclasses.replace(work.plan, seeds=seeds),
+            work.output_dir,
+            resume=resume,
+            skip_diverged=work.are_trials,
+            feed=FLAGS.feed,
+            step_options=model_flags.step_options(),
+            run_options=options,
+            make_callbacks=show,
+            on_run=say_run,
+        )
+
+
+main = terminal.command(run, define_flags)

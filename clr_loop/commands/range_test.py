@@ -1,0 +1,114 @@
+"""Which learning rates should a cycle move between? Sweeps the rate over a few seeds and suggests base_lr and max_lr.
+
+Examples:
+
+    python scripts/range_test.py --model=relu_mlp --batch_size=2000
+    python scripts/range_test.py --batch_size=100 --early_stop=none --seeds=5 --output_dir=runs/range_test_100
+
+It prints what the curves suggest and last the flags to train with, and writes into --output_dir: range_test.json,
+range_test.csv (every step), range_test.png and TensorBoard's events. --epochs is the length of the planned run. The
+exit code is 1 if the curves support no bounds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+from typing import TYPE_CHECKING
+
+from absl import flags
+from tqdm import tqdm
+
+from clr_loop.commands import loop_flags, model_flags, output_flags, terminal
+from clr_loop.data import AnyDataset
+from clr_loop.runs.files import EVENTS_SUFFIX
+from clr_loop.schedules import to_steps
+
+if TYPE_CHECKING:
+    from clr_loop.loop.loop import Metrics, TrainLoop
+    from clr_loop.studies.range_test import RangeTest
+
+FLAGS = flags.FLAGS
+
+# More steps than any picture or reader can take.
+_MOST_STEPS = 10_000_000
+
+
+def define_flags() -> None:
+    """Define the command's own flags, and adopt those that it shares with others."""
+    flags.DEFINE_integer("batch_size", 100, "Examples in a step.")
+    flags.DEFINE_float("start_lr", 1e-7, "The first rate.")
+    flags.DEFINE_float("end_lr", 10.0, "The last rate, unless the sweep stops early.")
+    flags.DEFINE_string(
+        "num_steps",
+        "1000",
+        "From the first rate to the last: 1000 or 1000st (steps), 2ep (epochs) or 30% (of --epochs). About 100 steps "
+        "for each decade are easy to read.",
+    )
+    flags.DEFINE_enum("sweep", "exponential", ("exponential", "linear"), "Equal ratios between rates, or differences.")
+    flags.DEFINE_string("early_stop", "4", "Stop when the smoothed loss is this many times its best; none: never.")
+    output_flags.define_seeds(3, "Sweeps; they differ in initial weights and order of the data")
+    flags.DEFINE_string("output_dir", "runs/range_test", f"Where to write; {output_flags.EMPTY}, unless --overwrite.")
+    for module in (terminal, output_flags, model_flags, loop_flags):
+        flags.adopt_module_key_flags(module)
+    flags.register_validator("early_stop", _is_number_or_none, message="must be a number such as 4, or none")
+
+
+def _is_number_or_none(value: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return value == "none" or float(value) > 0.0
+    return False
+
+
+def run() -> int:
+    """Sweep, write what follows and print it; return 1 if the curves support no bounds."""
+    loop_flags.check()
+    if len(model_flags.momentums()) == 2:
+        raise ValueError("--momentum=low,high is cycled by a schedule, and a range test has none; give one number.")
+    dataset = model_flags.load_dataset()
+    num_steps = to_steps(FLAGS.num_steps, *output_flags.run_length(dataset.num_examples, FLAGS.batch_size), "num_steps")
+    if num_steps > _MOST_STEPS:
+        raise ValueError(f"--num_steps={FLAGS.num_steps} means {num_steps:,} steps; 1000 make a readable curve.")
+    with output_flags.claim(FLAGS.output_dir, "range_test") as output_dir:
+        strategy = loop_flags.start()
+        with terminal.status("making the model and the loop"):
+            from clr_loop.runs.settings import loop_settings
+            from clr_loop.studies import range_test
+
+            loop = loop_flags.make_loop(dataset, strategy)
+        tests = _sweep(loop, dataset, num_steps)
+        output_flags.begin(output_dir, "range_test.*", f"seed_*/*{EVENTS_SUFFIX}")
+        with terminal.status("drawing"):
+            settings = {**model_flags.settings(dataset), **loop_settings(loop)}
+            range_test.write(tests, FLAGS.epochs, output_dir, settings, FLAGS.figure_format)
+        terminal.say(f"{terminal.where(output_dir)}\n\n{range_test.text(tests, FLAGS.epochs)}")
+        return 0 if isinstance(range_test.bounds_or_reason(tests, FLAGS.epochs), range_test.Bounds) else 1
+
+
+def _sweep(loop: TrainLoop, dataset: AnyDataset, num_steps: int) -> list[RangeTest]:
+    from clr_loop.studies import range_test
+
+    with tqdm(total=num_steps, unit="step", disable=None, leave=False, dynamic_ncols=True) as bar:
+
+        def start(seed: int) -> None:
+            bar.reset()
+            bar.set_description(f"seed {seed}")
+
+        def move(steps_done: int, metrics: Metrics) -> None:
+            bar.update(steps_done - bar.n)
+
+        return range_test.run_seeds(
+            loop,
+            partial(model_flags.make_model, dataset),
+            FLAGS.seeds,
+            on_start=start,
+            start_lr=FLAGS.start_lr,
+            end_lr=FLAGS.end_lr,
+            num_steps=num_steps,
+            sweep=FLAGS.sweep,
+            early_stop=None if FLAGS.early_stop == "none" else float(FLAGS.early_stop),
+            on_block=move,
+        )
+
+
+main = terminal.command(run, define_flags)
