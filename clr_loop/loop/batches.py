@@ -88,10 +88,7 @@ def batch_at(window: Batch, index: tf.Tensor) -> Batch:
 
 
 def parts_of(batch: Batch, number: int) -> Iterator[Batch]:
-    """Cut a batch into parts of nearly equal size."""
-    if number == 1:
-        yield batch
-        return
+    """Cut a batch into parts of nearly equal size, at least two."""
     size = num_examples_of(batch)
     for i in range(number):
         begin, end = size * i // number, size * (i + 1) // number

@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from clr_loop.loop import keras_private
+
 _SCALING = (keras.layers.Rescaling, keras.layers.Normalization, keras.layers.BatchNormalization)
 _ONLY_RESHAPING = (keras.layers.Flatten, keras.layers.Reshape, keras.layers.Permute, keras.layers.RepeatVector)
 # Floats beyond this are not scaled to 0–1 nor standardized, as is usual.
@@ -53,7 +55,7 @@ def _entrances(model: keras.Model, num_inputs: int) -> list[list[keras.Layer]]:
     except (AttributeError, ValueError):
         tensors = []
     if len(tensors) != num_inputs:
-        return [list(_all_layers(model))] * num_inputs
+        return [[part for part in keras_private.layers_of(model) if part is not model]] * num_inputs
     return [list(_reached(model, tensor)) for tensor in tensors]
 
 
@@ -98,9 +100,3 @@ def _takers(model: keras.Model, tensor: Any) -> Iterator[keras.layers.Embedding]
             yield layer
         elif is_reached and isinstance(layer, _ONLY_RESHAPING) and layer.output is not tensor:
             yield from _takers(model, layer.output)
-
-
-def _all_layers(layer: keras.Layer) -> Iterator[keras.Layer]:
-    for part in layer._flatten_layers():
-        if part is not layer:
-            yield part

@@ -115,14 +115,29 @@ def summed_already(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
         optimizer._all_reduce_sum_gradients = own
 
 
+def momentum_attribute(optimizer: keras.optimizers.Optimizer) -> str:
+    """Return the name under which the optimizer keeps its momentum: `beta_1`, or `momentum` where it has none.
+
+    Raises:
+        ValueError: if it has neither, or was made with 0, for which Keras keeps no velocities.
+    """
+    for name in ("beta_1", "momentum"):
+        if getattr(inner(optimizer), name, 0.0) != 0.0:
+            return name
+    raise ValueError(
+        f"The schedule cycles the momentum, but {type(inner(optimizer)).__name__} has none; make it with one, as in "
+        "SGD(momentum=0.9)."
+    )
+
+
 @contextlib.contextmanager
-def at_momentum(optimizer: keras.optimizers.Optimizer, name: str, momentum: tf.Tensor) -> Iterator[None]:
-    """Trace what stands inside with this momentum, a scalar float tensor, in the attribute `beta_1` or `momentum`.
+def at_momentum(optimizer: keras.optimizers.Optimizer, momentum: tf.Tensor) -> Iterator[None]:
+    """Trace what stands inside with this momentum, a scalar float tensor.
 
     Keras keeps it in a Python float, which a `tf.function` freezes when it is traced. Adam's bias correction then uses
     the momentum of the step, `1 - beta_1 ** (step + 1)`, as Keras and PyTorch do when it is assigned from Python.
     """
-    optimizer = inner(optimizer)
+    optimizer, name = inner(optimizer), momentum_attribute(optimizer)
     own = getattr(optimizer, name)
     setattr(optimizer, name, momentum if name == "beta_1" else _HasMomentum(momentum))
     try:

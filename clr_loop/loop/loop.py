@@ -38,7 +38,6 @@ from clr_loop.loop.strategies import (
 )
 from clr_loop.loop.stream import DatasetOf, Stream
 from clr_loop.loop.transforms.averages import averages_of
-from clr_loop.loop.transforms.momentum import momentum_attribute
 from clr_loop.loop.trial import try_out
 
 
@@ -282,7 +281,7 @@ class TrainLoop:
         """Raise ValueError if the optimizer's momentum cannot be set at each step."""
         if self._has_own_step:
             raise ValueError("The schedule cycles the momentum, and the model's own train_step decides on that itself.")
-        momentum_attribute(self.optimizer)
+        keras_private.momentum_attribute(self.optimizer)
 
     def _run(self, rates: Vector, momentums: Vector | None) -> Metrics:
         names = ("learning_rate", *self.metric_names, *(("momentum",) if momentums is not None else ()))

@@ -22,7 +22,6 @@ from clr_loop.loop.transforms.averages import Averages, followed_by
 from clr_loop.loop.transforms.clipping import clipped
 from clr_loop.loop.transforms.halves import in_halves
 from clr_loop.loop.transforms.loss_scale import counted, scales_loss, showing_the_loss, without_scale
-from clr_loop.loop.transforms.momentum import at_momentum
 from clr_loop.loop.transforms.multipliers import with_multipliers
 from clr_loop.loop.transforms.parts import in_parts
 from clr_loop.loop.transforms.replicas import on_each_replica, summed_over_replicas
@@ -120,7 +119,7 @@ def batch_begin(
             for optimizer in optimizers:
                 optimizer.learning_rate.assign(learning_rate)
                 if momentum is not None:
-                    stack.enter_context(at_momentum(optimizer, momentum))
+                    stack.enter_context(keras_private.at_momentum(optimizer, momentum))
             yield
 
     return begun

@@ -62,6 +62,7 @@ def fit(kind: Kind) -> End:
         callbacks=[GivenRates(rates_of(kind))],
     ).history
     # In whole batches: Keras weighs a short last batch as a whole one in the loss of each of several outputs.
+    kind.model.run_eagerly = True  # Four batches are sooner computed than traced.
     evaluated = kind.model.evaluate(
         kind.inputs, kind.targets, sample_weight=kind.sample_weight, batch_size=50, verbose=0, return_dict=True
     )

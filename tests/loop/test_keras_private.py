@@ -124,7 +124,7 @@ def test_a_momentum_can_be_given_in_the_graph(optimizer):
 
     @tf.function(autograph=False)
     def update(momentum):
-        with keras_private.at_momentum(optimizer, name, momentum):
+        with keras_private.at_momentum(optimizer, momentum):
             optimizer.apply([tf.constant([1.0])], [variable])
 
     update(tf.constant(0.9))
