@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -292,7 +293,9 @@ class _OwnFile:
         if place_of(self._path) != self._place:
             raise changed(self._path)
         if self._file.tell() == 0:
-            lines = ",".join(header) + "\n" + lines
+            first = io.StringIO()
+            csv.writer(first, lineterminator="\n").writerow(header)  # A metric may have any name.
+            lines = first.getvalue() + lines
         with _naming(self._path):
             self._file.write(lines)
             self._file.flush()

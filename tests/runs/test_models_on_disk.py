@@ -204,7 +204,7 @@ def stopped_after(monkeypatch, schedule, values, patience, epochs=12, **argument
     """Return after how many epochs a run stops whose validation accuracies are given."""
     loop = loop_again(num_examples=60, batch_size=30)
     remaining = iter(values)
-    monkeypatch.setattr(loop, "evaluate", lambda *batch: {"loss": 1.0, "accuracy": next(remaining)})
+    monkeypatch.setattr(loop, "evaluate", lambda *batch, **named: {"loss": 1.0, "accuracy": next(remaining)})
     monkeypatch.setattr(loop, "evaluate", _after_the_first(loop.evaluate))
     options = RunOptions(patience=patience)
     return len(fit(loop, schedule, VALIDATION, epochs=epochs, options=options, **arguments).epochs)
@@ -214,9 +214,9 @@ def _after_the_first(evaluate):
     """The first evaluation tries the validation data out."""
     calls = []
 
-    def evaluated(*batch):
+    def evaluated(*batch, **named):
         calls.append(batch)
-        return {"loss": 1.0, "accuracy": 0.0} if len(calls) == 1 else evaluate(*batch)
+        return {"loss": 1.0, "accuracy": 0.0} if len(calls) == 1 else evaluate(*batch, **named)
 
     return evaluated
 

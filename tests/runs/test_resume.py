@@ -567,7 +567,6 @@ def test_several_workers_cut_a_run_alike_whatever_their_clocks_say(fresh_loop, m
         ticks = iter(np.arange(0.0, 1e6) * seconds)
         monkeypatch.setattr(run_module, "time", types.SimpleNamespace(perf_counter=lambda t=ticks: next(t), time=float))
         cuts.append([])
-        monkeypatch.setattr(loop, "_check_together", lambda: None)
         fit(fresh_loop(), SCHEDULES["constant"], epochs=2, callbacks=[visited(cuts[-1])])
     assert cuts[0] == cuts[1]
 
