@@ -37,7 +37,6 @@ from clr_loop.commands import (
     schedule_flags,
     terminal,
 )
-from clr_loop.runs.files import EVENTS_SUFFIX
 from clr_loop.runs.options import RunOptions
 
 if TYPE_CHECKING:
@@ -48,12 +47,6 @@ if TYPE_CHECKING:
     from clr_loop.studies.comparison.tuning import Search
 
 FLAGS = flags.FLAGS
-
-_EVENTS = f"*{EVENTS_SUFFIX}"
-_MADE = (
-    "comparison.*", "report.md", f"report/{_EVENTS}", f"report/*/{_EVENTS}",
-    "*_batch_*/seed_*/", "tuning/*_batch_*/seed_*/",
-)  # fmt: skip
 
 
 def define_flags() -> None:
@@ -120,7 +113,7 @@ def _compare(dataset: data.AnyDataset, output_dir: Path) -> Path:
         searches = _tune(data.hold_out(dataset), plan, found, output_dir)
         plan = _tuned(plan, searches)
     if not searches:
-        output_flags.begin(output_dir, *_MADE)
+        output_flags.begin(output_dir)
     found.write()
     for arm in plan.arms:
         length = output_flags.run_length(dataset.num_examples, arm.batch_size, epochs[arm.batch_size])
@@ -161,7 +154,7 @@ def _tune(held_out: data.Dataset, plan: Plan, found: arm_flags.Found, output_dir
     from clr_loop.studies.comparison import tuning
 
     centers = found.centers(held_out)
-    output_flags.begin(output_dir, *_MADE)
+    output_flags.begin(output_dir)
     found.write()
     trials_dir = output_dir / "tuning"
     trials_dir.mkdir(exist_ok=True)

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from absl import flags
 
+from clr_loop.commands import terminal
 from clr_loop.runs import files as run_files
 
 FLAGS = flags.FLAGS
 
 flags.DEFINE_integer("epochs", 15, "How often to visit the training set.")
-flags.DEFINE_bool("overwrite", False, "Replace what an earlier run of this script has left where this one writes.")
+flags.DEFINE_bool("overwrite", False, "Write where an earlier run has written; what it has left is moved aside first.")
 flags.DEFINE_enum("figure_format", "png", ("png", "svg", "pdf"), "Write pictures in this format, too, beside PNG.")
 
 _LARGEST_SEED, _MOST_SEEDS = 2**32 - 1, 100_000
@@ -65,13 +66,13 @@ def run_length(num_examples: int, batch_size: int, epochs: int | None = None) ->
 
 
 def claim(path: str, kind: str, resume: bool = False) -> AbstractContextManager[Path]:
-    """Hold a directory as `run_files.claim` does. Only `begin`, or `fit` in a run directory, removes anything in it."""
+    """Hold a directory as `run_files.claim` does. Only `begin` and `fit` move anything in it."""
     if resume and FLAGS.overwrite:
         raise ValueError("--resume and --overwrite were both given; choose one of them.")
     return run_files.claim(path, kind, resume=resume or FLAGS.overwrite)
 
 
-def begin(directory: Path, *made: str) -> None:
-    """If --overwrite was given, remove from a claimed directory what `run_files.clear` finds by these patterns."""
-    if FLAGS.overwrite:
-        run_files.clear(directory, *made)
+def begin(directory: Path) -> None:
+    """If --overwrite was given, move what a claimed directory holds aside, and say where to."""
+    if FLAGS.overwrite and (aside := run_files.set_aside(directory)) is not None:
+        terminal.say(f"moved what was in {directory} to {aside}")

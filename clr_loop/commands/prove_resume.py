@@ -48,7 +48,7 @@ def run() -> int:
     with output_flags.claim(FLAGS.output_dir, "proof") as output_dir:
         whole, killed = output_dir / "whole", output_dir / "killed"
         _finish("training once without a break", _train(whole, *(["--overwrite"] if FLAGS.overwrite else [])))
-        output_flags.begin(output_dir, "killed/")  # Now the flags are known to be good.
+        output_flags.begin(output_dir / "killed")  # Now the flags are known to be good.
         train_seconds = run_files.read_json(whole / run_files.RESULT)["train_seconds"]
         num_kills = _kill_often(killed, train_seconds)
         _finish("training the killed run to its end", _train(killed, "--resume"))

@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from clr_loop.commands import loop_flags, model_flags, output_flags, terminal
 from clr_loop.data import AnyDataset
-from clr_loop.runs.files import EVENTS_SUFFIX
 from clr_loop.schedules import to_steps
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def run() -> int:
 
             loop = loop_flags.make_loop(dataset, strategy)
         tests = _sweep(loop, dataset, num_steps)
-        output_flags.begin(output_dir, "range_test.*", f"seed_*/*{EVENTS_SUFFIX}")
+        output_flags.begin(output_dir)
         with terminal.status("drawing"):
             settings = {**model_flags.settings(dataset), **loop_settings(loop)}
             range_test.write(tests, FLAGS.epochs, output_dir, settings, FLAGS.figure_format)

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 
-_MADE = ("report.md", "smith.*", "*_batch_*/seed_*/")
-
 
 def define_flags() -> None:
     """Define the command's own flags, and adopt those that it shares with others."""
@@ -73,7 +71,7 @@ def run() -> None:
 
         # The network was made for such inputs.
         warnings.filterwarnings("ignore", message="The float inputs lie between", category=UserWarning)
-        output_flags.begin(output_dir, *_MADE)
+        output_flags.begin(output_dir)
         policies = smith.policies(FLAGS.optimizer, FLAGS.scale)
         runs = _run_all(dataset, policies, output_dir)
         examples = "test" if FLAGS.holdout is None else "held-out"

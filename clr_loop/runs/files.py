@@ -6,8 +6,10 @@ import contextlib
 import csv
 import hashlib
 import io
+import itertools
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,30 +30,21 @@ CHECKPOINTS, MANIFEST, VARIABLES = "checkpoints", "manifest.json", "variables.np
 EVENTS_SUFFIX = ".clr_loop"
 _EVENTS = f"events.out.tfevents.*{EVENTS_SUFFIX}"
 _EVENT_FILES = (_EVENTS, f"train/{_EVENTS}", f"validation/{_EVENTS}")
-_CHECKPOINT_FILES = tuple(
-    f"{CHECKPOINTS}/{directory}/{name}"
-    for directory in ("step_*", ".draft_*")
-    for name in (VARIABLES, MANIFEST, f".{MANIFEST}.draft")
-)
 MODELS = ("final", "best", "averaged")
 SNAPSHOTS = "snapshots"
-_SNAPSHOT_FILES = tuple(f"{SNAPSHOTS}/{name}" for name in ("cycle_*.keras", "cycle_*.weights.h5", ".cycle_*.draft.*"))
-_MODEL_FILES = tuple(f"{name}{end}" for name in MODELS for end in (".keras", ".weights.h5"))
-_MODEL_DRAFTS = tuple(f".{name}.draft{end}" for name in MODELS for end in (".keras", ".weights.h5"))
-# Whatever else is in a directory was put there by somebody else and stays.
-_MADE = (
-    CONFIG,
-    RESULT,
-    *_CSV,
-    *(f"{picture}.{suffix}" for picture in ("curves", SNAPSHOTS) for suffix in ("png", "svg", "pdf")),
-    ".*.json.draft",
-    *_EVENT_FILES,
-    *_CHECKPOINT_FILES,
-    *_MODEL_FILES,
-    *_MODEL_DRAFTS,
-    *_SNAPSHOT_FILES,
-    f"{SNAPSHOTS}.csv",
-)
+_FOLDERS = (CHECKPOINTS, SNAPSHOTS, "train", "validation")
+_MODEL_FILES = tuple(f"{start}{name}{end}" for name in MODELS for start, end in (
+    ("", ".keras"), ("", ".weights.h5"), (".", ".draft.keras"), (".", ".draft.weights.h5"),
+))  # fmt: skip
+# What a run writes, to the letter. Whatever else is in its directory was put there by somebody else and stays.
+_OWN = re.compile("|".join((
+    r"config\.json|result\.json|\.config\.json\.draft|\.result\.json\.draft",
+    r"(history|epochs|validations|snapshots)\.csv|(curves|snapshots)\.(png|svg|pdf)",
+    *map(re.escape, _MODEL_FILES),
+    rf"((train|validation)/)?events\.out\.tfevents\.\d{{10}}\..+\.\d{{6}}{re.escape(EVENTS_SUFFIX)}",
+    r"checkpoints/(step_\d{10}(_skipped_\d{6})?(_again_\d+)?|\.draft_\d+)/(variables\.npz|\.?manifest\.json(\.draft)?)",
+    r"snapshots/(cycle_\d{2,}|\.cycle_\d{2,}\.draft)\.(keras|weights\.h5)",
+)))  # fmt: skip
 
 _LARGEST_JSON = 64 * 2**20
 _in_use: dict[Path, object] = {}
@@ -104,11 +97,10 @@ def _check_content(directory: Path, kind: str, is_wanted: bool) -> None:
 
 def _check_links(directory: Path) -> None:
     """Raise FileExistsError if a link stands where this package would write: it leads to somebody else's file."""
-    folders = [directory, *(directory / name for name in (CHECKPOINTS, SNAPSHOTS, "train", "validation"))]
-    files = [path for pattern in _MADE for path in directory.glob(pattern) if CHECKPOINTS not in path.parts]
-    links = [path for path in [*folders[1:], *files] if path.is_symlink()]
-    if links:
-        raise FileExistsError(f"{links[0]} is a link, and a run writes into its own directory alone; remove the link.")
+    for path in [*directory.iterdir(), *(directory / SNAPSHOTS).glob("*")]:
+        name = path.relative_to(directory).as_posix()
+        if path.is_symlink() and (name in _FOLDERS or _OWN.fullmatch(name)):
+            raise FileExistsError(f"{path} is a link, and a run writes into its own directory alone; remove the link.")
 
 
 @contextlib.contextmanager
@@ -148,25 +140,33 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         raise OSError(f"{path} cannot be found, because the home of its user is not known; write it out.") from error
 
 
-def clear(directory: Path, *made: str) -> None:
-    """Remove the files that this package writes, and the directories that this leaves empty. No link is followed.
+def clear(directory: Path) -> None:
+    """Remove the files of a run, and the directories that this leaves empty. No link is followed.
 
     Args:
         directory: a claimed directory.
-        made: glob patterns, relative to it, of more files to remove. A pattern that ends in a slash names directories
-            that hold runs, which are cleared in the same way.
     """
-    for pattern in made:
-        for run_dir in _without_links(directory, pattern) if pattern.endswith("/") else ():
-            if not run_dir.is_symlink() and (run_dir / "run.lock").is_file():
-                clear(run_dir)
-                (run_dir / "run.lock").unlink()
-                _remove_empty(run_dir, directory)
-    patterns = [pattern for pattern in (*_MADE, *made) if not pattern.endswith("/")]
-    for path in [path for pattern in patterns for path in _without_links(directory, pattern)]:
-        if path.suffix != ".lock" and (path.is_symlink() or path.is_file()):
-            path.unlink(missing_ok=True)
+    for path in _without_links(directory, "**/*"):
+        if _OWN.fullmatch(path.relative_to(directory).as_posix()) and path.is_file() and not path.is_symlink():
+            path.unlink()
             _remove_empty(path.parent, directory)
+
+
+def set_aside(directory: Path) -> Path | None:
+    """Move what a claimed directory holds, but its lock, into a new one beside it, such as `train.1` for `train`.
+
+    Returns:
+        The new directory, or None where there was nothing to move.
+    """
+    held = [path for path in directory.iterdir() if path.suffix != ".lock"] if directory.is_dir() else []
+    if not held:
+        return None
+    names = (directory.with_name(f"{directory.name}.{i}") for i in itertools.count(1))
+    aside = next(path for path in names if not os.path.lexists(path))
+    aside.mkdir()
+    for path in held:
+        path.rename(aside / path.name)
+    return aside
 
 
 def _without_links(directory: Path, pattern: str) -> list[Path]:
@@ -184,7 +184,7 @@ def _remove_empty(directory: Path, root: Path) -> None:
 
 def unfinish(directory: Path) -> None:
     """Remove what only a finished run has: its result and its models."""
-    for name in (RESULT, *_MODEL_FILES, *_MODEL_DRAFTS):
+    for name in (RESULT, *_MODEL_FILES):
         (directory / name).unlink(missing_ok=True)
 
 

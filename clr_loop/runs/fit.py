@@ -43,6 +43,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from absl import logging
 
 from clr_loop.arguments import checked_types
 from clr_loop.data.datasets import Examples
@@ -75,6 +76,7 @@ def fit(
     callbacks: keras.callbacks.Callback | Sequence[keras.callbacks.Callback] = (),
     run_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     options: RunOptions | None = None,
     verbose: progress.Verbose = "auto",
 ) -> TrainingResult:
@@ -87,8 +89,9 @@ def fit(
         validation: (inputs, targets[, sample_weight]), a dataset of batches, or None.
         epochs: int, at least 1: further epochs; with `resume`, those of the whole run.
         test: like validation; it is looked at once, at the end, and chooses nothing.
-        run_dir: a directory that does not exist or is empty, unless `resume`. None writes nothing.
+        run_dir: a directory that does not exist or is empty, unless `resume` or `overwrite`. None writes nothing.
         resume: go on from the newest whole checkpoint in run_dir, or the one that the options name.
+        overwrite: move what run_dir holds aside (to `run_dir.1`) when this run begins.
         verbose: 0 is silent, 1 shows a bar and lines, 2 lines alone; "auto" is 1 on a terminal and in a notebook.
     """
     options = options or RunOptions()
@@ -101,7 +104,7 @@ def fit(
             checks.try_evaluation(loop, data)
         settings, checkpoint = _settings(run, options), None
         if run_dir is not None:
-            directory = stack.enter_context(run_files.claim(run_dir, resume=resume))
+            directory = stack.enter_context(run_files.claim(run_dir, resume=resume or overwrite))
             stack.enter_context(run_files.sole_use(directory))
             run.records = _records(run, directory, options)
             if resume:
@@ -111,7 +114,7 @@ def fit(
         started = time.perf_counter()
         loop.compile(with_momentums=checks.has_momentums(run.schedule))
         compile_seconds = time.perf_counter() - started
-        with _opened(run, checkpoint, settings, options) as run.progress:
+        with _opened(run, checkpoint, settings, options, resume) as run.progress:
             run.train(actions_of(run, options), callbacks)
             return _finish(run, options, _as_arguments(test), settings, compile_seconds)
 
@@ -149,11 +152,14 @@ def _settings(run: Run, options: RunOptions) -> dict[str, Any]:
 
 
 def _opened(
-    run: Run, checkpoint: Checkpoint | None, settings: dict[str, Any], options: RunOptions
+    run: Run, checkpoint: Checkpoint | None, settings: dict[str, Any], options: RunOptions, resume: bool
 ) -> contextlib.AbstractContextManager[Progress]:
     """Hold the run's files open; the context gives the progress made until the checkpoint."""
     if run.records is None:
         return contextlib.nullcontext(Progress(best=Best(_monitor(options)), not_means=run.loop.not_means))
+    directory = run.records.directory
+    if not resume and (aside := run_files.set_aside(directory)) is not None:  # It is to be overwritten.
+        logging.warning("what was in %s was moved to %s", directory, aside)
     return run.records.open(checkpoint, settings)
 
 

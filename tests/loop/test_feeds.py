@@ -169,11 +169,11 @@ SPOILED = [
     (generated(10, nan_at(6)), "Batch 6 of epoch 2: inputs holds NaN or infinity, first in example 0"),
     (
         generated(10, lambda i, x, y: (x, y + 5 * (i == 3))),
-        "Batch 3 of epoch 3: targets holds classes from 5 to 9, but the model's output has 5",
+        "Batch 3 of epoch 3: targets holds numbers from 5 to 9, but the model's output has classes 0 to 4",
     ),
     (
         generated(10, lambda i, x, y: (x, y - (i == 3))),
-        "Batch 3 of epoch 4: targets holds classes from -1 to 3, but the model's output has 5",
+        "Batch 3 of epoch 4: targets holds numbers from -1 to 3, but the model's output has classes 0 to 4",
     ),
     (
         generated(10, lambda i, x, y: (x[: 8 - 2 * (i == 5)], y[: 8 - 2 * (i == 5)])),
@@ -231,7 +231,7 @@ def test_a_bad_batch_in_an_evaluated_dataset_is_named(spoiled):
     loop, _ = spoiled
     for spoil, message in (
         (nan_at(4), "Batch 4: inputs holds NaN"),
-        (lambda i, x, y: (x, y + 5 * (i == 4)), "Batch 4: targets holds classes from 5 to 9"),
+        (lambda i, x, y: (x, y + 5 * (i == 4)), "Batch 4: targets holds numbers from 5 to 9"),
     ):
         with pytest.raises(ValueError, match=message):
             loop.evaluate(generated(10, spoil))

@@ -32,10 +32,20 @@ def fresh_loop():
 def train(fresh_loop, validation):
     """Trains a fresh loop for three epochs, with a checkpoint after each step; takes arguments of `fit`."""
 
-    def train(run_dir, schedule=TRIANGULAR, *, validation=validation, epochs=3, callbacks=(), resume=False, **options):
+    def train(
+        run_dir,
+        schedule=TRIANGULAR,
+        *,
+        validation=validation,
+        epochs=3,
+        callbacks=(),
+        resume=False,
+        overwrite=False,
+        **options,
+    ):
         options = RunOptions(**{"checkpoint_every": 1, "save_models": False, **options})
         return fit(fresh_loop(), schedule, validation, epochs=epochs, callbacks=callbacks, run_dir=run_dir,
-                   resume=resume, options=options)  # fmt: skip
+                   resume=resume, overwrite=overwrite, options=options)  # fmt: skip
 
     return train
 

@@ -1,4 +1,5 @@
 import pytest
+from absl import logging
 
 from clr_loop.runs import files as run_files
 from clr_loop.schedules import Constant
@@ -33,34 +34,52 @@ def left(directory):
     return sorted(path.relative_to(directory).as_posix() for path in files)
 
 
-def test_clearing_removes_what_was_made_and_nothing_else_and_follows_no_link(tmp_path):
+THEIRS = (
+    "comparison.xlsx", "range_test.notes.txt", "thesis.txt", ".mine.json.draft", "events.out.tfevents.1.theirs",
+    "events.out.tfevents.1.mine.clr_loop", "checkpoints/step_best/variables.npz", "checkpoints/.draft_notes/manifest.json",
+    "checkpoints/step_0000000003/notes.txt", "snapshots/cycle_best.keras", "final.keras.bak", "train/history.csv",
+    "seed_1/config.json",
+)  # fmt: skip
+OWN = (
+    "config.json", ".config.json.draft", "result.json", "history.csv", "snapshots.csv", "best.weights.h5", "curves.svg",
+    ".final.draft.keras", "events.out.tfevents.1764403200.a-host.000001.clr_loop", "snapshots/cycle_12.keras",
+    "validation/events.out.tfevents.1764403200.a-host.000000.clr_loop", "checkpoints/step_0000000003/variables.npz",
+    "checkpoints/step_0000000009_skipped_000001_again_2/manifest.json", "checkpoints/.draft_7/.manifest.json.draft",
+)  # fmt: skip
+
+
+def test_clearing_removes_what_a_run_writes_to_the_letter_and_nothing_else_and_follows_no_link(tmp_path):
     outside = tmp_path / "outside"
-    mine = ("seed_1/config.json", "seed_1/run.lock", "events.out.tfevents.1.host.000000.clr_loop")
-    put(outside, *mine)
-    with run_files.claim(tmp_path / "out", "comparison") as directory:
-        put(directory, "comparison.json", "comparison.png", "report.md", "thesis.txt", "events.out.tfevents.1.theirs",
-            "arm/seed_0/config.json", "arm/seed_0/run.lock", "arm/seed_0/checkpoints/step_0000000003/variables.npz",
-            "arm/seed_1/run.lock", "arm/seed_1/notes.txt", "arm/other/config.json")  # fmt: skip
+    put(outside, *OWN)
+    with run_files.claim(tmp_path / "out") as directory:
+        put(directory, *OWN, *THEIRS)
         (directory / "linked").symlink_to(outside)
-        (directory / "arm" / "seed_9").symlink_to(outside / "seed_1")
-        (directory / "train").symlink_to(outside)
-        run_files.clear(directory, "comparison.*", "report.md", "*/seed_*/")
-        assert left(directory) == [
-            "arm/other/config.json", "arm/seed_1/notes.txt", "arm/seed_9", "comparison.lock",
-            "events.out.tfevents.1.theirs", "linked", "thesis.txt", "train",
-        ]  # fmt: skip
-        assert not (directory / "arm" / "seed_0").exists()
-    assert left(outside) == sorted(mine)
+        (directory / "checkpoints" / "step_0000000004").symlink_to(outside)
+        run_files.clear(directory)
+        assert left(directory) == sorted([*THEIRS, "linked", "checkpoints/step_0000000004", "run.lock"])
+    assert left(outside) == sorted(OWN)
+
+
+def test_what_is_to_be_overwritten_is_moved_aside_as_it_is(train, tmp_path, caplog):
+    train(tmp_path / "run", epochs=1)
+    put(tmp_path / "run", *THEIRS)
+    before = left(tmp_path / "run")
+    for aside in ("run.1", "run.2"):
+        with caplog.at_level(logging.WARNING, logger="absl"):
+            train(tmp_path / "run", epochs=1, overwrite=True)
+        assert f"what was in {tmp_path / 'run'} was moved to {tmp_path / aside}" in caplog.text
+    assert left(tmp_path / "run.1") == [name for name in before if name != "run.lock"]
+    assert "config.json" in left(tmp_path / "run.2")
+    assert not {"thesis.txt", "comparison.xlsx"} & {*left(tmp_path / "run.2"), *left(tmp_path / "run")}
 
 
 def test_a_run_to_be_overwritten_stays_until_the_new_one_begins(train, tmp_path):
     train(tmp_path / "run")
     before = left(tmp_path / "run")
-    with run_files.claim(tmp_path / "run", resume=True):
-        with pytest.raises(ValueError, match="rates of shape"):
-            train(tmp_path / "run", lambda steps: 0.1)
-        assert left(tmp_path / "run") == before
-        train(tmp_path / "run", Constant(0.1), epochs=1)
+    with pytest.raises(ValueError, match="rates of shape"):
+        train(tmp_path / "run", lambda steps: 0.1, overwrite=True)
+    assert left(tmp_path / "run") == before
+    train(tmp_path / "run", Constant(0.1), epochs=1, overwrite=True)
     assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == [
         f"step_{step:010d}" for step in range(3, 6)
     ]
