@@ -101,7 +101,8 @@ class RunCheckpoints:
 
     def __init__(self, directory: Path, loop: TrainLoop, keep: int, monitor: Monitor = Monitor()) -> None:
         for draft in directory.glob(f"{_DRAFT}*"):
-            _remove(draft)
+            if draft.name.removeprefix(_DRAFT).isdecimal():
+                _remove(draft)
         self._directory, self._loop, self._keep, self._monitor = directory, loop, keep, monitor
         self._description = _description(loop)
         self.origin = Origin(loop.step, loop.num_skipped)

@@ -99,12 +99,10 @@ def check_callbacks(callbacks: Sequence[keras.callbacks.Callback], has_directory
             )
 
 
-def try_evaluation(loop: TrainLoop, data: tuple[Any, ...]) -> None:
-    """Evaluate a little of these data, so that what is wrong with them is known before anything is trained."""
-    if data and isinstance(data[0], tf.data.Dataset):
-        loop.evaluate(data[0].take(1))
-    elif data:
-        loop.evaluate(*_some(data))
+def try_evaluation(loop: TrainLoop, *sets: tuple[Any, ...]) -> None:
+    """Evaluate a little of each set, so that what is wrong with it is known before anything is trained."""
+    for data in filter(None, sets):
+        loop.evaluate(*([data[0].take(1)] if isinstance(data[0], tf.data.Dataset) else _some(data)))
 
 
 def _some(arrays: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -100,8 +100,7 @@ def fit(
     with progress.shown(verbose) as shown, contextlib.ExitStack() as stack:
         callbacks = [*shown, *keras.tree.flatten(callbacks)]
         checks.check_callbacks(callbacks, run_dir is not None)
-        for data in (run.validation, _as_arguments(test)):
-            checks.try_evaluation(loop, data)
+        checks.try_evaluation(loop, run.validation, _as_arguments(test))
         settings, checkpoint = _settings(run, options), None
         if run_dir is not None:
             directory = stack.enter_context(run_files.claim(run_dir, resume=resume or overwrite))

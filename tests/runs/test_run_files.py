@@ -36,8 +36,9 @@ def left(directory):
 
 THEIRS = (
     "comparison.xlsx", "range_test.notes.txt", "thesis.txt", ".mine.json.draft", "events.out.tfevents.1.theirs",
-    "events.out.tfevents.1.mine.clr_loop", "checkpoints/step_best/variables.npz", "checkpoints/.draft_notes/manifest.json",
-    "checkpoints/step_0000000003/notes.txt", "snapshots/cycle_best.keras", "final.keras.bak", "train/history.csv",
+    "events.out.tfevents.1.mine.clr_loop", "checkpoints/step_best/variables.npz",
+    "checkpoints/.draft_notes/manifest.json", "checkpoints/step_0000000003/notes.txt",
+    "snapshots/cycle_best.keras", "final.keras.bak", "train/history.csv",
     "seed_1/config.json",
 )  # fmt: skip
 OWN = (

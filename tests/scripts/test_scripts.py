@@ -223,14 +223,16 @@ def test_rates_beyond_all_sense_end_in_one_line_that_names_the_checkpoint(comman
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def test_overwrite_replaces_the_run_and_leaves_what_is_not_its_own(commands, trained, small_flags, tmp_path):
+def test_overwrite_moves_what_is_there_aside_and_says_where_to(commands, trained, small_flags, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(trained[1], run_dir)
     (run_dir / "notes.txt").write_text("mine")
-    commands.succeed("train", *small_flags, "--epochs=1", "--overwrite", f"--run_dir={run_dir}")
+    done = commands.succeed("train", *small_flags, "--epochs=1", "--overwrite", f"--run_dir={run_dir}")
+    assert f"what was in {run_dir} was moved to {run_dir}.1" in done.stdout + done.stderr
     assert json.loads((run_dir / "result.json").read_text())["steps"] == 5
     assert len((run_dir / "history.csv").read_text().splitlines()) == 6
-    assert (run_dir / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "run.1" / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "run.1" / "history.csv").read_bytes() == (trained[1] / "history.csv").read_bytes()
 
 
 def test_ctrl_c_while_tensorflow_starts_is_one_line(tmp_path):

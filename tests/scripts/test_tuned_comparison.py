@@ -65,13 +65,14 @@ def test_it_goes_on_without_running_anything_again(commands, tuned, separable):
     assert (output_dir / "comparison.found.json").read_bytes() == found
 
 
-def test_overwrite_removes_the_trials_too(commands, tuned, separable):
+def test_overwrite_moves_the_trials_aside_too(commands, tuned, separable):
     _, output_dir = tuned
     flags = [flag for flag in flags_of(separable, output_dir) if not flag.startswith(("--tune", "--noise"))]
     commands.succeed("compare_batch_sizes", *flags, "--schedules=constant", "--overwrite")
     assert sorted(path.name for path in output_dir.iterdir() if path.is_dir()) == [
         "constant_batch_200", "constant_batch_50", "report",
     ]  # fmt: skip
+    assert (output_dir.with_name(f"{output_dir.name}.1") / "tuning").is_dir()
 
 
 # Twenty, so that on a busy machine, too, an epoch of batch 200 takes less time than forty of batch 50.
