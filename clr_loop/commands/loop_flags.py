@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,19 @@ flags.DEFINE_enum(
 )
 
 
+# Where a worker finds and writes things, and how much it says.
+_OF_EACH_WORKER = (
+    "run_dir",
+    "data_dir",
+    "verbosity",
+    "v",
+    "stderrthreshold",
+    "log_dir",
+    "logtostderr",
+    "alsologtostderr",
+)
+
+
 def check() -> None:
     """Raise ValueError for flags that are out of range or cannot go together, before anything is started."""
     options = model_flags.step_options()
@@ -84,11 +98,19 @@ def start() -> tf.distribute.Strategy | None:
         if FLAGS.logical_devices is not None:
             strategies.split_cpu(FLAGS.logical_devices)
         if FLAGS.strategy == "multi_worker":
-            workers.meet(workers.read_task(os.environ.get("TF_CONFIG")))
+            workers.meet(workers.read_task(os.environ.get("TF_CONFIG")), _facts())
         made.append(strategies.make_strategy(FLAGS.strategy))
 
     terminal.start_tensorflow(prepare)
     return made[0]
+
+
+def _facts() -> dict[str, str]:
+    """Return what all workers must be started with: the versions, and the flags, of paths the last part alone."""
+    packages = ("tensorflow", "keras", "numpy", "clr_loop")
+    versions = {f"the version of {name}": importlib.metadata.version(name) for name in packages}
+    names = [name for name in FLAGS if name not in _OF_EACH_WORKER]
+    return {**versions, **{f"--{name}": str(FLAGS[name].value).rpartition("/")[2] for name in names}}
 
 
 def make_loop(dataset: AnyDataset, strategy: tf.distribute.Strategy | None, seed: int = 0) -> TrainLoop:

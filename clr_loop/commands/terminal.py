@@ -56,6 +56,8 @@ _HEADINGS = {name: heading for heading, names in _HELP.items() for name in names
 # A command with few flags has no second help.
 _FEW = 12
 
+_CODE_OR_PLACE = ("dataset", "data_dir", "model", "init_from", "optimizer", "schedule")
+
 _WRITTEN_OUT = {
     "lr": "learning_rate", "bs": "batch_size", "wd": "weight_decay", "out": "output_dir", "output": "output_dir",
 }  # fmt: skip
@@ -284,18 +286,42 @@ def use_saved_flags(module: str, run_dir: str, left_out: Collection[str], may_di
         run_dir: where config.json has them as `command`, from `given_flags(module, left_out)`.
         left_out: flags that stay as they are now.
         may_differ: flags that stay as they are now if they were given.
+
+    Raises:
+        ValueError: if config.json has no such flags, or one that names code or a place and was not given again: a run
+            directory may come from anybody, and says neither what is run nor where is written.
     """
     config = Path(run_dir) / run_files.CONFIG
     if not config.exists():
         return
     command = run_files.read_json(config).get("command")
-    if not isinstance(command, list):
-        raise ValueError(f"{config} has no command to keep the flags of; leave out --on_change=keep and repeat them.")
-    now = [flag.serialize() for flag in _own_flags(module) if flag.present and flag.name in may_differ]
+    own = {flag.name for flag in _own_flags(module) if flag.name not in left_out}
+    if not isinstance(command, list) or not all(_name_of(text) in own for text in command):
+        raise ValueError(f"{config} has no flags to keep of this command; leave out --on_change=keep and repeat them.")
+    trusted = [text for text in command if not _names_code_or_place(text)]
+    again = [text for text in command if text not in trusted and not FLAGS[_name_of(text)].present]
+    if again:
+        raise ValueError(
+            f"--on_change=keep takes no code and no place from {config}; if they are yours, add {shlex.join(again)}."
+        )
+    stay = [*may_differ, *_CODE_OR_PLACE]
+    now = [flag.serialize() for flag in _own_flags(module) if flag.present and flag.name in stay]
     for flag in _own_flags(module):
         if flag.name not in left_out:
             flag.unparse()
-    FLAGS([sys.argv[0], *command, *now])
+    FLAGS([sys.argv[0], *trusted, *now])
+
+
+def _name_of(text: object) -> str:
+    """Return the name of the flag in an argument such as `--seed=3` or `--noresume`; "" if there is none."""
+    name = str(text).removeprefix("--").partition("=")[0]
+    return name if name in FLAGS else name.removeprefix("no")
+
+
+def _names_code_or_place(text: str) -> bool:
+    """Return whether a flag's value is no word of this package, but the name of a function or a file."""
+    value = text.partition("=")[2]
+    return _name_of(text) in _CODE_OR_PLACE and not re.fullmatch(r"\w+", value)
 
 
 def _own_flags(module: str) -> list[flags.Flag]:

@@ -29,6 +29,7 @@ from clr_loop.loop.program import Program
 from clr_loop.loop.rates import Vector, checked_momentums, checked_rates
 from clr_loop.loop.state import Snapshot, assign, kept, values_of
 from clr_loop.loop.strategies import (
+    check_alike,
     check_strategy,
     check_together,
     is_distributed,
@@ -432,6 +433,11 @@ class TrainLoop:
     def data_sha256(self) -> str:
         """Return the hex digest of the data that the loop trains on; of a stream, of its first batch."""
         return self.feed.sha256()
+
+    def check_workers_alike(self, facts: Mapping[str, Any]) -> None:
+        """Raise ValueError in all workers, which names the difference, if they do not all have these facts (JSON)."""
+        if self.num_workers > 1:
+            check_alike(self._sums, facts)
 
     def sum_over_workers(self, *numbers: int) -> list[int]:
         """Return the sum over all workers of each number; see `strategies.sums_over_workers`."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import keras
@@ -154,13 +156,40 @@ def sums_over_workers(strategy: tf.distribute.Strategy) -> Callable[..., list[in
 
 def check_together(sums: Callable[..., list[int]], position: int) -> None:
     """Raise ValueError if the workers do not all stand at the same batch, as when one cannot read a checkpoint."""
-    num_replicas, total, total_of_squares = sums(1, position, position**2)
-    # By Cauchy-Schwarz they are equal only if all positions are.
-    if num_replicas * total_of_squares != total**2:
+    if _differing(sums, [position]):
         raise ValueError(
             f"This worker stands at batch {position}, and others elsewhere; give all of them a run directory that they "
             "can read."
         )
+
+
+def check_alike(sums: Callable[..., list[int]], facts: Mapping[str, Any]) -> None:
+    """Raise ValueError in all workers, which names the difference, if they do not all have these facts.
+
+    Args:
+        sums: from `sums_over_workers`.
+        facts: JSON types by name.
+    """
+    names = sorted(facts)
+    if _differing(sums, [_hashed(names)]):
+        raise ValueError("The workers have settings of different names; start all of them from the same code.")
+    differing = _differing(sums, [_hashed(facts[name]) for name in names])
+    if differing:
+        listed = ", ".join(f"{names[i]} (here {str(facts[names[i]])[:80]})" for i in differing)
+        raise ValueError(f"The workers do not train the same run; they differ in {listed}. Start all of them alike.")
+
+
+def _differing(sums: Callable[..., list[int]], numbers: Sequence[int]) -> list[int]:
+    """Return the places of those numbers that are not the same in all workers."""
+    num_replicas, *totals = sums(1, *numbers, *(number**2 for number in numbers))
+    pairs = zip(totals[: len(numbers)], totals[len(numbers) :], strict=True)
+    # By Cauchy-Schwarz they are equal only if all numbers are.
+    return [i for i, (total, of_squares) in enumerate(pairs) if num_replicas * of_squares != total**2]
+
+
+def _hashed(fact: Any) -> int:
+    """Return 28 bits of a digest, whose squares can be added up over many replicas."""
+    return int(hashlib.sha256(json.dumps(fact, sort_keys=True).encode()).hexdigest()[:7], 16)
 
 
 def check_strategy(strategy: tf.distribute.Strategy) -> None:

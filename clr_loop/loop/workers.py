@@ -14,13 +14,16 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 _RETRY_SECONDS = 0.1
-# A worker says hello and its index, and the chief at last go. What a stranger says is neither.
-_HELLO, _INDEX_BYTES, _GO = b"clr_loop worker ", 4, b"clr_loop go"
+# A worker says hello, its index and its facts; the chief says at last go, or no and why. A stranger says neither.
+_HELLO, _GO, _NO = b"clr_loop worker ", b"clr_loop go", b"clr_loop no"
+_NUMBER_BYTES, _MOST_BYTES = 4, 2**20
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,8 @@ def read_task(tf_config: str | None) -> Task:
     return Task(workers, index)
 
 
-def meet(task: Task, timeout_seconds: float = 50.0) -> None:
-    """Wait until all workers are there, and leave the ports free for TensorFlow.
+def meet(task: Task, facts: Mapping[str, str] | None = None, timeout_seconds: float = 50.0) -> None:
+    """Wait until all workers are there and have the same facts, and leave the ports free for TensorFlow.
 
     Every other worker calls the chief and stays on the line. When all have called, the chief tells each of them to go.
     Nobody goes on before that. A worker listens on the host of its own address. Where that is no interface of this
@@ -84,15 +87,19 @@ def meet(task: Task, timeout_seconds: float = 50.0) -> None:
 
     Args:
         task: from `read_task`.
+        facts: what must be the same in all workers, such as settings and versions; name → value.
         timeout_seconds: float, how long to wait.
 
     Raises:
         ConnectionError: if a worker does not appear in time, or this worker's port is taken.
+        ValueError: in all workers, if a fact differs.
     """
     others = range(1, len(task.workers)) if task.is_chief else range(1)
     lines: dict[int, asyncio.StreamWriter] = {}
+    facts = facts or {}
+    gathering = partial(_gather, facts=facts, others=others, lines=lines)
     with _listen(task.workers[task.index]) as listener:
-        meeting = _gather(listener, others, lines) if task.is_chief else _call_chief(task)
+        meeting = gathering(listener) if task.is_chief else _call_chief(task, facts)
         try:
             asyncio.run(asyncio.wait_for(meeting, timeout_seconds))
         except asyncio.TimeoutError as error:
@@ -103,16 +110,19 @@ def meet(task: Task, timeout_seconds: float = 50.0) -> None:
             ) from error
 
 
-async def _gather(listener: socket.socket, others: range, lines: dict[int, asyncio.StreamWriter]) -> None:
-    """Serve all callers side by side, until the lines of every other worker stand; then tell each to go."""
-    called = asyncio.Event()
+async def _gather(
+    listener: socket.socket, facts: Mapping[str, str], others: range, lines: dict[int, asyncio.StreamWriter]
+) -> None:
+    """Serve all callers side by side, until the lines of every other worker stand; then tell each to go, or why not."""
+    called, facts_of = asyncio.Event(), dict[int, Any]()
 
     async def serve(reader: asyncio.StreamReader, line: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError), contextlib.closing(line):
+        with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError), contextlib.closing(line):
             is_worker = await reader.readexactly(len(_HELLO)) == _HELLO
-            caller = int.from_bytes(await reader.readexactly(_INDEX_BYTES), "big")
+            caller = int.from_bytes(await reader.readexactly(_NUMBER_BYTES), "big")
             if not is_worker or caller not in others:
                 return
+            facts_of[caller] = json.loads(await _read_text(reader))
             lines[caller] = line
             called.set()
             await reader.read()  # Until it hangs up.
@@ -124,22 +134,48 @@ async def _gather(listener: socket.socket, others: range, lines: dict[int, async
         while len(lines) < len(others):
             called.clear()
             await called.wait()
+        why_not = _difference(facts, facts_of)
         for line in lines.values():
-            line.write(_GO)
+            line.write(_GO if why_not is None else _NO + _as_text(why_not))
             await line.drain()
     finally:
         server.close()
+    if why_not is not None:
+        raise ValueError(why_not)
 
 
-async def _call_chief(task: Task) -> None:
-    """Call the chief until it says go."""
+def _difference(facts: Mapping[str, str], facts_of: Mapping[int, Mapping[str, str]]) -> str | None:
+    """Return in a sentence what differs first between the chief's facts and those of another worker."""
+    for index, theirs in sorted(facts_of.items()):
+        for name in sorted({*facts, *theirs}):
+            if facts.get(name) != theirs.get(name):
+                pair = f"worker 0 has {name} {facts.get(name)}, and worker {index} has {theirs.get(name)}"
+                return f"The workers were not started alike: {pair}. Start all of them with the same."
+    return None
+
+
+def _as_text(text: str) -> bytes:
+    content = text.encode()
+    return len(content).to_bytes(_NUMBER_BYTES, "big") + content
+
+
+async def _read_text(reader: asyncio.StreamReader) -> str:
+    length = int.from_bytes(await reader.readexactly(_NUMBER_BYTES), "big")
+    return (await reader.readexactly(min(length, _MOST_BYTES))).decode()
+
+
+async def _call_chief(task: Task, facts: Mapping[str, str]) -> None:
+    """Call the chief until it says go, or why not."""
     while True:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):  # It is not there yet.
             reader, line = await asyncio.open_connection(*_address(task.workers[0]))
             with contextlib.closing(line):
-                line.write(_HELLO + task.index.to_bytes(_INDEX_BYTES, "big"))
-                if await reader.readexactly(len(_GO)) == _GO:
+                line.write(_HELLO + task.index.to_bytes(_NUMBER_BYTES, "big") + _as_text(json.dumps(dict(facts))))
+                answer = await reader.readexactly(len(_GO))
+                if answer == _GO:
                     return
+                if answer == _NO:
+                    raise ValueError(await _read_text(reader))
         await asyncio.sleep(_RETRY_SECONDS)
 
 

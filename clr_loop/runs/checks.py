@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -17,7 +18,7 @@ from clr_loop.runs.actions import averaged_steps, snapshot_steps
 from clr_loop.runs.options import RunOptions
 from clr_loop.runs.result import higher_is_better
 from clr_loop.runs.run import Run, rates_of
-from clr_loop.runs.settings import ScheduleFn
+from clr_loop.runs.settings import FREE, ScheduleFn
 from clr_loop.schedules.for_keras import CyclicLR
 
 # As many as `TrainLoop.evaluate` takes at once, so that its program need not be traced again.
@@ -107,6 +108,16 @@ def try_evaluation(loop: TrainLoop, *sets: tuple[Any, ...]) -> None:
 
 def _some(arrays: tuple[Any, ...]) -> tuple[Any, ...]:
     return keras.tree.map_structure(lambda x: None if x is None else x[:_NUM_EVALUATED], arrays)
+
+
+def check_workers(run: Run, settings: Mapping[str, Any], options: RunOptions) -> None:
+    """Raise ValueError, in all workers, if they were not told to train the same run."""
+    here = {"settings", "profile", "is_timed", "save_models"}  # Each worker may have its own.
+    facts = {name: value for name, value in dataclasses.asdict(options).items() if name not in here}
+    facts |= {name: value for name, value in settings.items() if name not in FREE}
+    variables = [[variable.dtype, list(variable.shape)] for variable in run.loop.model.variables]
+    own = {"epochs": run.epochs, "variables": variables, "data_sha256": run.loop.data_sha256()}
+    run.loop.check_workers_alike({**facts, **own})
 
 
 def has_momentums(schedule: ScheduleFn) -> bool:

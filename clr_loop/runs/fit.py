@@ -110,9 +110,7 @@ def fit(
                 checkpoint, result = take_up(run, run.records, options, settings)
                 if result is not None:
                     return result
-        started = time.perf_counter()
-        loop.compile(with_momentums=checks.has_momentums(run.schedule))
-        compile_seconds = time.perf_counter() - started
+        compile_seconds = _compile(run, settings, options)
         with _opened(run, checkpoint, settings, options, resume) as run.progress:
             run.train(actions_of(run, options), callbacks)
             return _finish(run, options, _as_arguments(test), settings, compile_seconds)
@@ -148,6 +146,14 @@ def _settings(run: Run, options: RunOptions) -> dict[str, Any]:
         validation = "a dataset" if is_dataset else sha256_of(run.validation)
     own = {"validation": validation, "first_step": run.first_step}
     return run_settings(run.loop, run.schedule, run.epochs, {**options.to_compare(), **own})
+
+
+def _compile(run: Run, settings: dict[str, Any], options: RunOptions) -> float:
+    """Compile what the run needs, if all workers are to train the same run; return the seconds that it took."""
+    checks.check_workers(run, settings, options)
+    started = time.perf_counter()
+    run.loop.compile(with_momentums=checks.has_momentums(run.schedule))
+    return time.perf_counter() - started
 
 
 def _opened(

@@ -26,7 +26,7 @@ from clr_loop.schedules.base import path_of
 ScheduleFn = Callable[[NDArray[np.int64]], ArrayLike]
 
 _CHANGEABLE = ("schedule", "versions")  # If the user says how.
-_FREE = ("epochs", "command", "chosen")  # The weights do not depend on these.
+FREE = ("epochs", "command", "chosen")  # The weights do not depend on these.
 _OF_THE_LOOP = ("metric_names", "jit_compile", "halves", "batch_size", "num_examples", "seed", "shuffle")
 
 
@@ -111,7 +111,7 @@ def in_words(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]
     """
     found = {}
     for name, pair in _differing(saved, now).items():
-        if name in _FREE:
+        if name in FREE:
             continue
         if all(isinstance(side, dict) for side in pair):
             inner = _differing(*pair)

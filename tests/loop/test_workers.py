@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from clr_loop.loop import workers
+from clr_loop.loop import strategies, workers
 from clr_loop.loop.workers import Task
 from helpers.processes import free_addresses
 
@@ -65,6 +65,53 @@ def test_workers_meet_in_any_order_and_leave_their_ports_free():
     assert sorted(arrived) == [0, 1, 2]
     for address in addresses:
         socket.create_server(("127.0.0.1", int(address.rpartition(":")[2]))).close()
+
+
+def test_workers_with_different_facts_all_hear_what_differs():
+    addresses, failed = free_addresses(3), {}
+
+    def meet(index):
+        facts = {"--seed": str(index // 2), "the version of keras": "3.15.1"}
+        try:
+            workers.meet(Task(addresses, index), facts)
+        except ValueError as error:
+            failed[index] = str(error)
+
+    threads = [threading.Thread(target=meet, args=(index,)) for index in range(3)]
+    for thread in threads:
+        thread.start()
+    join(threads)
+    words = "The workers were not started alike: worker 0 has --seed 0, and worker 2 has 1. Start all of them with"
+    assert failed == dict.fromkeys(range(3), f"{words} the same.")
+
+
+def sums_of_two(here, there):
+    """What `sums_over_workers` gives a worker with these facts, while another has those."""
+    pairs = iter([([1, *numbers], [1, *others]) for numbers, others in zip(calls(here), calls(there), strict=False)])
+
+    def sums(*numbers):
+        ours, theirs = next(pairs)
+        assert list(numbers) == ours
+        return [a + b for a, b in zip(ours, theirs, strict=True)]
+
+    return sums
+
+
+def calls(facts):
+    """The numbers that `check_alike` adds up, call by call."""
+    names = sorted(facts)
+    for numbers in ([strategies._hashed(names)], [strategies._hashed(facts[name]) for name in names]):
+        yield [*numbers, *(number**2 for number in numbers)]
+
+
+def test_workers_that_do_not_train_the_same_run_hear_what_differs():
+    here = {"seed": 0, "clip_norm": None, "schedule": {"name": "Constant", "learning_rate": 0.1}, "epochs": 3}
+    strategies.check_alike(sums_of_two(here, here), here)
+    there = {**here, "seed": 1, "schedule": {"name": "Constant", "learning_rate": 0.2}}
+    with pytest.raises(ValueError, match=r"they differ in schedule \(here .*0\.1.*\), seed \(here 0\)\. Start all"):
+        strategies.check_alike(sums_of_two(here, there), here)
+    with pytest.raises(ValueError, match="settings of different names"):
+        strategies.check_alike(sums_of_two(here, {"seed": 0}), here)
 
 
 def test_a_single_worker_waits_for_nobody():

@@ -127,9 +127,26 @@ def test_killed_it_loses_the_steps_since_the_checkpoint_and_goes_on_with_the_fla
     assert "started with different settings" in done.stderr
     assert "model relu_mlp, now article_mlp" in done.stderr
     # --epochs changes no step, so it may be another; the schedule counts its steps in epochs' lengths.
-    done = commands.succeed("train", "--epochs=40", f"--run_dir={run_dir}", "--resume", "--on_change=keep")
+    # Data and code come from the command alone: a run directory may be anybody's.
+    kept = ("--epochs=40", f"--run_dir={run_dir}", "--resume", "--on_change=keep")
+    done = commands.run("train", *kept)
+    assert done.returncode == 2
+    assert f"takes no code and no place from {run_dir}/config.json; if they are yours, add {flags[0]}." in done.stderr
+    done = commands.succeed("train", flags[0], *kept)
     assert "epoch   1/40" not in done.stdout
     assert differences(whole, run_dir) == []
+
+
+@pytest.mark.parametrize(
+    "command", [["--run_dir=elsewhere"], ["--model=os:getcwd", "--noflag"], "--seed=1", [3], [["--seed=1"]]]
+)
+def test_a_strangers_directory_orders_nothing(commands, whole, flags, tmp_path, command):
+    shutil.copytree(whole, tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps({**config, "command": command}))
+    done = commands.run("train", f"--run_dir={tmp_path}/run", "--resume", "--on_change=keep")
+    assert done.returncode == 2
+    assert "has no flags to keep of this command; leave out --on_change=keep and repeat them" in done.stderr
 
 
 def test_no_room_for_a_first_checkpoint_is_one_line(flags, tmp_path):
@@ -168,7 +185,7 @@ def test_a_stopped_run_is_finished_with_its_kept_feed_strategy_and_epochs(flags,
     wait_for_epochs(process, run_dir, 1)
     process.kill()
     process.communicate()
-    returncode, stdout, stderr = finish("train.py", f"--run_dir={run_dir}", "--resume", "--on_change=keep")
+    returncode, stdout, stderr = finish("train.py", flags[0], f"--run_dir={run_dir}", "--resume", "--on_change=keep")
     assert returncode == 0, stderr
     assert "2 replicas of MirroredStrategy, feed stream" in stdout
     assert "epoch   4/4" in stdout

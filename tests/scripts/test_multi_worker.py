@@ -40,6 +40,19 @@ def start_workers(npz, run_dir, *flags):
     ]
 
 
+def test_workers_with_different_flags_name_the_difference_and_nobody_trains(npz, tmp_path):
+    processes = [
+        start_script("train.py", f"--dataset={npz}", f"--run_dir={tmp_path}/run", *FLAGS, flag,
+                     env=os.environ | {"TF_CONFIG": config})
+        for config, flag in zip(tf_configs(2), ("--seed=1", "--seed=2"), strict=True)
+    ]  # fmt: skip
+    for process in processes:
+        _, errors = process.communicate()
+        assert process.returncode == 2
+        assert "worker 0 has --seed 1, and worker 1 has 2. Start all of them with the same." in errors
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def newest_checkpoint(run_dir):
     return max((int(path.name.removeprefix("step_")) for path in (run_dir / "checkpoints").glob("step_*")), default=0)
 
