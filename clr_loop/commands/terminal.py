@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import io
 import itertools
 import os
 import re
@@ -80,19 +81,30 @@ def command(main: Main, define_flags: Callable[[], None] = lambda: None) -> Call
     def parse_and_run() -> int | None:
         rest = FLAGS(sys.argv)[1:]
         if FLAGS.help or FLAGS.helpfull:
-            print(f"{sys.modules[module].__doc__}{_help(module)}")
+            print(f"{sys.modules[module].__doc__ or ''}{_help(module)}")  # Python -OO has no docstrings.
             return 0
         if rest:
             raise ValueError(f"{rest[0]!r} is not a flag; write flags as --name=value.")
         return main()
 
     def run() -> NoReturn:
+        _open_streams()
         define_flags()
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # A job in the background ignores it.
             signal.signal(signal.SIGINT, signal.default_int_handler)  # In place of the handler for the imports.
         sys.exit(_guard(parse_and_run, module))
 
     return run
+
+
+def _open_streams() -> None:
+    """Let a command write wherever it was started: into closed streams, and into those that lack some characters."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (For as long as the process lives.)
+        elif isinstance(getattr(sys, name), io.TextIOWrapper):
+            with contextlib.suppress(OSError):
+                getattr(sys, name).reconfigure(errors="replace")
 
 
 def run_child(module: str, work: Callable[[], None]) -> NoReturn:

@@ -1,10 +1,14 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
 from clr_loop.schedules import OneCycle
 from clr_loop.studies.pictures.runs import schedule_figure
-from helpers.scripts import run_script
+from helpers.scripts import SCRIPTS, run_script
 
 
 def test_it_prints_the_description_and_draws_it(tmp_path):
@@ -55,3 +59,21 @@ def test_the_picture_holds_the_rates_the_momentum_and_the_notes():
     assert figure.get_suptitle() == "one_cycle, batch 2000"
     assert figure.get_supxlabel() == "a note"
     assert len(schedule_figure(steps, np.linspace(0.01, 0.1, 450), None, 30, "title").axes) == 1
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_does_not_end_a_command(tmp_path, closed):
+    script = SCRIPTS / "preview.py"
+    line = f"{sys.executable} {script} --batch_size=2000 --output_dir={tmp_path} {closed}"
+    assert subprocess.run(["sh", "-c", line], check=False).returncode == 0
+    assert (tmp_path / "preview.png").is_file()
+
+
+def test_a_terminal_of_ascii_and_a_python_without_docstrings_will_do(tmp_path):
+    plain = {**os.environ, "LC_ALL": "POSIX", "PYTHONIOENCODING": "ascii"}
+    plain = {name: value for name, value in plain.items() if name not in ("HOME", "USER", "LOGNAME")}
+    for flags in ([f"--output_dir={tmp_path}", "--batch_size=2000"], ["--help"]):
+        command = [sys.executable, "-OO", SCRIPTS / "preview.py", *flags]
+        done = subprocess.run(command, env=plain, capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert b"None" not in done.stdout[:10]
