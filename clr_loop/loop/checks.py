@@ -117,12 +117,15 @@ def check_loss_of_parts(model: keras.Model, batch: Batch) -> None:
     So it is with a loss of the user's own that divides by what it finds in the batch. Structure cannot tell, but values
     can: those of a few examples, cut into parts of different size.
     """
-    size = int(num_examples_of(batch))
+    size, strategy = int(num_examples_of(batch)), model.distribute_strategy
+
+    def loss(part: Batch) -> tf.Tensor:
+        y_pred = keras_private.call(model, part[0], training=False)
+        return tf.reduce_mean(keras_private.compute_loss(model, part, y_pred, training=False))
 
     def loss_of(begin: int, end: int) -> float:
         part = keras.tree.map_structure(lambda x: x[begin:end], batch)
-        y_pred = keras_private.call(model, part[0], training=False)
-        return float(tf.reduce_mean(keras_private.compute_loss(model, part, y_pred, training=False)))
+        return float(strategy.experimental_local_results(strategy.run(loss, args=(part,)))[0])
 
     cuts = sorted({0, size // 3, size // 3 + 1, size})
     parts = sum((end - begin) / size * loss_of(begin, end) for begin, end in itertools.pairwise(cuts))

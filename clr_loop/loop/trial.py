@@ -102,7 +102,7 @@ def _try_keras_step(model: keras.Model, examples: Batch, options: StepOptions) -
             limits = checks.limits_of(model, few)
             checks.check_limits(examples, limits)
             names = checks.build(model, few)
-            if model.distribute_strategy.num_replicas_in_sync == 1 and options.accumulate > 1:
+            if model.distribute_strategy.num_replicas_in_sync * options.accumulate > 1:
                 checks.check_loss_of_parts(model, few)
     has_plain_mean = checks.has_plain_mean(model) and not has_own(model, "compute_loss")
     not_means = tuple(name for name in names[1:] if not _is_mean(model, name, is_known=True))

@@ -108,7 +108,10 @@ def test_a_worker_that_is_gone_ends_the_other_with_an_error_in_words():
 
 
 NO_XLA = """
+from clr_loop.loop import strategies
+from clr_loop.loop.loop import TrainLoop
 from helpers.replicas import loop_on, strategy_of
+from helpers.small import FEATURES, LABELS, classifier, of_positives
 strategy = strategy_of("mirrored")
 for options in ({"jit_compile": True}, {"accumulate": 5}):
     try:
@@ -116,11 +119,18 @@ for options in ({"jit_compile": True}, {"accumulate": 5}):
     except ValueError as error:
         print(error)
 print(loop_on(strategy).chosen)
+with strategies.scope(strategy, "float32"):
+    model = classifier(loss=of_positives)
+try:
+    TrainLoop(model, FEATURES, LABELS, batch_size=50)
+except ValueError as error:
+    print(error)
 """
 
 
 def test_what_several_replicas_cannot_do_is_refused():
-    xla, parts, chosen = run_code(NO_XLA).splitlines()
+    xla, parts, chosen, loss = run_code(NO_XLA).splitlines()
+    assert "is not the mean of its examples'" in loss
     assert xla.startswith("jit_compile is True with 2 replicas, but XLA cannot compile the exchange between them")
     assert parts.startswith("A batch of 8 examples cannot be split among 2 replicas and 5 parts of accumulate")
     assert eval(chosen)["feed"] == "resident"

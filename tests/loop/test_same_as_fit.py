@@ -12,7 +12,7 @@ from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.options import StepOptions
 from clr_loop.runs.fit import fit
 from clr_loop.schedules import Constant
-from helpers.small import FEATURES, LABELS, assert_same_weights, classifier, compiled
+from helpers.small import FEATURES, LABELS, assert_same_weights, classifier, compiled, of_positives
 
 RNG = np.random.default_rng(0)
 
@@ -250,12 +250,6 @@ def test_evaluation_takes_batches_as_keras_does_where_the_loss_depends_on_them(l
     loop = TrainLoop(classifier(loss=loss), FEATURES, LABELS, batch_size=50)
     expected = classifier(loss=loss).evaluate(FEATURES, LABELS, batch_size=50, verbose=0, return_dict=True)
     assert loop.evaluate(FEATURES, LABELS)["loss"] == pytest.approx(expected["loss"], rel=1e-5)
-
-
-def of_positives(y, logits):
-    """Divided by what it finds in the batch."""
-    losses = keras.losses.sparse_categorical_crossentropy(y, logits, from_logits=True)
-    return losses / keras.ops.sum(keras.ops.cast(keras.ops.reshape(y, (-1,)) > 2, "float32"))
 
 
 def of_each(y, logits):
