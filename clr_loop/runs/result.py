@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 _BETTER = {
     "min": "loss|error|mse|mae|mape|msle|rmse|divergence|entropy|hinge|poisson|cosh|perplexity|nll|false_|brier",
     "max": "acc|auc|precision|recall|f1|fbeta|f_beta|iou|io_u|dice|r2|cosine_similarity|correlation|sensitivity|"
-    "specificity|true_|bleu|rouge|psnr|ssim|ndcg|top_k",
+    "specificity|true_|bleu|rouge|psnr|ssim|ndcg|top_",
 }
 # More cannot be seen in a picture of a notebook.
 _MOST_POINTS = 1000

@@ -93,7 +93,7 @@ def test_a_comparison_takes_the_bounds_of_each_batch_size_from_its_range_test_an
     assert tags == {"range_test/loss, batch 50", "range_test/loss, batch 100"}
 
 
-def test_it_replaces_its_own_files_only_when_it_has_new_ones(commands, separable, tmp_path):
+def test_it_moves_what_is_there_aside_only_when_it_has_new_files(commands, separable, tmp_path):
     output_dir = tmp_path / "out"
     flags = [f"--dataset={separable}", "--model=relu_mlp", "--batch_size=50", "--seeds=1", f"--output_dir={output_dir}"]
     assert "seed 0: " in commands.succeed("range_test", *flags, "--num_steps=60").stdout
@@ -105,4 +105,6 @@ def test_it_replaces_its_own_files_only_when_it_has_new_ones(commands, separable
     commands.succeed("range_test", *flags, "--overwrite", "--num_steps=40")
     assert len((output_dir / "range_test.csv").read_text().splitlines()) <= 41
     assert len(list((output_dir / "seed_0").iterdir())) == 1
-    assert (output_dir / "notes.txt").read_text() == "mine"
+    aside = output_dir.with_name("out.1")
+    assert (aside / "notes.txt").read_text() == "mine"
+    assert (aside / "range_test.json").read_bytes() == before
