@@ -163,7 +163,7 @@ def make_loop(dataset: data.AnyDataset, batch_size: int, seed: int = 0) -> Train
     return make_loop(model, dataset, batch_size, seed=seed, feed=FLAGS.feed, options=model_flags.step_options())
 
 
-class Found:
+class Measured:
     """What is measured before the first run: epochs of a budget, range tests, bounds, centers of tuning, noise.
 
     All of it is kept in a file, so that --resume goes on with the same.
@@ -205,10 +205,10 @@ class Found:
 
     def bounds(self, epochs: Mapping[int, int]) -> dict[int, Bounds]:
         """Return what range tests with each seed suggest for each batch size."""
-        found = {n: self.keep("bounds", n, partial(self._suggested_bounds, n, epochs[n])) for n in batch_sizes()}
+        bounds = {n: self.keep("bounds", n, partial(self._suggested_bounds, n, epochs[n])) for n in batch_sizes()}
         if FLAGS["step_size"].present:
-            found = {n: {k: v for k, v in bounds.items() if k != "step_size"} for n, bounds in found.items()}
-        return found
+            bounds = {n: {k: v for k, v in pair.items() if k != "step_size"} for n, pair in bounds.items()}
+        return bounds
 
     def _suggested_bounds(self, batch_size: int, epochs: int) -> Bounds:
         from clr_loop.studies import range_test
@@ -218,13 +218,13 @@ class Found:
             tests = range_test.run_seeds(make_loop(self._dataset, batch_size), make_model, FLAGS.seeds)
         self.keep("range tests", batch_size, lambda: [test.to_json() for test in tests])
         try:
-            found = dataclasses.asdict(range_test.suggested_bounds(tests, epochs))
+            bounds = dataclasses.asdict(range_test.suggested_bounds(tests, epochs))
         except range_test.NoSuggestionError as error:
             raise range_test.NoSuggestionError(
                 f"Range test at batch {batch_size}: {error} Or take --bounds=flags."
             ) from error
-        terminal.say(f"range test, batch {batch_size}: {as_flags(found)}\n")
-        return found
+        terminal.say(f"range test, batch {batch_size}: {as_flags(bounds)}\n")
+        return bounds
 
     def range_tests(self) -> dict[int, list[RangeTest]]:
         """Return the range tests that bounds or centers were read from, by batch size."""
@@ -245,25 +245,25 @@ class Found:
             with terminal.status(f"range test, batch {batch_size}"):
                 test: RangeTest = range_test.run(make_loop(held_out, batch_size, tuning.SEED))
             self.keep("range tests", batch_size, lambda: [test.to_json()])
-            found = {suggestion.name: suggestion for suggestion in range_test.suggest([test.curve])}
-            for suggestion in (found["max_lr"], found["steepest"]):
+            suggestions = {suggestion.name: suggestion for suggestion in range_test.suggest([test.curve])}
+            for suggestion in (suggestions["max_lr"], suggestions["steepest"]):
                 if suggestion.learning_rate is not None:
                     terminal.say(f"range test, batch {batch_size}: {suggestion}")
                     return suggestion.learning_rate
             raise range_test.NoSuggestionError(
-                f"Range test at batch {batch_size}: {found['max_lr']}; --tune has no rate to begin at."
+                f"Range test at batch {batch_size}: {suggestions['max_lr']}; --tune has no rate to begin at."
             )
 
         return {size: self.keep("tuning center", size, partial(center, size)) for size in batch_sizes()}
 
 
-def as_flags(found: Bounds) -> str:
+def as_flags(bounds: Bounds) -> str:
     """Return bounds as they are written on a command line."""
-    return " ".join(f"--{name}={value}" for name, value in found.items())
+    return " ".join(f"--{name}={value}" for name, value in bounds.items())
 
 
-def within(found: Bounds, schedule: Schedule) -> Schedule:
+def within(bounds: Bounds, schedule: Schedule) -> Schedule:
     """Return the schedule with those of these arguments that it takes; a constant takes none."""
     config = schedule.to_config()
-    taken = {name: value for name, value in found.items() if name in config}
+    taken = {name: value for name, value in bounds.items() if name in config}
     return schedules.from_config({**config, **taken}) if taken else schedule

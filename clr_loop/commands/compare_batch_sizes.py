@@ -100,21 +100,21 @@ def _compare(dataset: data.AnyDataset, output_dir: Path) -> Path:
         from clr_loop.studies.report.tensorboard import FOLDER
 
         measure = _measure(dataset)
-    found = arm_flags.Found(dataset, output_dir)
-    epochs = found.epochs()
+    measured = arm_flags.Measured(dataset, output_dir)
+    epochs = measured.epochs()
     plan = Plan(arm_flags.arms(dataset.num_examples, epochs), FLAGS.seeds, epochs, measure)
     settings: dict[str, Any] = model_flags.settings(dataset)
     if FLAGS.bounds == "range_test":
-        bounds = found.bounds(epochs)
+        bounds = measured.bounds(epochs)
         settings |= {f"range_test_batch_{size}": arm_flags.as_flags(pair) for size, pair in bounds.items()}
         plan = _with_schedules(plan, lambda arm: arm_flags.within(bounds[arm.batch_size], arm.schedule))
     searches = []
     if FLAGS.tune and isinstance(dataset, data.Dataset):
-        searches = _tune(data.hold_out(dataset), plan, found, output_dir)
+        searches = _tune(data.hold_out(dataset), plan, measured, output_dir)
         plan = _tuned(plan, searches)
     if not searches:
         output_flags.begin(output_dir)
-    found.write()
+    measured.write()
     for arm in plan.arms:
         length = output_flags.run_length(dataset.num_examples, arm.batch_size, epochs[arm.batch_size])
         terminal.say(f"{arm.label}:\n{schedules.describe(arm.schedule, length[1], length[0])}\n")
@@ -123,9 +123,9 @@ def _compare(dataset: data.AnyDataset, output_dir: Path) -> Path:
         comparison = compare(runs, measure)
     noise_scale = None
     if FLAGS.noise_scale and isinstance(dataset, data.Dataset):
-        noise_scale = _noise_scale(dataset, plan, found)
+        noise_scale = _noise_scale(dataset, plan, measured)
     with terminal.status("writing the report"):
-        context = Context(dataset.name, FLAGS.model, FLAGS.budget, searches, noise_scale, found.range_tests())
+        context = Context(dataset.name, FLAGS.model, FLAGS.budget, searches, noise_scale, measured.range_tests())
         write(comparison, output_dir, context, FLAGS.figure_format)
     terminal.say("")
     terminal.say_markdown((output_dir / "report.md").read_text())
@@ -149,13 +149,13 @@ def _with_schedules(plan: Plan, schedule_of: Callable[[Arm], schedules.Schedule]
     return dataclasses.replace(plan, arms=arms)
 
 
-def _tune(held_out: data.Dataset, plan: Plan, found: arm_flags.Found, output_dir: Path) -> list[Search]:
+def _tune(held_out: data.Dataset, plan: Plan, measured: arm_flags.Measured, output_dir: Path) -> list[Search]:
     """Find the best rate of every arm on held-out examples."""
     from clr_loop.studies.comparison import tuning
 
-    centers = found.centers(held_out)
+    centers = measured.centers(held_out)
     output_flags.begin(output_dir)
-    found.write()
+    measured.write()
     trials_dir = output_dir / "tuning"
     trials_dir.mkdir(exist_ok=True)
     epochs = {arm.batch_size: plan.epochs_of(arm) for arm in plan.arms}
@@ -178,7 +178,7 @@ def _tuned(plan: Plan, searches: Sequence[Search]) -> Plan:
     return _with_schedules(plan, lambda arm: at_rate(arm.schedule, rates[arm.label]))
 
 
-def _noise_scale(dataset: data.Dataset, plan: Plan, found: arm_flags.Found) -> NoiseScale:
+def _noise_scale(dataset: data.Dataset, plan: Plan, measured: arm_flags.Measured) -> NoiseScale:
     """Measure the gradient noise along a run of the first arm, with the seed of the trials."""
     from clr_loop.studies.comparison import noise_scale, tuning
 
@@ -189,8 +189,8 @@ def _noise_scale(dataset: data.Dataset, plan: Plan, found: arm_flags.Found) -> N
             loop = arm_flags.make_loop(dataset, arm.batch_size, tuning.SEED)
             return vars(noise_scale.measure(loop, arm.schedule, plan.epochs_of(arm), dataset.train))
 
-    kept: Mapping[str, Any] = found.keep("noise_scale", arm.batch_size, measure)
-    found.write()
+    kept: Mapping[str, Any] = measured.keep("noise_scale", arm.batch_size, measure)
+    measured.write()
     steps, noise, signal = (tuple(kept[name]) for name in ("steps", "noise", "signal"))
     return noise_scale.NoiseScale(steps, noise, signal, kept["largest"])
 
@@ -246,10 +246,10 @@ def _run_seeds(
             seconds = f", trained {result.train_seconds:.2f} s" if result.is_timed else ""
             terminal.say(f"{work.label(run.arm, run.seed)}: {name} {result.final[name]:#.4g}{seconds}")
 
-    found = option_flags.values(RunOptions) | ({"validate_every": 0} if work.are_trials else {})
-    every = found["validate_every"]
+    values = option_flags.values(RunOptions) | ({"validate_every": 0} if work.are_trials else {})
+    every = values["validate_every"]
     settings = {**work.settings, "validate_every": every} if every else work.settings
-    options = RunOptions(settings=settings, checkpoint_every=0, is_timed=is_timed, **found)
+    options = RunOptions(settings=settings, checkpoint_every=0, is_timed=is_timed, **values)
     # Several processes would draw their bars over each other.
     with contextlib.ExitStack() as preparing:
         if is_timed:

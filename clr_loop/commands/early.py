@@ -10,7 +10,7 @@ import sys
 
 
 def _end(number: int, frame: object) -> None:
-    os.write(2, b"error: Interrupted before anything was begun.\n")
+    os.write(2, b"error: Interrupted before anything was started.\n")
     os._exit(130)
 
 

@@ -177,9 +177,9 @@ def step_options() -> StepOptions:
 
 def settings(dataset: data.AnyDataset) -> dict[str, Any]:
     """Return what the results depend on, for config.json, as far as the loop does not know it."""
-    found = {"dataset": dataset.name, "dataset_sha256": dataset.sha256(), "model": FLAGS.model}
+    settings = {"dataset": dataset.name, "dataset_sha256": dataset.sha256(), "model": FLAGS.model}
     if FLAGS.init_from is not None:
-        found["init_from_sha256"] = hashlib.sha256(Path(FLAGS.init_from).read_bytes()).hexdigest()
+        settings["init_from_sha256"] = hashlib.sha256(Path(FLAGS.init_from).read_bytes()).hexdigest()
     if FLAGS.exclude_from_weight_decay:
-        found["exclude_from_weight_decay"] = FLAGS.exclude_from_weight_decay
-    return found
+        settings["exclude_from_weight_decay"] = FLAGS.exclude_from_weight_decay
+    return settings

@@ -57,9 +57,9 @@ def run() -> int:
         with terminal.status("comparing"):
             from clr_loop.studies.comparison.identity import differences
 
-            found = differences(whole, killed)
-    terminal.say("\n".join([*found, f"kills: {num_kills}", f"bit-identical: {'no' if found else 'yes'}"]))
-    return 1 if found else 0
+            differing = differences(whole, killed)
+    terminal.say("\n".join([*differing, f"kills: {num_kills}", f"bit-identical: {'no' if differing else 'yes'}"]))
+    return 1 if differing else 0
 
 
 def _kill_often(run_dir: Path, train_seconds: float) -> int:

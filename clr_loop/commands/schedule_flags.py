@@ -104,7 +104,7 @@ class OwnSchedule(schedules.Schedule):
         return {"name": self.name, "first_epoch_sha256": sha256_of(first_epoch)}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let another process make it anew."""
+        """Let another process make it again."""
         return _make_own, (self.name, self.arguments)
 
 
@@ -139,8 +139,8 @@ def make(
     if name in SCHEDULES:
         schedule = SCHEDULES[name](**arguments)
     else:
-        found = {argument: value for argument, value in arguments.items() if value is not None}
-        schedule = _make_own(name, {**found, "steps_per_epoch": steps_per_epoch})
+        present = {argument: value for argument, value in arguments.items() if value is not None}
+        schedule = _make_own(name, {**present, "steps_per_epoch": steps_per_epoch})
     if not warmup:
         return schedule
     first = float(schedule(0))

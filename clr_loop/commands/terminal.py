@@ -281,8 +281,8 @@ def resume_command() -> str:
 def _as_typed(program: str, path_of: Callable[[Path], str] = os.path.relpath) -> str:
     """Return how to call a program of this Python's environment: by its name if that finds it, else by its path."""
     own = Path(sys.executable).with_name(program)
-    found = shutil.which(program)
-    return program if found and Path(found).samefile(own) else path_of(own)
+    by_name = shutil.which(program)
+    return program if by_name and Path(by_name).samefile(own) else path_of(own)
 
 
 def given_flags(module: str, left_out: Collection[str]) -> list[str]:

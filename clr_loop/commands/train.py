@@ -90,13 +90,13 @@ def run() -> int | None:
 
 def _options(dataset: AnyDataset, steps_per_epoch: int, total_steps: int) -> RunOptions:
     """Return how the run is kept, resumed and observed, as the flags say."""
-    found = option_flags.values(RunOptions)
+    values = option_flags.values(RunOptions)
     for name in ("checkpoint_every", "validate_every", "weight_norm_every"):
-        if found[name] is not None:
-            is_never = found[name] in ("never", "0")
-            found[name] = 0 if is_never else to_steps(found[name], steps_per_epoch, total_steps, name)
+        if values[name] is not None:
+            is_never = values[name] in ("never", "0")
+            values[name] = 0 if is_never else to_steps(values[name], steps_per_epoch, total_steps, name)
     settings = {**model_flags.settings(dataset), "command": terminal.given_flags(__name__, OF_COMMAND)}
-    return RunOptions(settings=settings, **found)
+    return RunOptions(settings=settings, **values)
 
 
 def _train(start: Callable[..., TrainingResult], run_dir: Path) -> int | None:

@@ -189,11 +189,11 @@ class RunCheckpoints:
         if all are damaged or there is none of that step.
         """
         self._kept = find(self._directory)
-        found = [checkpoint for checkpoint in self._kept if step in (None, checkpoint.step)]
-        if step is not None and not found:
+        candidates = [checkpoint for checkpoint in self._kept if step in (None, checkpoint.step)]
+        if step is not None and not candidates:
             steps = ", ".join(str(checkpoint.step) for checkpoint in self._kept) or "none"
             raise CheckpointError(f"{self._directory} holds no checkpoint of step {step}; choose one of: {steps}.")
-        for checkpoint in reversed(found):
+        for checkpoint in reversed(candidates):
             try:
                 _check_files(checkpoint)
             except DamagedCheckpointError as error:
@@ -227,13 +227,13 @@ def find(directory: Path) -> list[Checkpoint]:
     Raises:
         CheckpointError: if one was saved by another version of this package.
     """
-    found = []
+    readable = []
     for path in _entries(directory):
         try:
-            found.append(Checkpoint(path, _read_manifest(path)))
+            readable.append(Checkpoint(path, _read_manifest(path)))
         except DamagedCheckpointError as error:
             logging.warning("%s", error)
-    return sorted(found, key=lambda checkpoint: (checkpoint.position, checkpoint.directory.name))
+    return sorted(readable, key=lambda checkpoint: (checkpoint.position, checkpoint.directory.name))
 
 
 def best_of(checkpoints: list[Checkpoint], monitor: Monitor = Monitor()) -> Checkpoint:
@@ -317,8 +317,8 @@ def _like(array: np.ndarray, variable: Any) -> np.ndarray:
 
 def _entries(directory: Path) -> list[Path]:
     """Return what was written as a checkpoint: a directory with such a name that is not a link."""
-    found = sorted(path for path in directory.glob("step_*") if _NAME.fullmatch(path.name))
-    return [path for path in found if path.is_dir() and not path.is_symlink()]
+    paths = sorted(path for path in directory.glob("step_*") if _NAME.fullmatch(path.name))
+    return [path for path in paths if path.is_dir() and not path.is_symlink()]
 
 
 def _remove(directory: Path) -> None:
@@ -337,7 +337,7 @@ def _variables(loop: TrainLoop) -> list[keras.Variable]:
 
 def _description(loop: TrainLoop) -> dict[str, Any]:
     """Return what must be equal in the loop that was saved and the one that it is restored into."""
-    # Keras numbers what it names itself in one process, as in `adam_3/iteration`; another process counts anew.
+    # Keras numbers what it names itself in one process, as in `adam_3/iteration`; another process counts from 0 again.
     paths = [re.sub(r"_\d+(?=[/_]|$)", "", variable.path) for variable in _variables(loop)]
     variables = [f"{p} {v.dtype}{list(v.shape)}" for p, v in zip(paths, _variables(loop), strict=True)]
     return {**loop_settings(loop), "variables": variables, "data_sha256": loop.data_sha256()}

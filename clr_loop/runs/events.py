@@ -91,7 +91,7 @@ class SummaryWriter:
         columns = [values.tolist() for values in metrics.values()]
         num_steps = len(columns[0])
         times = np.linspace(began, ended, num_steps + 1)[1:].tolist()
-        # One message is filled anew for each step: to make a new one takes three times as long.
+        # One message is filled again for each step: to make a new one takes three times as long.
         event = event_pb2.Event(summary=_scalars(dict.fromkeys(metrics, 0.0)))
         value_pbs = list(event.summary.value)
         for i, (wall_time, row) in enumerate(zip(times, zip(*columns, strict=True), strict=True)):

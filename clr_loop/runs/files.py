@@ -171,8 +171,8 @@ def set_aside(directory: Path) -> Path | None:
 
 def _without_links(directory: Path, pattern: str) -> list[Path]:
     """Return what a pattern finds without passing through a link on the way."""
-    found = sorted(directory.glob(pattern))
-    return [p for p in found if not any(d.is_symlink() for d in p.parents if directory in d.parents)]
+    paths = sorted(directory.glob(pattern))
+    return [p for p in paths if not any(d.is_symlink() for d in p.parents if directory in d.parents)]
 
 
 def _remove_empty(directory: Path, root: Path) -> None:
@@ -417,14 +417,14 @@ class GrowingFiles:
         Raises:
             ValueError: if a CSV file was changed. Then nothing is touched.
         """
-        found = self._paths()
-        for name in [name for name, note in notes.items() if name not in found or not _is_kept(found[name], note)]:
+        paths = self._paths()
+        for name in [name for name, note in notes.items() if name not in paths or not _is_kept(paths[name], note)]:
             path = self._directory / name
             if name in _CSV:
                 what = "no longer begins with what it held at the checkpoint"
                 raise ValueError(f"{path} {what}; restore it or start a new run.")
             logging.warning("%s was removed or changed; TensorBoard may lack points of this run", path)
-        for name, path in found.items():
+        for name, path in paths.items():
             if name not in notes:
                 path.unlink()
             elif path.stat().st_size > notes[name]["size"]:
@@ -433,8 +433,8 @@ class GrowingFiles:
     def _paths(self) -> dict[str, Path]:
         """Return the files that are there, by their paths in the directory."""
         patterns = (*_CSV, *_EVENT_FILES)
-        found = [path for pattern in patterns for path in _without_links(self._directory, pattern)]
-        files = [path for path in found if path.is_file() and not path.is_symlink()]
+        paths = [path for pattern in patterns for path in _without_links(self._directory, pattern)]
+        files = [path for path in paths if path.is_file() and not path.is_symlink()]
         return {path.relative_to(self._directory).as_posix(): path for path in files}
 
 

@@ -141,11 +141,11 @@ class SavedRun:
         Raises:
             CheckpointError: if there is no such checkpoint, it is damaged, or the model has other variables.
         """
-        found = [checkpoint for checkpoint in self.checkpoints if step in (None, checkpoint.step)]
-        if not found:
+        candidates = [checkpoint for checkpoint in self.checkpoints if step in (None, checkpoint.step)]
+        if not candidates:
             steps = ", ".join(str(checkpoint.step) for checkpoint in self.checkpoints) or "none"
             raise CheckpointError(f"{self.directory} holds no checkpoint of step {step}; choose one of: {steps}.")
-        checkpoints.load_weights(model, found[-1])
+        checkpoints.load_weights(model, candidates[-1])
 
 
 @checked_types

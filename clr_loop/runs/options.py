@@ -96,7 +96,7 @@ class RunOptions:
     first_step: int | None = option(
         None,
         "The step of the schedule at which the run begins. None goes on from the loop's own step, which is 0 for a "
-        "loop that has not taken one; 0 begins the schedule anew.",
+        "loop that has not taken one; 0 begins the schedule again.",
         low=0,
         resumed="free",  # `settings.run_settings` compares the step that this comes to.
         has_flag=False,

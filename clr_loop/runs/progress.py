@@ -100,7 +100,7 @@ class EpochLines(keras.callbacks.Callback):
         if isinstance(self.params["schedule"], Schedule):
             _print(str(describe(self.params["schedule"], first + epochs * steps, steps)))
         if first:
-            _print(f"the schedule goes on at step {first} (RunOptions(first_step=0) begins it anew)")
+            _print(f"the schedule goes on at step {first} (RunOptions(first_step=0) begins it again)")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: D102
         metrics = dict(logs)

@@ -117,7 +117,7 @@ class RunRecords:
         self.non_finite_variable: str | None = None
 
     def find(self, step: int | None) -> tuple[Checkpoint | None, dict[str, Any] | None]:
-        """Return the newest whole checkpoint and the settings that the run was begun with, None where there is none.
+        """Return the newest whole checkpoint and the settings that the run was started with, None where there is none.
 
         With a step, the checkpoint is the one of that step. Its settings hold, and a config.json that differs from them
         is named in a warning.
@@ -278,8 +278,8 @@ def read_result(directory: Path) -> TrainingResult | None:
     elsewhere = ("settings", "history", "epochs", "validations")
     own = {attribute.name for attribute in fields(TrainingResult)}.difference(elsewhere)
     try:
-        known, found = content["records"], run_files.digests(directory)
-        for name in [name for name in {**known, **found} if found.get(name) != known.get(name)]:
+        known, on_disk = content["records"], run_files.digests(directory)
+        for name in [name for name in {**known, **on_disk} if on_disk.get(name) != known.get(name)]:
             raise ValueError(f"{directory / name} is gone or was changed after the run; restore it or run it again.")
         epochs, validations = read_epochs(directory)
         content.setdefault("test", {})  # Version 0.2.0 had none.

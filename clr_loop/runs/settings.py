@@ -56,7 +56,7 @@ def loop_settings(loop: TrainLoop) -> dict[str, Any]:
     except (TypeError, ValueError, NotImplementedError):  # Something of the user's own that Keras cannot describe.
         compiled = {}
     described = ("loss", "loss_weights", "metrics", "weighted_metrics")
-    found = {
+    own = {
         "optimizer": type(loop.optimizer).__name__,
         "optimizer_config": _plain(loop.optimizer.get_config()),
         **{name: _plain(compiled.get(name)) for name in described},
@@ -65,7 +65,7 @@ def loop_settings(loop: TrainLoop) -> dict[str, Any]:
         **{name: getattr(loop, name) for name in _OF_THE_LOOP},
         "TF_ENABLE_ONEDNN_OPTS": int(keras_private.has_onednn()),  # By the name under which it is set.
     }
-    return json.loads(json.dumps(found, default=path_of))
+    return json.loads(json.dumps(own, default=path_of))
 
 
 def _plain(value: Any) -> Any:
@@ -109,7 +109,7 @@ def in_words(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]
     >>> in_words({"batch_size": 20, "config": {"a": 1, "b": 2}}, {"batch_size": 25, "config": {"a": 1, "b": 3}})
     {'batch_size': 'batch_size 20, now 25', 'config': "config {'b': 2}, now {'b': 3}"}
     """
-    found = {}
+    texts = {}
     for name, pair in _differing(saved, now).items():
         if name in FREE:
             continue
@@ -118,8 +118,8 @@ def in_words(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]
             pair = tuple({key: sides[i] for key, sides in inner.items()} for i in (0, 1))
         elif all(isinstance(side, list) for side in pair):  # The first that differs tells more than all of them.
             pair = next(two for two in itertools.zip_longest(*pair) if two[0] != two[1])
-        found[name] = f"{name} {pair[0]}, now {pair[1]}"
-    return found
+        texts[name] = f"{name} {pair[0]}, now {pair[1]}"
+    return texts
 
 
 def _differing(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:

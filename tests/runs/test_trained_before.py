@@ -48,7 +48,7 @@ def test_the_line_before_training_says_where_the_schedule_goes_on(capsys):
     fit(loop, SCHEDULE, epochs=1, verbose=2)
     assert "goes on at step" not in capsys.readouterr().out
     fit(loop, SCHEDULE, epochs=1, verbose=2)
-    assert "the schedule goes on at step 4 (RunOptions(first_step=0) begins it anew)" in capsys.readouterr().out
+    assert "the schedule goes on at step 4 (RunOptions(first_step=0) begins it again)" in capsys.readouterr().out
 
 
 def test_a_model_that_keras_trained_or_saved_is_trained_on_from_step_0_of_the_schedule(tmp_path):

@@ -24,8 +24,8 @@ def differences(run_dir: Path, other_dir: Path) -> list[str]:
         ValueError: if one of them holds no finished run.
     """
     ours, theirs = _records(run_dir), _records(other_dir)
-    found = {name: _first_difference(ours.get(name, []), theirs.get(name, [])) for name in sorted({*ours, *theirs})}
-    return [f"{name}: {words}" for name, words in found.items() if words]
+    differing = {name: _first_difference(ours.get(name, []), theirs.get(name, [])) for name in sorted({*ours, *theirs})}
+    return [f"{name}: {words}" for name, words in differing.items() if words]
 
 
 def _records(run_dir: Path) -> dict[str, list[Any]]:
@@ -33,17 +33,17 @@ def _records(run_dir: Path) -> dict[str, list[Any]]:
     result = read_result(run_dir)
     if result is None:
         raise ValueError(f"{run_dir} holds no finished run; finish it with --resume.")
-    found: dict[str, list[Any]] = {f"history.csv, {name}": values.tolist() for name, values in result.history.items()}
-    found["weights_sha256"] = [result.weights_sha256]
+    values: dict[str, list[Any]] = {f"history.csv, {name}": values.tolist() for name, values in result.history.items()}
+    values["weights_sha256"] = [result.weights_sha256]
     for name, records in (("epochs.csv", result.epochs), ("validations.csv", result.validations)):
-        found[name] = [dataclasses.replace(e, epoch_seconds=0.0, input_wait_seconds=0.0) for e in records]
+        values[name] = [dataclasses.replace(e, epoch_seconds=0.0, input_wait_seconds=0.0) for e in records]
     for place in ("train", "validation"):
         events = EventAccumulator(str(run_dir / place), size_guidance={"scalars": 0}).Reload()
         for tag in events.Tags()["scalars"]:
             if not tag.endswith("_seconds"):
                 points = sorted((event.step, event.value) for event in events.Scalars(tag))
-                found[f"TensorBoard, {place}/{tag}"] = points
-    return found
+                values[f"TensorBoard, {place}/{tag}"] = points
+    return values
 
 
 def _first_difference(ours: list[Any], theirs: list[Any]) -> str | None:

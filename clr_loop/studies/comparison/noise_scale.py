@@ -77,14 +77,14 @@ def measure(
         keras.tree.map_structure(lambda x, part=part: None if x is None else np.asarray(x)[part], tuple(examples))
         for part in np.sort(chosen.reshape(num_batches, batch_size), axis=1)
     ]
-    before, found = loop.snapshot(), [(loop.step, *_noise_and_signal(loop, batches))]
+    before, measured = loop.snapshot(), [(loop.step, *_noise_and_signal(loop, batches))]
     try:
         for _ in range(epochs):
             loop.run(schedule(loop.step + np.arange(loop.steps_per_epoch)))
-            found.append((loop.step, *_noise_and_signal(loop, batches)))
+            measured.append((loop.step, *_noise_and_signal(loop, batches)))
     finally:
         loop.restore(before)
-    steps, noise, signal = zip(*found, strict=True)
+    steps, noise, signal = zip(*measured, strict=True)
     return NoiseScale(steps, noise, signal, batch_size * num_batches)
 
 
