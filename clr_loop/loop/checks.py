@@ -195,11 +195,13 @@ class Limit(NamedTuple):
         number: int, classes of a sparse loss, or rows of an Embedding.
         what: in words, what takes them.
         ignored: int, a class that the loss leaves out, or None.
+        of_inputs: whether these are ids among the inputs.
     """
 
     number: int
     what: str
     ignored: int | None = None
+    of_inputs: bool = False
 
 
 def limits_of(model: keras.Model, batch: Batch) -> list[Limit | None]:
@@ -216,7 +218,10 @@ def limits_of(model: keras.Model, batch: Batch) -> list[Limit | None]:
     x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
     y_pred = call_model(model, x, training=False)
     num_rows = model_inputs.rows_of_embeddings(model, len(keras.tree.flatten(x)))
-    limits = [None if number is None else Limit(number, "the model's Embedding has rows") for number in num_rows]
+    limits = [
+        None if number is None else Limit(number, "the model's Embedding has rows", of_inputs=True)
+        for number in num_rows
+    ]
     of_targets = {}
     for target, output, loss in _triples(model, y, y_pred) if y is not None else ():
         _check_pair(np.asarray(target), np.asarray(output), loss)

@@ -50,9 +50,17 @@ def choose(model: keras.Model, trial: Trial, feed: Feed, options: StepOptions) -
         "xla": f"{xla}, batches in two halves" if in_halves else xla,
         "oneDNN": "on" if keras_private.has_onednn() else "off (TF_ENABLE_ONEDNN_OPTS=1 asks for it)",
     }
+    if jit_compile and _computes_ids(model, trial):
+        words["ids"] = "not checked, as the model computes those of its Embedding, and XLA takes any"
     if trial.not_resumable is not None:
         words["resuming"] = f"not exact ({trial.not_resumable})"
     return Choice(where, jit_compile, in_halves, words)
+
+
+def _computes_ids(model: keras.Model, trial: Trial) -> bool:
+    """Return whether there is an Embedding, and no input is known to be its ids."""
+    has_rows = any(isinstance(layer, keras.layers.Embedding) for layer in keras_private.layers_of(model))
+    return has_rows and not any(limit is not None and limit.of_inputs for limit in trial.limits)
 
 
 def device() -> str:

@@ -69,10 +69,11 @@ def read_task(tf_config: str | None) -> Task:
             raise ValueError("two workers have the same address")
         if not isinstance(index, int) or not 0 <= index < len(workers):
             raise ValueError(f"index {index!r} is none of {len(workers)} workers")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        shown = repr(tf_config)[:300]
         raise ValueError(
-            f"TF_CONFIG is {tf_config!r}, which does not describe the workers ({reason}); set it like {example}."
+            f"TF_CONFIG is {shown}, which does not describe the workers ({reason}); set it like {example}."
         ) from error
     return Task(workers, index)
 
@@ -121,6 +122,9 @@ async def _gather(
             is_worker = await reader.readexactly(len(_HELLO)) == _HELLO
             caller = int.from_bytes(await reader.readexactly(_NUMBER_BYTES), "big")
             if not is_worker or caller not in others:
+                return
+            if caller in lines:
+                line.write(_NO + _as_text(f"Two workers have index {caller} in TF_CONFIG; give each its own."))
                 return
             facts_of[caller] = json.loads(await _read_text(reader))
             lines[caller] = line

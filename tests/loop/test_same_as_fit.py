@@ -136,6 +136,17 @@ def test_an_id_that_an_embedding_has_no_row_for_is_named_wherever_it_is(number):
         stream.run([0.1] * 4)
 
 
+def test_ids_that_the_model_computes_are_said_not_to_be_checked():
+    inputs = keras.Input((4,), dtype="int32")
+    computed = layers.Dense(1)(layers.Flatten()(layers.Embedding(20, 3)(inputs + 1)))
+    model = keras.Model(inputs, computed)
+    model.compile("sgd", "mse")
+    ids, targets = RNG.integers(0, 19, (64, 4)), RNG.normal(size=(64, 1)).astype("float32")
+    chosen = TrainLoop(model, ids, targets, batch_size=32).chosen
+    assert chosen["ids"] == "not checked, as the model computes those of its Embedding, and XLA takes any"
+    assert "ids" not in TrainLoop(embedding(), ids, targets, batch_size=32).chosen
+
+
 @pytest.mark.parametrize("loss", [sparse(), sparse(ignore_class=-1)])
 def test_a_class_that_the_output_does_not_have_is_named_and_one_that_is_ignored_is_not(loss):
     labels = LABELS.copy()

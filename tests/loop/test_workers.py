@@ -4,6 +4,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 
 import pytest
 
@@ -37,6 +38,7 @@ def test_a_task_is_read_from_tf_config_and_the_first_is_the_chief():
         (tf_config(cluster={"worker": ["a:1", "a:1"]}), "two workers have the same address"),
         (tf_config(index=2), "index 2 is none of 2 workers"),
         (tf_config(index="0"), "index '0' is none of 2 workers"),
+        ("[" * 100_000, "maximum recursion depth exceeded"),
     ],
 )
 def test_a_malformed_tf_config_is_one_line_with_an_example(config, reason):
@@ -83,6 +85,17 @@ def test_workers_with_different_facts_all_hear_what_differs():
     join(threads)
     words = "The workers were not started alike: worker 0 has --seed 0, and worker 2 has 1. Start all of them with"
     assert failed == dict.fromkeys(range(3), f"{words} the same.")
+
+
+def test_the_second_of_two_workers_with_one_index_hears_it_and_the_others_wait_for_the_right_one():
+    addresses, failed = free_addresses(3), {}
+    threads = start_meeting(addresses, (0, 1), failed, 20.0)
+    time.sleep(0.5)  # Until the first worker 1 has called.
+    elsewhere = Task((addresses[0], free_addresses(1)[0], addresses[2]), 1)
+    with pytest.raises(ValueError, match="Two workers have index 1 in TF_CONFIG; give each its own"):
+        workers.meet(elsewhere, timeout_seconds=20.0)
+    join([*threads, *start_meeting(addresses, (2,), failed, 20.0)])
+    assert failed == {}
 
 
 def sums_of_two(here, there):

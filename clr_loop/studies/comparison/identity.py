@@ -33,7 +33,7 @@ def _records(run_dir: Path) -> dict[str, list[Any]]:
     result = read_result(run_dir)
     if result is None:
         raise ValueError(f"{run_dir} holds no finished run; finish it with --resume.")
-    values: dict[str, list[Any]] = {f"history.csv, {name}": values.tolist() for name, values in result.history.items()}
+    values: dict[str, list[Any]] = {f"history.csv, {name}": column.tolist() for name, column in result.history.items()}
     values["weights_sha256"] = [result.weights_sha256]
     for name, records in (("epochs.csv", result.epochs), ("validations.csv", result.validations)):
         values[name] = [dataclasses.replace(e, epoch_seconds=0.0, input_wait_seconds=0.0) for e in records]
