@@ -132,8 +132,16 @@ class Run:
         )
         self.loop.model.stop_training = False
         self.call(self.hooks.on_train_begin)
+        try:
+            self._train(actions)
+        except BaseException:
+            with contextlib.suppress(Exception):  # Callbacks close their files there; the first error is what counts.
+                self._end_hooks()
+            raise
+        self._end_hooks()
+
+    def _train(self, actions: Sequence[Action]) -> None:
         with contextlib.ExitStack() as stack:
-            stack.callback(self._end_hooks)  # Callbacks close their files there, after an error, too.
             for action in actions:
                 stack.callback(action.end)
                 action.begin(self)

@@ -230,6 +230,17 @@ def test_after_a_loss_that_is_not_finite_callbacks_are_told_before_the_error(fre
     assert seen.hooks()[-1][0] == "on_train_end"
 
 
+def test_a_callback_that_fails_at_the_end_does_not_hide_what_ended_the_run(fresh_loop):
+    def fail(logs):
+        raise KeyError("of the callback")
+
+    callback = keras.callbacks.LambdaCallback(on_train_end=fail)
+    with pytest.raises(NonFiniteLossError):
+        fit(fresh_loop(), Constant(1e38), epochs=2, callbacks=[callback])
+    with pytest.raises(KeyError, match="of the callback"):
+        fit(fresh_loop(), SCHEDULE, epochs=1, callbacks=[callback])
+
+
 @pytest.mark.parametrize(
     ("callback", "reason"),
     [
