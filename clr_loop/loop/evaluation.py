@@ -52,13 +52,17 @@ class Evaluation:
             for batch in self._batches(inputs, targets, sample_weight, batch_size):
                 size = int(num_examples_of(batch))
                 shared = share_out(batch, self._strategy, axis=0) if is_distributed(self._strategy) else batch
-                losses, metrics = evaluate(shared, tf.constant(size))
+                try:
+                    losses, metrics = evaluate(shared, tf.constant(size))
+                except Exception as error:
+                    _check_targets(inputs, batch, error)
+                    raise
                 totals = {name: totals.get(name, 0.0) + float(loss) * size for name, loss in losses.items()}
                 num_examples += size
             self._reset()
             values = {**flat(metrics), **{name: total / num_examples for name, total in totals.items()}}
             names = self._names if not self._has_own_step else tuple(values)
-            return {name: float(values[name]) for name in names if name in values}
+            return {name: float(np.reshape(values[name], ())) for name in names if name in values}
 
     def predict(self, inputs: Any, batch_size: int) -> Any:
         """See `TrainLoop.predict`."""
@@ -73,7 +77,7 @@ class Evaluation:
         losses = losses_of(self._model, batch, outputs, None, training=False)
         values = {**flat(self._metrics_of(batch, outputs)), **losses}
         self._reset()
-        return {name: float(values[name]) for name in self._names if name in values}
+        return {name: float(np.reshape(values[name], ())) for name in self._names if name in values}
 
     def gradients(self, inputs: Any, targets: Any, sample_weight: Any) -> NDArray[np.float32]:
         """See `TrainLoop.gradients`."""
@@ -146,6 +150,21 @@ class Evaluation:
     def _reset(self) -> None:
         for metric in self._model.metrics:
             metric.reset_state()
+
+
+def _check_targets(inputs: Any, batch: Batch, error: Exception) -> None:
+    """Raise ValueError if an evaluation without targets has failed."""
+    if len(batch) > 1:
+        return
+    advice = "give evaluate(inputs, targets)"
+    if isinstance(inputs, tf.data.Dataset):
+        advice = "give a dataset of (inputs, targets)"
+    elif isinstance(inputs, tuple):
+        advice = "a tuple is several inputs, so for inputs and targets give evaluate(*data)"
+    raise ValueError(
+        f"The data are inputs alone, and the model, its loss or a metric fails without targets ({in_one_line(error)}); "
+        f"{advice}."
+    ) from error
 
 
 def measure_statistics(model: keras.Model, batches: Iterable[Batch]) -> None:

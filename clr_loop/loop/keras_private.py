@@ -63,6 +63,36 @@ def losses_called(model: keras.Model) -> list[keras.losses.Loss]:
     return [each.loss for each in getattr(model._compile_loss, "_flat_losses", None) or []]
 
 
+def pairs_of_losses(model: keras.Model, batch: Any, y_pred: Any) -> list[tuple[Any, Any, keras.losses.Loss]]:
+    """Return (targets, outputs, loss) for each loss of a model, paired by Keras itself; [] where it pairs none.
+
+    Builds the compiled losses. None of them is computed once they are built.
+    """
+    pairs: list[tuple[Any, Any, keras.losses.Loss]] = []
+
+    def noting(loss: keras.losses.Loss) -> Callable[..., Any]:
+        def note(y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+            pairs.append((y, y_pred, loss))
+            return 0.0
+
+        return note
+
+    compiled = model._compile_loss
+    if compiled is None:
+        return []
+    with contextlib.suppress(Exception):  # Whoever computes the loss learns what is wrong with it.
+        if not compiled.built:
+            compute_loss(model, batch, y_pred, training=False)
+    own = compiled._flat_losses
+    compiled._flat_losses = [each._replace(loss=noting(each.loss)) for each in own or []]
+    try:
+        with contextlib.suppress(Exception):
+            compute_loss(model, batch, y_pred, training=False)
+    finally:
+        compiled._flat_losses = own
+    return pairs
+
+
 def compiled_with(model: keras.Model) -> tuple[Any, ...]:
     """Return what `compile` has made; a model that is compiled again has other objects."""
     return model.optimizer, model._compile_loss, model._compile_metrics

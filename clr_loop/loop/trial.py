@@ -90,13 +90,13 @@ def try_out(model: keras.Model, feed: Feed, examples: Batch, options: StepOption
 def _try_keras_step(model: keras.Model, examples: Batch, options: StepOptions) -> Trial:
     few = keras.tree.map_structure(lambda x: tf.convert_to_tensor(x[: _num_tried(model)]), examples)
     with model.distribute_strategy.scope():
-        if not model.built:
+        operations, variables = frozenset[str](), list[tf.Variable]()
+        if model.distribute_strategy.num_replicas_in_sync == 1:  # As in Keras, it is built by tracing it in training.
+            operations, variables = _traced(lambda: checks.call_model(model, few[0], training=True))
+        elif not model.built:
             symbols = keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape, x.dtype.name), few[0])
             guarded(f"The model {model.name} fails on inputs of shape {checks.shapes(few[0])}", model, symbols)
         model.optimizer.build(_with_state(model))
-        operations, variables = frozenset[str](), list[tf.Variable]()
-        if model.distribute_strategy.num_replicas_in_sync == 1:
-            operations, variables = _traced(lambda: checks.call_model(model, few[0], training=True))
         others = _others(model, [model.optimizer], variables)
         with kept([*model.variables, *others]):
             limits = checks.limits_of(model, few)
