@@ -147,16 +147,31 @@ def checked_examples(
     return examples if class_weight is None else with_class_weight(examples, class_weight)
 
 
-def check_arrays(batch: Batch, where: str = "") -> None:
+def is_text(leaf: Any) -> bool:
+    """Return whether an array holds strings; TensorFlow gives them as Python objects."""
+    return np.asarray(leaf).dtype.kind in "SUO"
+
+
+def has_text(batch: Batch) -> bool:
+    """Return whether the inputs of a batch are strings, or some of them."""
+    return any(map(is_text, keras.tree.flatten(batch[0])))
+
+
+def check_arrays(batch: Batch, where: str = "", text: bool = False) -> None:
     """Raise ValueError or TypeError unless all arrays of a batch are numbers, finite, and of one length.
 
     Args:
         batch: nests of arrays [n, …].
         where: how an error begins, such as `Batch 3: `.
+        text: whether inputs may be strings.
     """
     for name, leaf in named_leaves(batch):
-        if not (np.issubdtype(leaf.dtype, np.number) or leaf.dtype == np.bool_):
-            raise TypeError(f"{where}{name} is of dtype {leaf.dtype}; turn it into numbers first, text into tokens.")
+        takes_text = text and name.startswith("inputs")
+        if not (np.issubdtype(leaf.dtype, np.number) or leaf.dtype == np.bool_ or (takes_text and is_text(leaf))):
+            raise TypeError(
+                f"{where}{name} is of dtype {leaf.dtype}; turn it into numbers first, text into tokens. A model that "
+                "looks text up itself takes it from a dataset; see TrainLoop.from_dataset."
+            )
         if not leaf.ndim:
             raise ValueError(f"{where}{name} is a single number; give an array with one entry for each example.")
         if not np.issubdtype(leaf.dtype, np.inexact) or np.isfinite(leaf).all():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -32,6 +32,31 @@ def graph_function(function: Callable[..., Any], **options: Any) -> Any:
     made = tf.function(function, autograph=False, **options)
     made._omit_frequent_tracing_warning = True
     return made
+
+
+class Shuffle(NamedTuple):
+    """A call of `shuffle` in a dataset.
+
+    Attributes:
+        dataset: int, the identity of the shuffled dataset.
+        reshuffles: whether each reading of this dataset has another order.
+        seeds: ints, which are the same for another dataset of the same order; (0, 0) for random ones.
+    """
+
+    dataset: int
+    reshuffles: bool
+    seeds: tuple[int, int]
+
+
+def shuffles_of(dataset: tf.data.Dataset) -> list[Shuffle]:
+    """Return all calls of `shuffle` in a dataset, except for those whose results it keeps in a cache."""
+    if type(dataset).__name__ == "CacheDataset":
+        return []
+    shuffles = [shuffle for each in dataset._inputs() for shuffle in shuffles_of(each)]
+    if hasattr(dataset, "_reshuffle_each_iteration"):
+        seeds = int(dataset._seed), int(dataset._seed2)
+        shuffles.append(Shuffle(id(dataset), bool(dataset._reshuffle_each_iteration), seeds))
+    return shuffles
 
 
 # --- What Keras' own train_step reads from a model ---

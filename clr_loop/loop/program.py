@@ -83,7 +83,9 @@ class Program:
             )
         if trained != self._trained:
             self._trained, self._compiled = trained, set[bool]()
-            self._evaluation = Evaluation(self._model, self._trial.names, self._trial.limits)
+            self._evaluation = Evaluation(
+                self._model, self._trial.names, self._trial.limits, checks.has_text(self._feed.first_batch)
+            )
             self._make_block()
 
     def is_compiled(self, with_momentums: bool) -> bool:

@@ -69,6 +69,19 @@ def test_a_model_keeps_the_loss_of_each_output_in_a_mean_and_the_losses_as_objec
     assert keras_private.losses_called(without) == keras_private.output_losses(without) == []
 
 
+def test_a_dataset_tells_how_it_is_shuffled():
+    """`_inputs`, `_seed`, `_reshuffle_each_iteration`, `CacheDataset`: orders that never come again are noticed."""
+    numbers = tf.data.Dataset.range(9)
+    twice = numbers.shuffle(9, seed=1).batch(3).shuffle(3, seed=2, reshuffle_each_iteration=False).prefetch(1)
+    (one, two), again = keras_private.shuffles_of(twice), keras_private.shuffles_of(numbers.shuffle(9, seed=1))
+    assert (one.reshuffles, two.reshuffles) == (True, False)
+    assert one.seeds == again[0].seeds != two.seeds
+    assert one.dataset not in (two.dataset, again[0].dataset)
+    first, second = (keras_private.shuffles_of(numbers.shuffle(9))[0].seeds for _ in range(2))
+    assert first == second == (0, 0) or first != second  # Without and with a global seed.
+    assert keras_private.shuffles_of(numbers.shuffle(9).cache().map(lambda x: x)) == []
+
+
 def test_targets_outputs_and_losses_are_paired_without_computing_a_loss():
     """`_flat_losses` with `loss`, and `built`: the targets of each loss are checked before it is computed."""
 
