@@ -63,6 +63,34 @@ _KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
 }
 
 
+# What Keras' `fit`, `evaluate` and `compile` call something, and how it is said here.
+_KERAS_NAMES = {
+    "x": "give the inputs as TrainLoop(model, inputs, targets) or loop.evaluate(inputs, targets)",
+    "y": "give the targets as TrainLoop(model, inputs, targets) or loop.evaluate(inputs, targets)",
+    "validation_data": "give fit(…, validation=(inputs, targets)), or a dataset of batches",
+    "validation_split": "split the arrays yourself, and give fit(…, validation=(inputs[:n], targets[:n])) the first n",
+    "validation_batch_size": "give fit(…, options=RunOptions(validation_batch_size=…))",
+    "validation_freq": "give fit(…, options=RunOptions(validate_every=…)), in steps",
+    "validation_steps": "give fit(…, validation=dataset.take(…))",
+    "batch_size": "give TrainLoop(model, inputs, targets, batch_size=…); a dataset is batched by dataset.batch(…)",
+    "epochs": "give fit(loop, schedule, epochs=…)",
+    "shuffle": "give TrainLoop(model, inputs, targets, shuffle=…); a dataset is shuffled by dataset.shuffle(…)",
+    "class_weight": "give TrainLoop(…, class_weight=…)",
+    "sample_weight": "give TrainLoop(model, inputs, targets, sample_weight=…); a dataset holds it as its third part",
+    "initial_epoch": "fit goes on from the loop's own place; a run directory goes on with resume=True",
+    "steps_per_epoch": "give TrainLoop.from_dataset(model, dataset, num_examples=…), the examples of an epoch",
+    "steps": "give evaluate(dataset.take(…))",
+    "callbacks": "give fit(loop, schedule, callbacks=…)",
+    "verbose": "give fit(loop, schedule, verbose=…)",
+    "return_dict": "evaluate always returns a dict",
+    "learning_rate": "give fit(loop, Constant(…)), or loop.run(rates)",
+    "optimizer": "the loop takes it from model.compile(optimizer, loss, metrics=…)",
+    "loss": "the loop takes it from model.compile(optimizer, loss, metrics=…)",
+    "metrics": "the loop takes them from model.compile(optimizer, loss, metrics=…)",
+    "jit_compile": "give TrainLoop(…, options=StepOptions(jit_compile=…))",
+}
+
+
 def checked_types(function: F) -> F:
     """Return the function, or the dataclass, which now raises TypeError for an argument of another type than annotated.
 
@@ -86,12 +114,30 @@ def checked_types(function: F) -> F:
     def checked(*arguments: Any, **named: Any) -> Any:
         if not hints:  # Not before, because an annotation may name what is defined below.
             hints.update({"return": Any, **get_type_hints(function)})
-        for name, value in signature.bind(*arguments, **named).arguments.items():
+        for name, value in _bound(signature, function, arguments, named).items():
             if not fits(value, hints.get(name, Any)):
-                raise TypeError(f"{name} is {reprlib.repr(value)}; it must be {_words(hints[name])}.")
+                advice = f" For a constant rate give Constant({value})." if _is_rate(name, value) else ""
+                raise TypeError(f"{name} is {reprlib.repr(value)}; it must be {_words(hints[name])}.{advice}")
         return function(*arguments, **named)
 
     return cast(F, checked)
+
+
+def _bound(
+    signature: inspect.Signature, function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments by name. The error for one that has another name in Keras says the name here."""
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+    unknown = [name for name in named if name not in signature.parameters and not takes_any]
+    for name in unknown:
+        if name in _KERAS_NAMES:
+            what = function.__qualname__.removesuffix(".__init__")
+            raise TypeError(f"{what} has no argument {name}, which Keras has; {_KERAS_NAMES[name]}.")
+    return signature.bind(*arguments, **named).arguments
+
+
+def _is_rate(name: str, value: Any) -> bool:
+    return name == "schedule" and isinstance(value, Real) and not isinstance(value, bool)
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -18,20 +18,17 @@ from clr_loop.data.nests import flatten
 from clr_loop.loop import inputs as model_inputs
 from clr_loop.loop import keras_private
 from clr_loop.loop.batches import Batch, batch_of, num_examples_of, with_class_weight
+from clr_loop.loop.losses import function_of
 from clr_loop.loop.result import flat
 from clr_loop.loop.transforms.halves import KNOWN_MEANS
 
-_SPARSE = (
-    keras.losses.SparseCategoricalCrossentropy,
-    keras.losses.sparse_categorical_crossentropy,
-)
-_PROBABILITIES = (
-    keras.losses.CategoricalCrossentropy,
-    keras.losses.categorical_crossentropy,
-    keras.losses.BinaryCrossentropy,
-    keras.losses.binary_crossentropy,
-    *_SPARSE,
-)
+_SPARSE = keras.losses.sparse_categorical_crossentropy
+_PROBABILITIES = {keras.losses.categorical_crossentropy, keras.losses.binary_crossentropy, _SPARSE}
+# Losses whose targets have another shape than the outputs, or may have.
+_OTHER_SHAPES = {
+    keras.losses.cosine_similarity, keras.losses.ctc, keras.losses.circle,
+    keras.losses.categorical_generalized_cross_entropy, _SPARSE,
+}  # fmt: skip
 # What a loss makes of the values of its examples, where it takes their mean.
 MEANS = ("sum_over_batch_size", "mean")
 # How far the outputs of a softmax may be from adding up to 1.
@@ -140,7 +137,7 @@ def check_loss_of_parts(model: keras.Model, batch: Batch) -> None:
 def has_plain_mean(model: keras.Model) -> bool:
     """Return whether the loss of a set of examples is known to be the mean of theirs, however they are batched."""
     losses = keras_private.losses_called(model)
-    is_known = [getattr(loss, "fn", None) in KNOWN_MEANS and loss.reduction in MEANS for loss in losses]
+    is_known = [function_of(loss) in KNOWN_MEANS and loss.reduction in MEANS for loss in losses]
     return all(is_known) and not any(_config(loss).get("ignore_class") is not None for loss in losses)
 
 
@@ -153,16 +150,31 @@ def checked_examples(
     return examples if class_weight is None else with_class_weight(examples, class_weight)
 
 
-def check_arrays(batch: Batch, where: str = "") -> None:
+def is_text(leaf: Any) -> bool:
+    """Return whether an array holds strings; TensorFlow gives them as Python objects."""
+    return np.asarray(leaf).dtype.kind in "SUO"
+
+
+def has_text(batch: Batch) -> bool:
+    """Return whether the inputs of a batch are strings, or some of them."""
+    return any(map(is_text, keras.tree.flatten(batch[0])))
+
+
+def check_arrays(batch: Batch, where: str = "", text: bool = False) -> None:
     """Raise ValueError or TypeError unless all arrays of a batch are numbers, finite, and of one length.
 
     Args:
         batch: nests of arrays [n, …].
         where: how an error begins, such as `Batch 3: `.
+        text: whether inputs may be strings.
     """
     for name, leaf in named_leaves(batch):
-        if not (np.issubdtype(leaf.dtype, np.number) or leaf.dtype == np.bool_):
-            raise TypeError(f"{where}{name} is of dtype {leaf.dtype}; turn it into numbers first, text into tokens.")
+        takes_text = text and name.startswith("inputs")
+        if not (np.issubdtype(leaf.dtype, np.number) or leaf.dtype == np.bool_ or (takes_text and is_text(leaf))):
+            raise TypeError(
+                f"{where}{name} is of dtype {leaf.dtype}; turn it into numbers first, text into tokens. A model that "
+                "looks text up itself takes it from a dataset; see TrainLoop.from_dataset."
+            )
         if not leaf.ndim:
             raise ValueError(f"{where}{name} is a single number; give an array with one entry for each example.")
         if not np.issubdtype(leaf.dtype, np.inexact) or np.isfinite(leaf).all():
@@ -217,15 +229,17 @@ def limits_of(model: keras.Model, batch: Batch) -> list[Limit | None]:
     """
     x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
     y_pred = call_model(model, x, training=False)
+    pairs: list[tuple[Any, Any, keras.losses.Loss]] = []
+    model.distribute_strategy.run(lambda: pairs.extend(keras_private.pairs_of_losses(model, batch, y_pred)))
     num_rows = model_inputs.rows_of_embeddings(model, len(keras.tree.flatten(x)))
     limits = [
         None if number is None else Limit(number, "the model's Embedding has rows", of_inputs=True)
         for number in num_rows
     ]
     of_targets = {}
-    for target, output, loss in _triples(model, y, y_pred) if y is not None else ():
+    for target, output, loss in pairs if y is not None else ():
         _check_pair(np.asarray(target), np.asarray(output), loss)
-        if _is(loss, _SPARSE):
+        if function_of(loss) is _SPARSE:
             ignored = _config(loss).get("ignore_class")
             of_targets[id(target)] = Limit(output.shape[-1], "the model's output has classes", ignored)
     return [*limits, *(of_targets.get(id(leaf)) for leaf in keras.tree.flatten(y))]
@@ -311,35 +325,14 @@ def is_within(leaf: tf.Tensor, limit: Limit) -> tf.Tensor:
     return tf.reduce_all(is_good)
 
 
-def _triples(model: keras.Model, y: Any, y_pred: Any) -> Iterator[tuple[Any, Any, Any]]:
-    """Yield (targets, outputs, loss) for each output with a loss of Keras' own, where the structures are plain."""
-    outputs, targets = keras.tree.flatten(y_pred), keras.tree.flatten(y)
-    if len(outputs) != len(targets) or model.loss is None:
-        return
-    losses = model.loss
-    if isinstance(losses, dict):
-        names = list(y_pred) if isinstance(y_pred, dict) else list(getattr(model, "output_names", []))
-        if not isinstance(y, dict) or set(names) != set(y):
-            return
-        ordered = y_pred if isinstance(y_pred, dict) else dict(zip(names, outputs, strict=True))
-        for name in names:
-            if losses.get(name) is not None:
-                yield y[name], ordered[name], keras.losses.get(losses[name])
-        return
-    flat = keras.tree.flatten(losses) if isinstance(losses, list | tuple) else [losses] * len(outputs)
-    if len(flat) == len(outputs):
-        for target, output, loss in zip(targets, outputs, flat, strict=True):
-            if loss is not None and str(loss).lower() not in ("crossentropy", "ce"):
-                yield target, output, keras.losses.get(loss)
-
-
-def _check_pair(target: np.ndarray, output: np.ndarray, loss: Any) -> None:
+def _check_pair(target: np.ndarray, output: np.ndarray, loss: keras.losses.Loss) -> None:
     """Raise ValueError if a loss of Keras' own cannot be meant for these targets and outputs."""
-    if not getattr(loss, "__module__", type(loss).__module__).startswith("keras.") or not output.ndim:
+    function = function_of(loss)
+    if not getattr(function, "__module__", "").startswith("keras.") or not output.ndim:
         return
     shapes = f"targets have shape {_shape(target)}, the model's outputs {_shape(output)}"
-    name = getattr(loss, "__name__", type(loss).__name__)
-    if _is(loss, _SPARSE):
+    name = type(loss).__name__ if hasattr(keras.losses, type(loss).__name__) else getattr(function, "__name__", "")
+    if function is _SPARSE:
         if target.shape == output.shape and output.shape[-1] > 1:
             raise ValueError(
                 f"{name} takes the number of the class, but the targets look one-hot: {shapes}. Compile the model with "
@@ -347,11 +340,11 @@ def _check_pair(target: np.ndarray, output: np.ndarray, loss: Any) -> None:
             )
         if target.shape not in (output.shape[:-1], (*output.shape[:-1], 1)):
             raise ValueError(f"{name} takes one class for each output vector, but {shapes}.")
-    elif "Cosine" not in name and "CTC" not in name and target.shape != output.shape:
+    elif function not in _OTHER_SHAPES and target.shape != output.shape:
         short, long = sorted((target.shape, output.shape), key=len)
         if (*short, 1) != long:
             raise ValueError(f"{name} takes targets of the outputs' shape, but {shapes}.")
-    if _is(loss, _PROBABILITIES):
+    if function in _PROBABILITIES:
         _check_probabilities(np.asarray(output, np.float64), name, bool(_config(loss).get("from_logits")))
 
 
@@ -368,10 +361,6 @@ def _check_probabilities(output: np.ndarray, name: str, from_logits: bool) -> No
             f"{name} takes probabilities, but the model's outputs reach from {output.min():.3g} to {output.max():.3g}; "
             "make the loss with from_logits=True, or end the model in softmax or sigmoid."
         )
-
-
-def _is(loss: Any, kinds: tuple[Any, ...]) -> bool:
-    return any(loss is kind or (isinstance(kind, type) and isinstance(loss, kind)) for kind in kinds)
 
 
 def _config(loss: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import keras
 import tensorflow as tf
 
-from clr_loop.loop import keras_private
+from clr_loop.loop import checks, keras_private
 from clr_loop.loop.batches import num_examples_of
 from clr_loop.loop.feeds import Feed, Resident
 from clr_loop.loop.options import StepOptions
@@ -29,12 +29,14 @@ class Choice(NamedTuple):
         jit_compile: whether the step is an XLA program.
         halves: whether each batch is computed in two halves.
         words: what was decided, with the reason, by subject.
+        not_resumable: Why no checkpoint can hold all of the training's state, in words, or None.
     """
 
     device: str
     jit_compile: bool
     halves: bool
     words: dict[str, str]
+    not_resumable: str | None = None
 
 
 def choose(model: keras.Model, trial: Trial, feed: Feed, options: StepOptions) -> Choice:
@@ -52,9 +54,10 @@ def choose(model: keras.Model, trial: Trial, feed: Feed, options: StepOptions) -
     }
     if jit_compile and _computes_ids(model, trial):
         words["ids"] = "not checked, as the model computes those of its Embedding, and XLA takes any"
-    if trial.not_resumable is not None:
-        words["resuming"] = f"not exact ({trial.not_resumable})"
-    return Choice(where, jit_compile, in_halves, words)
+    not_resumable = trial.not_resumable or getattr(feed, "not_repeated", None)
+    if not_resumable is not None:
+        words["resuming"] = f"not exact ({not_resumable})"
+    return Choice(where, jit_compile, in_halves, words, not_resumable)
 
 
 def _computes_ids(model: keras.Model, trial: Trial) -> bool:
@@ -73,16 +76,16 @@ def choose_xla(
 ) -> tuple[bool, str]:
     """Decide whether a step is compiled with XLA.
 
-    "auto" uses XLA except with several replicas, for a `train_step` of the model's own, for shapes that vary, where a
-    layer says that it does not support it, and on a CPU for convolutions (100 times slower there) and random numbers
-    such as dropout's (50 times slower). These are found in the graph of the forward pass, so they are found inside any
-    layer. XLA leaves assertions out, so a model that has some is left to the plain graph, too.
+    "auto" uses XLA except with several replicas, for a `train_step` of the model's own, for strings, for shapes that
+    vary, where a layer says that it does not support it, and on a CPU for convolutions (100 times slower there) and
+    random numbers such as dropout's (50 times slower). These are found in the graph of the forward pass, so they are
+    found inside any layer. XLA leaves assertions out, so a model that has some is left to the plain graph, too.
 
     Returns:
         The decision, and the reason in words.
 
     Raises:
-        ValueError: if XLA is asked for with several replicas, or on a CPU for a model with convolutions.
+        ValueError: if XLA is asked for with several replicas, for strings, or on a CPU for a model with convolutions.
     """
     num_replicas = model.distribute_strategy.num_replicas_in_sync
     if num_replicas > 1 and wish is True:
@@ -97,6 +100,9 @@ def choose_xla(
             "jit_compile is True for a model with convolutions on a CPU, where XLA is a hundred times slower; "
             "leave it out."
         )
+    is_text = checks.has_text(feed.first_batch)
+    if is_text and wish is True:
+        raise ValueError("jit_compile is True for inputs that are strings, which XLA does not know; leave it out.")
     if wish is True:
         return True, "with XLA (as asked)"
     unable = [layer.name for layer in keras_private.layers_of(model) if not layer.supports_jit]
@@ -107,6 +113,7 @@ def choose_xla(
         "the model has a train_step of its own": trial.own_step is not None,
         "batches vary in shape, and it would compile each shape; batches of one shape, declared in the dataset's "
         "element_spec, are faster": getattr(feed, "signature", None) is not None,
+        "it does not know strings": is_text,
         "slow for convolutions on a CPU": on_cpu and is_convolutional,
         f"layer {(unable or [''])[0]} does not support it": bool(unable),
         "slow for random numbers, such as dropout's, on a CPU": on_cpu and draws,

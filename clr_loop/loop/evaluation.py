@@ -12,12 +12,11 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from clr_loop.data.functions import in_one_line
-from clr_loop.loop import checks, keras_private
+from clr_loop.loop import checks, keras_private, other_data
 from clr_loop.loop.batches import Batch, batch_of, num_examples_of
 from clr_loop.loop.losses import losses_of
 from clr_loop.loop.own_step import has_own
 from clr_loop.loop.result import Total, Values, flat
-from clr_loop.loop.state import kept
 from clr_loop.loop.step import batch_gradients
 from clr_loop.loop.strategies import is_distributed, noticing_lost_workers, run_on_replicas, share_out
 from clr_loop.loop.stream import WITHOUT_AUTOTUNE, as_tuples
@@ -32,10 +31,14 @@ class Evaluation:
         model: compiled and built.
         names: of the values that training records.
         limits: what the numbers in each array of inputs and targets may be; see `checks.limits_of`.
+        text: whether inputs may be strings.
     """
 
-    def __init__(self, model: keras.Model, names: tuple[str, ...], limits: list[checks.Limit | None]) -> None:
-        self._model, self._strategy, self._names, self._limits = model, model.distribute_strategy, names, limits
+    def __init__(
+        self, model: keras.Model, names: tuple[str, ...], limits: list[checks.Limit | None], text: bool = False
+    ) -> None:
+        self._model, self._strategy, self._names = model, model.distribute_strategy, names
+        self._limits, self._takes_text = limits, text
         self._has_own_step = has_own(model, "test_step") or has_own(model, "train_step")
         self._evaluate = keras_private.graph_function(self._test_step)
         # Datasets may give batches of many shapes, each of which would be another program.
@@ -52,13 +55,17 @@ class Evaluation:
             for batch in self._batches(inputs, targets, sample_weight, batch_size):
                 size = int(num_examples_of(batch))
                 shared = share_out(batch, self._strategy, axis=0) if is_distributed(self._strategy) else batch
-                losses, metrics = evaluate(shared, tf.constant(size))
+                try:
+                    losses, metrics = evaluate(shared, tf.constant(size))
+                except Exception as error:
+                    _check_targets(inputs, batch, error)
+                    raise
                 totals = {name: totals.get(name, 0.0) + float(loss) * size for name, loss in losses.items()}
                 num_examples += size
             self._reset()
             values = {**flat(metrics), **{name: total / num_examples for name, total in totals.items()}}
             names = self._names if not self._has_own_step else tuple(values)
-            return {name: float(values[name]) for name in names if name in values}
+            return {name: float(np.reshape(values[name], ())) for name in names if name in values}
 
     def predict(self, inputs: Any, batch_size: int) -> Any:
         """See `TrainLoop.predict`."""
@@ -73,13 +80,12 @@ class Evaluation:
         losses = losses_of(self._model, batch, outputs, None, training=False)
         values = {**flat(self._metrics_of(batch, outputs)), **losses}
         self._reset()
-        return {name: float(values[name]) for name in self._names if name in values}
+        return {name: float(np.reshape(values[name], ())) for name in self._names if name in values}
 
     def gradients(self, inputs: Any, targets: Any, sample_weight: Any) -> NDArray[np.float32]:
         """See `TrainLoop.gradients`."""
         (batch,) = self._batches(inputs, targets, sample_weight, None)
-        with kept(self._model.non_trainable_variables):
-            gradients = self._gradients(batch)
+        gradients = self._gradients(batch)
         self._reset()
         return np.concatenate([gradient.numpy().ravel() for gradient in gradients])
 
@@ -88,6 +94,7 @@ class Evaluation:
         if isinstance(inputs, tf.data.Dataset):
             yield from self._read(inputs)
             return
+        other_data.refuse(inputs)
         batch = batch_of(inputs, targets, sample_weight)
         self._check(batch)
         num_examples = int(num_examples_of(batch))
@@ -110,7 +117,7 @@ class Evaluation:
             yield batch
 
     def _check(self, batch: Batch, where: str = "") -> None:
-        checks.check_arrays(batch, where)
+        checks.check_arrays(batch, where, self._takes_text)
         checks.check_limits(batch, self._limits, where)
 
     def _test_step(self, batch: Batch, size: tf.Tensor) -> tuple[Values, Values]:
@@ -146,6 +153,21 @@ class Evaluation:
     def _reset(self) -> None:
         for metric in self._model.metrics:
             metric.reset_state()
+
+
+def _check_targets(inputs: Any, batch: Batch, error: Exception) -> None:
+    """Raise ValueError if an evaluation without targets has failed."""
+    if len(batch) > 1:
+        return
+    advice = "give evaluate(inputs, targets)"
+    if isinstance(inputs, tf.data.Dataset):
+        advice = "give a dataset of (inputs, targets)"
+    elif isinstance(inputs, tuple):
+        advice = "a tuple is several inputs, so for inputs and targets give evaluate(*data)"
+    raise ValueError(
+        f"The data are inputs alone, and the model, its loss or a metric fails without targets ({in_one_line(error)}); "
+        f"{advice}."
+    ) from error
 
 
 def measure_statistics(model: keras.Model, batches: Iterable[Batch]) -> None:

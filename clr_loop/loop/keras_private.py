@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -32,6 +32,31 @@ def graph_function(function: Callable[..., Any], **options: Any) -> Any:
     made = tf.function(function, autograph=False, **options)
     made._omit_frequent_tracing_warning = True
     return made
+
+
+class Shuffle(NamedTuple):
+    """A call of `shuffle` in a dataset.
+
+    Attributes:
+        dataset: int, the identity of the shuffled dataset.
+        reshuffles: whether each reading of this dataset has another order.
+        seeds: ints, which are the same for another dataset of the same order; (0, 0) for random ones.
+    """
+
+    dataset: int
+    reshuffles: bool
+    seeds: tuple[int, int]
+
+
+def shuffles_of(dataset: tf.data.Dataset) -> list[Shuffle]:
+    """Return all calls of `shuffle` in a dataset, except for those whose results it keeps in a cache."""
+    if type(dataset).__name__ == "CacheDataset":
+        return []
+    shuffles = [shuffle for each in dataset._inputs() for shuffle in shuffles_of(each)]
+    if hasattr(dataset, "_reshuffle_each_iteration"):
+        seeds = int(dataset._seed), int(dataset._seed2)
+        shuffles.append(Shuffle(id(dataset), bool(dataset._reshuffle_each_iteration), seeds))
+    return shuffles
 
 
 # --- What Keras' own train_step reads from a model ---
@@ -61,6 +86,36 @@ def output_losses(model: keras.Model) -> list[keras.metrics.Metric]:
 def losses_called(model: keras.Model) -> list[keras.losses.Loss]:
     """Return the loss of each output, as objects, once they are built; [] without compiled losses."""
     return [each.loss for each in getattr(model._compile_loss, "_flat_losses", None) or []]
+
+
+def pairs_of_losses(model: keras.Model, batch: Any, y_pred: Any) -> list[tuple[Any, Any, keras.losses.Loss]]:
+    """Return (targets, outputs, loss) for each loss of a model, paired by Keras itself; [] where it pairs none.
+
+    Builds the compiled losses. None of them is computed once they are built.
+    """
+    pairs: list[tuple[Any, Any, keras.losses.Loss]] = []
+
+    def noting(loss: keras.losses.Loss) -> Callable[..., Any]:
+        def note(y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+            pairs.append((y, y_pred, loss))
+            return 0.0
+
+        return note
+
+    compiled = model._compile_loss
+    if compiled is None:
+        return []
+    with contextlib.suppress(Exception):  # Whoever computes the loss learns what is wrong with it.
+        if not compiled.built:
+            compute_loss(model, batch, y_pred, training=False)
+    own = compiled._flat_losses
+    compiled._flat_losses = [each._replace(loss=noting(each.loss)) for each in own or []]
+    try:
+        with contextlib.suppress(Exception):
+            compute_loss(model, batch, y_pred, training=False)
+    finally:
+        compiled._flat_losses = own
+    return pairs
 
 
 def compiled_with(model: keras.Model) -> tuple[Any, ...]:

@@ -17,8 +17,9 @@ import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
 from clr_loop.arguments import checked_integer, checked_types
+from clr_loop.data.datasets import Examples
 from clr_loop.data.order import sha256_of
-from clr_loop.loop import checks, keras_private
+from clr_loop.loop import checks, keras_private, other_data
 from clr_loop.loop import inputs as model_inputs
 from clr_loop.loop.batches import num_examples_of, with_class_weight
 from clr_loop.loop.block import Metrics
@@ -37,9 +38,9 @@ from clr_loop.loop.strategies import (
     num_workers,
     sums_over_workers,
 )
-from clr_loop.loop.stream import DatasetOf, Stream
+from clr_loop.loop.stream import Stream, checked_dataset
 from clr_loop.loop.transforms.averages import averages_of
-from clr_loop.loop.trial import try_out
+from clr_loop.loop.trial import fixed_batch_size, try_out
 
 
 class TrainLoop:
@@ -65,8 +66,8 @@ class TrainLoop:
         model: compiled, as for `fit`. Made in the scope of a strategy, it is trained with that strategy.
         inputs, targets, sample_weight: any nest (array, tuple, list, dict) of arrays [n, …] of numbers. Tensors,
             and on a CPU arrays that cannot be written to, are not copied, so several loops can share them. targets
-            are None for a model whose loss needs none. Instead of inputs, a `Feed`, which has all of them and its
-            own batch size and order.
+            are None for a model whose loss needs none. Instead of inputs, `Examples`, which hold all three, or a
+            `Feed`, which also has its own batch size and order.
         batch_size: int, 1 to n: examples in a step, over all replicas.
         seed: int in [0, 2**32), of the data order.
         shuffle: False visits the examples in the order given.
@@ -123,6 +124,11 @@ class TrainLoop:
         check_strategy(strategy)
         if not 0 <= checked_integer("seed", seed) < 2**32:
             raise ValueError(f"seed is {seed}; choose one from 0 to 2**32 - 1.")
+        if isinstance(inputs, tf.data.Dataset):
+            raise TypeError("The inputs are a dataset; make the loop with TrainLoop.from_dataset(model, dataset).")
+        other_data.refuse(inputs)
+        if isinstance(inputs, Examples) and targets is None and sample_weight is None:
+            inputs, targets, sample_weight = inputs
         if isinstance(inputs, Feed):
             if any(nest is not None for nest in (targets, sample_weight, class_weight)):
                 raise ValueError("A feed gives targets and weights itself; leave out the arguments for them.")
@@ -136,12 +142,14 @@ class TrainLoop:
         self.batch_size, self.batch_sizes = int(num_examples_of(feed.first_batch)), np.zeros(0, np.int32)
         self.num_examples, self.steps_per_epoch = feed.num_examples, feed.steps_per_epoch
         self.block_steps, self.shuffle = feed.window_batches, getattr(feed, "shuffle", False)
+        if isinstance(feed, Stream) and feed.not_repeated is not None and num_workers(strategy) > 1:
+            raise ValueError(f"Several workers share each batch, and {feed.not_repeated}; see TrainLoop.from_dataset.")
         checks.check_shares(model, self.num_examples, self.batch_size, options.accumulate)
         trial = try_out(model, feed, examples, options)
         if isinstance(feed, Stream):
             feed.know_limits(trial.limits)
         self.optimizers, self.other_variables = trial.optimizers, trial.others
-        self.metric_names, self.not_means, self.not_resumable = trial.names, trial.not_means, trial.not_resumable
+        self.metric_names, self.not_means = trial.names, trial.not_means
         self.averages = averages_of(model, options.average)
         self._has_own_step, self._has_plain_mean = trial.own_step is not None, trial.has_plain_mean
         self._running = threading.Lock()
@@ -149,7 +157,8 @@ class TrainLoop:
         self._place = Place(feed, strategy)
         self._program = Program(model, feed, options, trial, self.averages, self._counts)
         self._sums = sums_over_workers(strategy)
-        self.device, self.chosen = self._program.choice.device, self._program.choice.words
+        choice = self._program.choice
+        self.device, self.chosen, self.not_resumable = choice.device, choice.words, choice.not_resumable
         self.num_workers = num_workers(strategy)
         model_inputs.warn_if_unusual(model, examples[0], stacklevel=4)
 
@@ -158,7 +167,7 @@ class TrainLoop:
     def from_dataset(
         cls,
         model: keras.Model,
-        dataset: tf.data.Dataset | DatasetOf,
+        dataset: Any,
         num_examples: int | None = None,
         *,
         seed: int = 0,
@@ -171,20 +180,25 @@ class TrainLoop:
 
         Args:
             model, seed, class_weight, options: as above.
-            dataset: the batches of an epoch: inputs, (inputs, targets) or (inputs, targets, sample_weight). Every batch
-                has the size of the first, except for the last, which may be short; only where the `element_spec` leaves
-                a dimension other than the batch open may batches vary, in shape and, if they are counted, in size. Read
-                again, the dataset must give the same batches. For another order in each epoch give a function of (seed,
-                epoch), ints, that returns the dataset of that epoch. It is read without tf.data's autotuning, so
-                AUTOTUNE in a `map` stands for as many calls as there are cores.
+            dataset: a `tf.data.Dataset` of the batches of an epoch: inputs, (inputs, targets) or (inputs, targets,
+                sample_weight), each any nest. Inputs may be strings, for a model that looks them up. Every batch has
+                the size of the first, except for the last, which may be short; only where the `element_spec` leaves a
+                dimension other than the batch open may batches vary, in shape and, if they are counted, in size. A
+                dataset that gives other batches when it is read again, as after `shuffle`, is trained on with a
+                warning, but such a run cannot be resumed. For an order of each epoch that comes again give a function
+                of (seed, epoch), ints, that returns the dataset of that epoch. It is read without tf.data's
+                autotuning, so AUTOTUNE in a `map` stands for as many calls as there are cores.
             num_examples: int, examples in an epoch. None reads the first epoch once to count them.
 
         Raises:
-            ValueError, TypeError: as above; and if the dataset is empty, not batched, endless, gives other batches when
-                it is read again, or has another length than num_examples says. `run` raises them for a batch that is
-                not like the first, and ConnectionError if another worker has gone.
+            ValueError, TypeError: as above; and if the dataset is empty, not batched, endless, or has another length
+                than num_examples says; or if several workers share a dataset that gives other batches when it is read
+                again. The TypeError for a `PyDataset`, a generator or a `DataLoader` has the code that makes a dataset
+                of it. `run` raises them for a batch that is not like the first, and ConnectionError if another worker
+                has gone.
         """
         checks.check_model(model)
+        other_data.refuse(dataset)
 
         def weighted(dataset: tf.data.Dataset) -> tf.data.Dataset:
             return dataset.map(lambda *batch: with_class_weight(batch, class_weight)) if class_weight else dataset
@@ -192,9 +206,9 @@ class TrainLoop:
         if callable(dataset):
             feed = Stream(lambda seed, epoch: weighted(dataset(seed, epoch)), num_examples, seed)
         else:
-            every = weighted(dataset)
+            every = weighted(checked_dataset(dataset))
             feed = Stream(lambda seed, epoch: every, num_examples, seed)
-        checks.check_arrays(feed.first_batch, "The first batch: ")
+        checks.check_arrays(feed.first_batch, "The first batch: ", text=True)
         return cls(model, feed, seed=seed, options=options)
 
     # --- Where the loop stands ---
@@ -318,6 +332,7 @@ class TrainLoop:
 
     # --- Evaluation ---
 
+    @checked_types
     def evaluate(
         self, inputs: Any, targets: Any = None, sample_weight: Any = None, batch_size: int | None = None
     ) -> dict[str, float]:
@@ -327,7 +342,8 @@ class TrainLoop:
         last batch holds, as in Keras.
 
         Args:
-            inputs, targets, sample_weight: as the training data's; or, as inputs, a `tf.data.Dataset` of batches.
+            inputs, targets, sample_weight: as the training data's; or, as inputs, a `tf.data.Dataset` of batches, or
+                `Examples`.
             batch_size: int, at least 1: examples in one call. None takes 1000 where the loss is a plain mean over
                 examples. Where it may be another with other batches, as with masks, `ignore_class` or reduction="sum",
                 None takes the loop's own batch size, as Keras does.
@@ -335,21 +351,27 @@ class TrainLoop:
         Raises:
             ValueError, TypeError: as for the training data.
         """
+        if isinstance(inputs, Examples) and targets is None and sample_weight is None:
+            inputs, targets, sample_weight = inputs
         if batch_size is None:
-            batch_size = 1000 if self._has_plain_mean else self.batch_size
+            batch_size = self._largest_call() if self._has_plain_mean else self.batch_size
         return self._program.evaluation.evaluate(inputs, targets, sample_weight, batch_size)
 
-    def predict(self, inputs: Any, batch_size: int = 1000) -> Any:
+    def _largest_call(self) -> int:
+        """Return how many examples are evaluated at once where that changes nothing."""
+        return fixed_batch_size(self.model) or 1000
+
+    def predict(self, inputs: Any, batch_size: int | None = None) -> Any:
         """Return the model's outputs in inference mode, on the host: arrays [n, …] in the nest of its outputs.
 
         Args:
             inputs: as the training data's.
-            batch_size: int, at least 1: examples in one call.
+            batch_size: int, at least 1: examples in one call. None takes 1000, or as many as the model was made for.
 
         Raises:
             ValueError, TypeError: as for the training data.
         """
-        return self._program.evaluation.predict(inputs, batch_size)
+        return self._program.evaluation.predict(inputs, batch_size or self._largest_call())
 
     def score(self, outputs: Any, targets: Any, sample_weight: Any = None) -> dict[str, float]:
         """Return what `evaluate` would of a model with these outputs: the loss and every compiled metric."""
@@ -365,7 +387,8 @@ class TrainLoop:
         """
         if is_distributed(self.model.distribute_strategy):
             raise ValueError("The gradients of several replicas are not available; make the model without a strategy.")
-        return self._program.evaluation.gradients(inputs, targets, sample_weight)
+        with kept([*self.model.non_trainable_variables, *self.other_variables]):
+            return self._program.evaluation.gradients(inputs, targets, sample_weight)
 
     # --- The average of the weights ---
 

@@ -83,7 +83,9 @@ class Program:
             )
         if trained != self._trained:
             self._trained, self._compiled = trained, set[bool]()
-            self._evaluation = Evaluation(self._model, self._trial.names, self._trial.limits)
+            self._evaluation = Evaluation(
+                self._model, self._trial.names, self._trial.limits, checks.has_text(self._feed.first_batch)
+            )
             self._make_block()
 
     def is_compiled(self, with_momentums: bool) -> bool:
@@ -99,8 +101,10 @@ class Program:
             try:
                 self._block(window, 0, none, momentums)
             except (tf.errors.OpError, ValueError, NotImplementedError) as error:
-                self._go_without_xla(error)
-                self._block(window, 0, none, momentums)
+                if not self.choice.jit_compile or self._options.jit_compile is True:
+                    raise
+                check_cache(error)
+                self._compile_without_xla(window, momentums, error)
         self._compiled.add(with_momentums)
 
     def take_steps(self, window: Window, first: int, rates: Vector, momentums: Vector | None, batch: int) -> Metrics:
@@ -139,16 +143,19 @@ class Program:
                 )
                 yield made_ready(empty, k, batch_size, self._model.distribute_strategy)
 
-    def _go_without_xla(self, error: Exception) -> None:
-        """Make the block of a plain graph, with a warning; raise the error if XLA is not to blame, or was asked for."""
-        if not self.choice.jit_compile or self._options.jit_compile is True:
-            raise error
-        check_cache(error)
-        self.choice = self.choice._replace(jit_compile=False, halves=False)
+    def _compile_without_xla(self, window: Window, momentums: Vector | None, error: Exception) -> None:
+        """Compile a plain graph in place of an XLA program, with a warning; if that fails, too, XLA is not to blame."""
+        with_xla, self.choice = self.choice, self.choice._replace(jit_compile=False, halves=False)
+        self._make_block()
+        try:
+            self._block(window, 0, np.zeros(0, np.float32), momentums)
+        except Exception:
+            self.choice = with_xla
+            self._make_block()
+            raise
         self.choice.words["xla"] = "without XLA (it refuses the model)"
         warnings.warn(
             f"XLA cannot compile the model {self._model.name} ({in_one_line(error)}); the loop goes on "
             "without it. Give StepOptions(jit_compile=False) to say so yourself.",
             stacklevel=5,
         )
-        self._make_block()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +16,7 @@ from absl import logging
 
 from clr_loop.data.functions import in_one_line
 from clr_loop.data.order import epoch_order, sha256_of
-from clr_loop.loop import checks
+from clr_loop.loop import checks, keras_private, other_data
 from clr_loop.loop.batches import Batch, num_examples_of
 from clr_loop.loop.feeds import MOST_BATCHES
 
@@ -32,6 +34,12 @@ _PREFETCHED = 1
 # on, for as long again as the iterator was read.
 WITHOUT_AUTOTUNE = tf.data.Options()
 WITHOUT_AUTOTUNE.autotune.enabled = False
+
+_HOW_TO_REPEAT = (
+    "To have both, shuffle with a seed and reshuffle_each_iteration=False: dataset.shuffle(buffer_size, seed=0, "
+    "reshuffle_each_iteration=False). For another order in each epoch, give a function of (seed, epoch) in place of "
+    "the dataset: lambda seed, epoch: dataset.shuffle(buffer_size, seed=1000 * seed + epoch).batch(batch_size)."
+)
 
 # Counting the examples of a dataset is announced after so many seconds, and given up after so many.
 _ANNOUNCED_SECONDS = 2.0
@@ -52,22 +60,28 @@ class Stream:
 
     Attributes:
         is_bare: whether the dataset's elements are inputs alone, and no tuple of them.
+        not_repeated: Why reading an epoch again gives other batches, in words, or None. A warning says it, too.
         signature: where batches vary in shape, the specifications of a window, which then holds one batch; else None.
 
     Raises:
-        ValueError: if the dataset is empty, does not give batches, has no end, gives another first batch when it is
-            read again, or has another length than num_examples says.
+        ValueError: if the dataset is empty, does not give batches, has no end, or has another length than num_examples
+            says.
         TypeError: if it is no dataset.
     """
 
     def __init__(self, dataset_of: DatasetOf, num_examples: int | None, seed: int) -> None:
-        first_epoch = _checked_dataset(dataset_of(seed, 0))
-        self.is_bare = not isinstance(first_epoch.element_spec, tuple)
+        first, again = checked_dataset(dataset_of(seed, 0)), checked_dataset(dataset_of(seed, 0))
+        self.is_bare = not isinstance(first.element_spec, tuple)
         self._users_dataset_of = dataset_of
-        self._dataset_of = lambda *place: as_tuples(_checked_dataset(dataset_of(*place)))
+        self._dataset_of = lambda *place: as_tuples(checked_dataset(dataset_of(*place)))
         self._pipeline: tuple[tf.data.Dataset, tf.data.Dataset] | None = None
-        self.first_batch = _first_batch(self._dataset_of(seed, 0))
-        _check_repeats(self.first_batch, _first_batch(self._dataset_of(seed, 0)))
+        self.first_batch = _first_batch(as_tuples(first))
+        self.not_repeated = None
+        if not _are_same_shuffles(first, again) or not _is_same(self.first_batch, _first_batch(as_tuples(again))):
+            self.not_repeated = "the dataset gives other batches each time it is read, as after a shuffle"
+            warnings.warn(
+                f"This run cannot be repeated or resumed exactly: {self.not_repeated}. {_HOW_TO_REPEAT}", stacklevel=4
+            )
         self._batch_size = int(num_examples_of(self.first_batch))
         self._specs = keras.tree.map_structure(_ranked, self._dataset_of(seed, 0).element_spec, self.first_batch)
         varies = any(not _is_fixed(spec) for spec in keras.tree.flatten(self._specs))
@@ -100,13 +114,18 @@ class Stream:
                 n = int(keras.tree.flatten(window)[0].shape[0])
                 expected = np.array([self._size_of(start + i) for i in range(n)])
                 if not is_good or (not self._varies_in_size and (sizes.numpy() != expected[:, None]).any()):
-                    raise self._what_is_wrong(seed, epoch, start, ValueError("A batch is not like the first one."))
+                    raise self._what_is_wrong_in(window, sizes.numpy(), epoch, start)
                 yield from self._cut(window, n, int(expected[-1]))
                 start += n
             start = 0
 
     def sha256(self) -> str:
-        """Return the hex digest of the first batch; of a stream no more is known than that it began the same."""
+        """Return the hex digest of the first batch; of a stream no more is known than that it began the same.
+
+        Where batches never come again, it is the digest of their shapes and dtypes, and of num_examples.
+        """
+        if self.not_repeated is not None:
+            return hashlib.sha256(f"{self._specs} {self.num_examples}".encode()).hexdigest()
         return sha256_of(self.first_batch)
 
     def _pipeline_of(self, seed: int, epoch: int, start: int) -> tf.data.Dataset:
@@ -116,7 +135,7 @@ class Stream:
             return self._stacked(left.take(self.steps_per_epoch - start))
         whole = self._users_dataset_of(seed, epoch)
         if self._pipeline is None or self._pipeline[0] is not whole:
-            dataset = as_tuples(_checked_dataset(whole)).take(self.steps_per_epoch)
+            dataset = as_tuples(checked_dataset(whole)).take(self.steps_per_epoch)
             self._pipeline = whole, self._stacked(dataset)
         return self._pipeline[1]
 
@@ -171,7 +190,12 @@ class Stream:
         self.steps_per_epoch = num_batches if self._varies_in_size else -(-num_examples // self._batch_size)
 
     def _what_is_wrong(self, seed: int, epoch: int, start: int, error: Exception) -> Exception:
-        """Go through the batches of a window that failed; return an error that names the bad one, or the error."""
+        """Read the batches of a window again that was not read to its end; return an error that names the bad one."""
+        if self.not_repeated is not None and isinstance(error, tf.errors.OpError):
+            return ValueError(
+                f"Batch {start} of epoch {epoch + 1}, or one of the next {2 * self.window_batches}: the dataset failed "
+                f"({in_one_line(error)}); repair it."
+            )
         batches = iter(self._dataset_of(seed, epoch).skip(start))
         for index in range(start, min(start + 2 * self.window_batches, self.steps_per_epoch)):
             where = f"Batch {index} of epoch {epoch + 1}: "
@@ -189,6 +213,24 @@ class Stream:
                 return bad
         return error
 
+    def _what_is_wrong_in(self, window: Batch, sizes: np.ndarray, epoch: int, start: int) -> Exception:
+        """Return an error that names the first bad batch of a window.
+
+        Args:
+            sizes: int [batches or 1, arrays], the examples of each array in each batch, or in all of them.
+        """
+        leaves = keras.tree.flatten(window)
+        for i in range(len(leaves[0])):
+            own = sizes[min(i, len(sizes) - 1)]
+            batch = [leaf[i, :size].numpy() for leaf, size in zip(leaves, own, strict=True)]
+            try:
+                expected = None if self._varies_in_size else self._size_of(start + i)
+                where = f"Batch {start + i} of epoch {epoch + 1}: "
+                self._check_batch(keras.tree.pack_sequence_as(window, batch), expected, where)
+            except (ValueError, TypeError) as bad:
+                return bad
+        return ValueError(f"A batch of epoch {epoch + 1}, from {start} on, is not like the first one.")
+
     def _check_batch(self, batch: Batch, size: int | None, where: str) -> None:
         """Raise ValueError if a batch is not like the first one."""
         for (name, leaf), (_, first), spec in zip(
@@ -205,7 +247,7 @@ class Stream:
                 )
             if leaf.shape[1:] != first.shape[1:] and _is_fixed(spec):
                 raise ValueError(f"{where}{name} has shape {leaf.shape}, and those of the first batch {first.shape}.")
-        checks.check_arrays(batch, where)
+        checks.check_arrays(batch, where, text=True)
         checks.check_limits(batch, self._limits, where)
 
 
@@ -241,7 +283,9 @@ def _of_window(spec: tf.TensorSpec) -> tf.TensorSpec:
     return tf.TensorSpec([1, None, *spec.shape[1:]], spec.dtype)
 
 
-def _checked_dataset(dataset: Any) -> tf.data.Dataset:
+def checked_dataset(dataset: Any) -> tf.data.Dataset:
+    """Return a dataset that is read without tf.data's autotuning; raise TypeError for anything else."""
+    other_data.refuse(dataset)
     if not isinstance(dataset, tf.data.Dataset):
         raise TypeError(
             f"The dataset is a {type(dataset).__name__}; give a tf.data.Dataset, or a function of (seed, epoch) that "
@@ -273,14 +317,15 @@ def _first_batch(dataset: tf.data.Dataset) -> Batch:
     raise ValueError("The dataset gives no batch at all; look at what it reads.")
 
 
-def _check_repeats(first: Batch, again: Batch) -> None:
+def _is_same(first: Batch, again: Batch) -> bool:
     pairs = zip(keras.tree.flatten(first), keras.tree.flatten(again), strict=True)
-    if not all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in pairs):
-        raise ValueError(
-            "The dataset gave another first batch when it was read a second time, so no run of it can be repeated or "
-            "resumed. Shuffle with reshuffle_each_iteration=False and a seed; or, for another order in each epoch, "
-            "give a function of (seed, epoch) that returns the dataset of that epoch."
-        )
+    return all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in pairs)
+
+
+def _are_same_shuffles(first: tf.data.Dataset, again: tf.data.Dataset) -> bool:
+    """Return whether an epoch that is read twice is shuffled the same way; its first batch may be the same by luck."""
+    pairs = zip(keras_private.shuffles_of(first), keras_private.shuffles_of(again), strict=False)
+    return all(not a.reshuffles if a.dataset == b.dataset else a.seeds == b.seeds != (0, 0) for a, b in pairs)
 
 
 def _counted(dataset: tf.data.Dataset, batch_size: int) -> tuple[int, int, bool]:

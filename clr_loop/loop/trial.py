@@ -88,15 +88,17 @@ def try_out(model: keras.Model, feed: Feed, examples: Batch, options: StepOption
 
 
 def _try_keras_step(model: keras.Model, examples: Batch, options: StepOptions) -> Trial:
-    few = keras.tree.map_structure(lambda x: tf.convert_to_tensor(x[: _num_tried(model)]), examples)
+    few = keras.tree.map_structure(
+        lambda x: tf.convert_to_tensor(x[: fixed_batch_size(model) or _MOST_TRIED]), examples
+    )
     with model.distribute_strategy.scope():
-        if not model.built:
+        operations, variables = frozenset[str](), list[tf.Variable]()
+        if model.distribute_strategy.num_replicas_in_sync == 1:  # As in Keras, it is built by tracing it in training.
+            operations, variables = _traced(lambda: checks.call_model(model, few[0], training=True))
+        elif not model.built:
             symbols = keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape, x.dtype.name), few[0])
             guarded(f"The model {model.name} fails on inputs of shape {checks.shapes(few[0])}", model, symbols)
         model.optimizer.build(_with_state(model))
-        operations, variables = frozenset[str](), list[tf.Variable]()
-        if model.distribute_strategy.num_replicas_in_sync == 1:
-            operations, variables = _traced(lambda: checks.call_model(model, few[0], training=True))
         others = _others(model, [model.optimizer], variables)
         with kept([*model.variables, *others]):
             limits = checks.limits_of(model, few)
@@ -150,11 +152,11 @@ def _with_state(model: keras.Model) -> list[keras.Variable]:
     return model.trainable_variables if has_averages else keras_private.all_trainable(model)
 
 
-def _num_tried(model: keras.Model) -> int:
-    """Return how many examples a model is tried on: as many as it was made for, if that is fixed."""
+def fixed_batch_size(model: keras.Model) -> int | None:
+    """Return the number of examples that a model was made for, as with `batch_shape`; None where any number goes."""
     inputs = keras.tree.flatten(getattr(model, "inputs", None) or [])
     fixed = [tensor.shape[0] for tensor in inputs if tensor.shape and tensor.shape[0] is not None]
-    return fixed[0] if fixed else _MOST_TRIED
+    return fixed[0] if fixed else None
 
 
 def _traced(function: Any) -> tuple[frozenset[str], list[tf.Variable]]:

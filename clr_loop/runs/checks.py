@@ -13,6 +13,7 @@ import tensorflow as tf
 from clr_loop.arguments import checked_whole
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.rates import checked_rates, momentums_of
+from clr_loop.loop.state import kept
 from clr_loop.runs import snapshots
 from clr_loop.runs.actions import averaged_steps, snapshot_steps
 from clr_loop.runs.options import RunOptions
@@ -68,7 +69,7 @@ def check_run(run: Run, options: RunOptions, has_directory: bool, resume: bool) 
         averaged_steps(run, options)
     if options.snapshots:
         snapshot_steps(run)
-        snapshots.check(loop, _some(run.validation))
+        snapshots.check(loop, _some(loop, run.validation))
 
 
 def _check_monitor(run: Run, options: RunOptions) -> None:
@@ -102,12 +103,14 @@ def check_callbacks(callbacks: Sequence[keras.callbacks.Callback], has_directory
 
 def try_evaluation(loop: TrainLoop, *sets: tuple[Any, ...]) -> None:
     """Evaluate a little of each set, so that what is wrong with it is known before anything is trained."""
-    for data in filter(None, sets):
-        loop.evaluate(*([data[0].take(1)] if isinstance(data[0], tf.data.Dataset) else _some(data)))
+    with kept([*loop.model.non_trainable_variables, *loop.other_variables]):
+        for data in filter(None, sets):
+            loop.evaluate(*([data[0].take(1)] if isinstance(data[0], tf.data.Dataset) else _some(loop, data)))
 
 
-def _some(arrays: tuple[Any, ...]) -> tuple[Any, ...]:
-    return keras.tree.map_structure(lambda x: None if x is None else x[:_NUM_EVALUATED], arrays)
+def _some(loop: TrainLoop, arrays: tuple[Any, ...]) -> tuple[Any, ...]:
+    number = max(_NUM_EVALUATED // loop.batch_size, 1) * loop.batch_size  # Some models take whole batches alone.
+    return keras.tree.map_structure(lambda x: None if x is None else x[:number], arrays)
 
 
 def check_workers(run: Run, settings: Mapping[str, Any], options: RunOptions) -> None:

@@ -69,6 +69,39 @@ def test_a_model_keeps_the_loss_of_each_output_in_a_mean_and_the_losses_as_objec
     assert keras_private.losses_called(without) == keras_private.output_losses(without) == []
 
 
+def test_a_dataset_tells_how_it_is_shuffled():
+    """`_inputs`, `_seed`, `_reshuffle_each_iteration`, `CacheDataset`: orders that never come again are noticed."""
+    numbers = tf.data.Dataset.range(9)
+    twice = numbers.shuffle(9, seed=1).batch(3).shuffle(3, seed=2, reshuffle_each_iteration=False).prefetch(1)
+    (one, two), again = keras_private.shuffles_of(twice), keras_private.shuffles_of(numbers.shuffle(9, seed=1))
+    assert (one.reshuffles, two.reshuffles) == (True, False)
+    assert one.seeds == again[0].seeds != two.seeds
+    assert one.dataset not in (two.dataset, again[0].dataset)
+    first, second = (keras_private.shuffles_of(numbers.shuffle(9))[0].seeds for _ in range(2))
+    assert first == second == (0, 0) or first != second  # Without and with a global seed.
+    assert keras_private.shuffles_of(numbers.shuffle(9).cache().map(lambda x: x)) == []
+
+
+def test_targets_outputs_and_losses_are_paired_without_computing_a_loss():
+    """`_flat_losses` with `loss`, and `built`: the targets of each loss are checked before it is computed."""
+
+    def fails(y, y_pred):
+        raise RuntimeError("computed")
+
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, {"a": layers.Dense(1, name="a")(inputs), "b": layers.Dense(2, name="b")(inputs)})
+    model.compile("sgd", {"b": fails, "a": "mae"})
+    targets, outputs = {"a": FEATURES[:, :1], "b": FEATURES[:, :2]}, model(FEATURES)
+    pairs = keras_private.pairs_of_losses(model, (FEATURES, targets), outputs)
+    assert {
+        loss.fn: (y is targets[name], p is outputs[name]) for name, (y, p, loss) in zip("ba", pairs, strict=True)
+    } == {
+        fails: (True, True),
+        keras.losses.mean_absolute_error: (True, True),
+    }
+    assert keras_private.losses_called(model) == [loss for _, _, loss in pairs]
+
+
 def test_a_model_that_is_compiled_again_has_other_objects():
     """`Model._compile_loss` and `_compile_metrics`: by them a loop notices that its trace is an old one."""
     model = classifier()

@@ -10,6 +10,7 @@ import numpy as np
 from keras import layers
 
 from clr_loop.loop import keras_private
+from clr_loop.loop.losses import function_of
 from clr_loop.loop.result import Gradients
 from clr_loop.loop.transforms.parts import in_parts
 
@@ -77,5 +78,5 @@ def _has_plain_settings(layer: keras.Layer) -> bool:
 
 
 def _is_mean(loss: keras.losses.Loss) -> bool:
-    is_known = getattr(loss, "fn", None) in KNOWN_MEANS
+    is_known = function_of(loss) in KNOWN_MEANS
     return is_known and loss.reduction == "sum_over_batch_size" and loss.get_config().get("ignore_class") is None
