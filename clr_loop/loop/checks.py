@@ -328,10 +328,10 @@ def is_within(leaf: tf.Tensor, limit: Limit) -> tf.Tensor:
 def _check_pair(target: np.ndarray, output: np.ndarray, loss: keras.losses.Loss) -> None:
     """Raise ValueError if a loss of Keras' own cannot be meant for these targets and outputs."""
     function = function_of(loss)
-    if not getattr(function, "__module__", "").startswith("keras.") or not output.ndim:
+    if function is None or not output.ndim:
         return
     shapes = f"targets have shape {_shape(target)}, the model's outputs {_shape(output)}"
-    name = type(loss).__name__ if hasattr(keras.losses, type(loss).__name__) else getattr(function, "__name__", "")
+    name = type(loss).__name__ if hasattr(keras.losses, type(loss).__name__) else function.__name__
     if function is _SPARSE:
         if target.shape == output.shape and output.shape[-1] > 1:
             raise ValueError(

@@ -37,13 +37,13 @@ def losses_of(model: keras.Model, batch: Batch, y_pred: Any, total: Total, train
 
 
 def function_of(loss: Any) -> Callable[..., Any] | None:
-    """Return the function (y, y_pred) → values that a loss of Keras' kind is made of.
+    """Return Keras' own function (y, y_pred) → values that a loss is made of; None for a loss of another kind.
 
-    None for a class with a `call` of its own, which may do anything, also if it inherits from one of Keras'.
+    A class with a `call` of its own is of another kind, also if it inherits from one of Keras'.
     """
-    plain = keras.losses.MeanSquaredError
+    plain, function = keras.losses.MeanSquaredError, getattr(loss, "fn", None)
     is_plain = type(loss).call is plain.call and type(loss).__call__ is plain.__call__
-    return getattr(loss, "fn", None) if is_plain else None
+    return function if is_plain and getattr(function, "__module__", "").startswith("keras.") else None
 
 
 def _check_no_mask(y_pred: Any) -> None:

@@ -18,6 +18,7 @@ from clr_loop.loop.options import StepOptions
 from clr_loop.loop.own_step import check_options, has_own, optimizers_of, own_step
 from clr_loop.loop.result import Take, flat
 from clr_loop.loop.state import kept
+from clr_loop.loop.strategies import run_on_replicas
 from clr_loop.loop.transforms.multipliers import check_multipliers
 
 # Examples that loss and metrics are tried on before anything is compiled.
@@ -39,7 +40,7 @@ class Trial:
         has_plain_mean: see `checks.has_plain_mean`.
         not_means: those of the names whose mean over steps is not the value of all their examples, such as AUC.
         operations: the types of all operations of the forward pass in training mode; of a whole `train_step` if it is
-            the model's own. Empty with several replicas.
+            the model's own.
         others: variables that these read or change, and that belong to neither the model nor its optimizers.
         optimizers: those whose rate the loop assigns.
         own_step: the model's own `train_step` as a step, or None.
@@ -92,19 +93,23 @@ def _try_keras_step(model: keras.Model, examples: Batch, options: StepOptions) -
         lambda x: tf.convert_to_tensor(x[: fixed_batch_size(model) or _MOST_TRIED]), examples
     )
     with model.distribute_strategy.scope():
-        operations, variables = frozenset[str](), list[tf.Variable]()
-        if model.distribute_strategy.num_replicas_in_sync == 1:  # As in Keras, it is built by tracing it in training.
-            operations, variables = _traced(lambda: checks.call_model(model, few[0], training=True))
-        elif not model.built:
+        problem = f"The model {model.name} fails on inputs of shape {checks.shapes(few[0])}"
+        is_shared = model.distribute_strategy.num_replicas_in_sync > 1
+        if is_shared and not model.built:  # In replicas no variables can be created.
             symbols = keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape, x.dtype.name), few[0])
-            guarded(f"The model {model.name} fails on inputs of shape {checks.shapes(few[0])}", model, symbols)
+            guarded(problem, model, symbols)
+
+        def forward() -> Any:
+            return keras_private.call(model, few[0], training=True)
+
+        operations, variables = guarded(problem, _traced, lambda: run_on_replicas(model.distribute_strategy, forward))
         model.optimizer.build(_with_state(model))
         others = _others(model, [model.optimizer], variables)
         with kept([*model.variables, *others]):
             limits = checks.limits_of(model, few)
             checks.check_limits(examples, limits)
             names = checks.build(model, few)
-            if model.distribute_strategy.num_replicas_in_sync * options.accumulate > 1:
+            if is_shared or options.accumulate > 1:
                 checks.check_loss_of_parts(model, few)
     has_plain_mean = checks.has_plain_mean(model) and not has_own(model, "compute_loss")
     not_means = tuple(name for name in names[1:] if not _is_mean(model, name, is_known=True))
@@ -172,5 +177,7 @@ def _others(
 ) -> list[tf.Variable]:
     of_metrics = [variable for metric in model.metrics for variable in metric.variables]  # Reset at each step.
     of_optimizers = [variable for optimizer in optimizers for variable in optimizer.variables]
-    known = {variable.value.ref() for variable in [*model.variables, *of_metrics, *of_optimizers]}
-    return [variable for variable in variables if variable.ref() not in known]
+    known = [variable.value for variable in [*model.variables, *of_metrics, *of_optimizers]]
+    of_replicas = [part for each in known for part in model.distribute_strategy.experimental_local_results(each)]
+    references = {variable.ref() for variable in [*known, *of_replicas]}
+    return [variable for variable in variables if variable.ref() not in references]

@@ -4,6 +4,7 @@ import itertools
 import re
 import textwrap
 import warnings
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -99,6 +100,16 @@ class OfThoseThatCount(keras.losses.SparseCategoricalCrossentropy):
         return counts * super().call(ops.maximum(y, 0), logits) / ops.mean(counts)
 
 
+@dataclass
+class Scaled:
+    """A loss that is an object, and one that has no hash."""
+
+    factor: float = 2.0
+
+    def __call__(self, y, outputs):
+        return self.factor * keras.losses.sparse_categorical_crossentropy(y, outputs, from_logits=True)
+
+
 class Renamed(keras.losses.SparseCategoricalCrossentropy):
     """Computes what it inherits."""
 
@@ -115,8 +126,9 @@ def embedding(loss):
         (lambda: dense(5, OfThoseThatCount(from_logits=True)), IGNORED),
         (lambda: dense(5, keras.losses.CategoricalGeneralizedCrossEntropy(), "softmax"), LABELS),
         (lambda: embedding(keras.losses.Circle(gamma=4)), LABELS),
+        (lambda: dense(5, Scaled()), LABELS),
     ],
-    ids=["a_subclass_that_ignores_-1", "generalized_cross_entropy", "circle"],
+    ids=["a_subclass_that_ignores_-1", "generalized_cross_entropy", "circle", "an_object"],
 )
 def test_losses_of_classes_take_the_targets_that_they_are_made_for(build, targets):
     loop, model = assert_trained_as_by_fit(build, X, targets)
@@ -250,10 +262,22 @@ def test_what_fails_without_xla_too_is_not_blamed_on_xla():
     assert (loop.jit_compile, loop.chosen["xla"]) == (True, "with XLA")
 
 
-DETERMINISTIC = """
-import numpy as np, tensorflow as tf
+IN_ITS_OWN_PROCESS = """
+import keras, numpy as np, tensorflow as tf
+from clr_loop.loop import strategies
 from clr_loop.loop.loop import TrainLoop
-from helpers.small import FEATURES, LABELS, classifier
+from helpers.small import FEATURES, LABELS, classifier, compiled, with_dropout_and_batch_norm
+
+strategies.split_cpu(2)
+with strategies.make_strategy("mirrored").scope():
+    draws = lambda: keras.layers.Lambda(lambda x: x + tf.random.normal(tf.shape(x)))
+    models = compiled(draws), with_dropout_and_batch_norm()
+for model in models:
+    before = [variable.numpy() for variable in model.variables]
+    loop = TrainLoop(model, FEATURES, LABELS, batch_size=50)
+    same = all((new == old).all() for new, old in zip(loop.snapshot().model, before, strict=True))
+    print(same, len(loop.other_variables), loop.not_resumable and loop.not_resumable[:30])
+
 tf.config.experimental.enable_op_determinism()
 stream = TrainLoop.from_dataset(classifier(), tf.data.Dataset.from_tensor_slices((FEATURES, LABELS)).batch(64))
 resident = TrainLoop(classifier(), FEATURES, LABELS, batch_size=64, shuffle=False)
@@ -262,8 +286,17 @@ print("equal", stream.evaluate(FEATURES, LABELS) == resident.evaluate(FEATURES, 
 """
 
 
-def test_a_stream_trains_where_operations_are_asked_to_be_deterministic():
-    assert run_code(DETERMINISTIC) == "equal True\n"
+@pytest.fixture(scope="module")
+def said():
+    return run_code(IN_ITS_OWN_PROCESS).splitlines()
+
+
+def test_on_replicas_too_states_are_kept_and_random_numbers_that_cannot_be_resumed_are_noticed(said):
+    assert said[:2] == ["True 0 the model draws from tf.random", "True 0 None"]
+
+
+def test_a_stream_trains_where_operations_are_asked_to_be_deterministic(said):
+    assert said[2:] == ["equal True"]
 
 
 # --- Datasets ---
