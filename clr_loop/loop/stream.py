@@ -297,6 +297,12 @@ def checked_dataset(dataset: Any) -> tf.data.Dataset:
 def as_tuples(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Return a dataset whose elements are (inputs,), (inputs, targets) or (inputs, targets, sample_weight)."""
     spec = dataset.element_spec
+    for each in keras.tree.flatten(spec):
+        if not isinstance(each, tf.TensorSpec):
+            raise ValueError(
+                f"The dataset gives a {each.value_type.__name__}; map it to a tensor, as with tensor.to_tensor() for a "
+                "ragged one and tf.sparse.to_dense(tensor) for a sparse one."
+            )
     if not isinstance(spec, tuple):  # Inputs alone.
         return dataset.map(lambda inputs: (inputs,))
     if not 1 <= len(spec) <= 3:

@@ -253,10 +253,14 @@ def test_a_bad_batch_in_an_evaluated_dataset_is_named(spoiled):
             tf.data.Dataset.from_tensors((np.float32(1), 1)), 1, ValueError,
             r"gives single examples; batch it with dataset\.batch",
         ),
+        (
+            tf.data.Dataset.from_tensor_slices((tf.ragged.constant([[1.0], [2.0, 3.0]]), [0, 1])).batch(2), 2,
+            ValueError, r"gives a RaggedTensor; map it to a tensor, as with tensor\.to_tensor\(\)",
+        ),
         (lambda seed, epoch: [], 80, TypeError, r"is a list; give a tf\.data\.Dataset, or a function of \(seed, epoch"),
     ],
     ids=["empty", "nan_at_once", "less_than_a_batch", "no_pair", "no_targets", "four_parts", "other_length", "endless",
-         "very_long", "not_batched", "no_dataset"],
+         "very_long", "not_batched", "ragged", "no_dataset"],
 )  # fmt: skip
 def test_what_cannot_be_streamed_is_refused_at_once(dataset, num_examples, error, message, monkeypatch):
     monkeypatch.setattr("clr_loop.loop.stream._MOST_SECONDS", 0.1)
