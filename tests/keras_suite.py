@@ -11,8 +11,10 @@ reason, or neither, and exits with 1 if one is neither.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import sys
+import types
 import unittest.mock
 from collections import Counter
 from pathlib import Path
@@ -37,7 +39,7 @@ outcomes: list[tuple[str, str, str]] = []  # Of each call: the test, what became
 
 
 def train_with_loop(model, x, y, batch_size, epochs, class_weight, sample_weight):
-    """Train as `fit` does without shuffling; return the loop, its start, and the losses of the epochs."""
+    """Train as `fit` does without shuffling; return the loop and its start."""
     options = StepOptions(jit_compile=False if model.jit_compile is False else "auto")
     if isinstance(x, tf.data.Dataset):
         loop = TrainLoop.from_dataset(model, x, class_weight=class_weight, options=options)
@@ -50,13 +52,14 @@ def train_with_loop(model, x, y, batch_size, epochs, class_weight, sample_weight
         )  # fmt: skip
     start = loop.snapshot()
     rate = float(keras.ops.convert_to_numpy(loop.optimizers[0].learning_rate))
-    metrics = loop.run(np.full(epochs * loop.steps_per_epoch, rate))
-    return loop, start, metrics
+    loop.run(np.full(epochs * loop.steps_per_epoch, rate))
+    loop.finalize()
+    return loop, start
 
 
 def compared(model, x, y, batch_size, epochs, class_weight, sample_weight):
     """Return "equal" or "differs", and the largest distance of two weights; the model is put back."""
-    loop, start, _ = train_with_loop(model, x, y, batch_size, epochs, class_weight, sample_weight)
+    loop, start = train_with_loop(model, x, y, batch_size, epochs, class_weight, sample_weight)
     ours = [np.asarray(keras.ops.convert_to_numpy(variable), np.float64) for variable in model.variables]
     loop.restore(start)
     keras_fit(
@@ -70,6 +73,15 @@ def compared(model, x, y, batch_size, epochs, class_weight, sample_weight):
     return "equal" if near else "differs", f"by up to {distance:.2g}"
 
 
+def arrays_of(batches):
+    """Return the arrays that batches (x, y) make together, and their size; the batches stay what they are."""
+    batches = list(batches)
+    x, y = (
+        keras.tree.map_structure(lambda *parts: np.concatenate(parts), *nests) for nests in zip(*batches, strict=True)
+    )
+    return (x, y, None), len(keras.tree.flatten(batches[0])[0])
+
+
 def fit(
     self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, validation_split=0.0,
     validation_data=None, shuffle=True, class_weight=None, sample_weight=None, initial_epoch=0, steps_per_epoch=None,
@@ -78,9 +90,14 @@ def fit(
     """Compare the two trainings, then do what the test asked for."""
     test = os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0].rpartition("/")[2]
     data = x, y, sample_weight
+    if steps_per_epoch is not None and isinstance(x, types.GeneratorType) and epochs == 1:
+        data, batch_size = arrays_of(itertools.islice(x, steps_per_epoch))
+        steps_per_epoch_here = None
+    else:
+        steps_per_epoch_here = steps_per_epoch
     if validation_split:
         data, _ = array_slicing.train_validation_split(data, validation_split)
-    if steps_per_epoch is not None:
+    if steps_per_epoch_here is not None:
         outcomes.append((test, "left out", "steps_per_epoch, which the loop does not have"))
     else:
         TensorFlowTrainer.fit = keras_fit

@@ -20,7 +20,7 @@ def define(kind: type, *names: str, lengths: Collection[str] = (), units: str = 
     """Define flags for options. Default, help, words and range are those of the fields.
 
     Args:
-        kind: a class that `data.options.options` decorates.
+        kind: a class that `clr_loop.options.options` decorates.
         *names: the options that get a flag; without any, all that may have one.
         lengths: options that are numbers of steps, and whose flag is a text in `units`; the command converts it.
         units: what the help says of such a text.

@@ -24,7 +24,7 @@ def batch_of(inputs: Any, targets: Any, sample_weight: Any) -> Batch:
         if isinstance(x, tf.Tensor):
             return x
         x = np.asarray(x)
-        if x.dtype.kind == "f":
+        if x.dtype.kind == "f" or "float" in x.dtype.name:  # NumPy knows bfloat16 by its name alone.
             return x.astype(keras.config.floatx(), copy=False)
         return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
@@ -70,6 +70,7 @@ def with_class_weight(batch: Batch, class_weight: Mapping[int, float]) -> Batch:
         )
     if classes.dtype.is_floating:
         classes = tf.round(classes)
+    classes = tf.cast(classes, tf.int64)
     weights = tf.ones_like(classes, tf.float32)
     for number, weight in class_weight.items():
         weights = tf.where(classes == tf.cast(number, classes.dtype), tf.cast(weight, tf.float32), weights)

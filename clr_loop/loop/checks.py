@@ -231,7 +231,7 @@ def limits_of(model: keras.Model, batch: Batch) -> list[Limit | None]:
     y_pred = call_model(model, x, training=False)
     pairs: list[tuple[Any, Any, keras.losses.Loss]] = []
     model.distribute_strategy.run(lambda: pairs.extend(keras_private.pairs_of_losses(model, batch, y_pred)))
-    num_rows = model_inputs.rows_of_embeddings(model, len(keras.tree.flatten(x)))
+    num_rows = model_inputs.rows_of_embeddings(model, x)
     limits = [
         None if number is None else Limit(number, "the model's Embedding has rows", of_inputs=True)
         for number in num_rows
@@ -285,6 +285,9 @@ def build(model: keras.Model, batch: Batch) -> tuple[str, ...]:
         ) from error
     for metric in model.metrics:
         metric.reset_state()
+    parts = [part for metric in model.metrics for part in [metric, *getattr(metric, "metrics", [])]]
+    if sum(part.name == "loss" for part in parts) > 1:
+        raise ValueError("A metric has the name loss, which is that of the compiled loss; rename it.")
     for name, value in results[0].items():
         checked_name(name)
         if np.size(value) != 1:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from clr_loop.arguments import checked_whole
 from clr_loop.data.functions import in_one_line
 from clr_loop.loop import checks, keras_private, other_data
 from clr_loop.loop.batches import Batch, batch_of, num_examples_of
@@ -48,6 +49,7 @@ class Evaluation:
 
     def evaluate(self, inputs: Any, targets: Any, sample_weight: Any, batch_size: int) -> dict[str, float]:
         """See `TrainLoop.evaluate`."""
+        checked_whole("batch_size", batch_size)
         with noticing_lost_workers(self._strategy):
             self._reset()
             num_examples, totals, metrics = 0, dict[str, float](), Values()
@@ -69,6 +71,7 @@ class Evaluation:
 
     def predict(self, inputs: Any, batch_size: int) -> Any:
         """See `TrainLoop.predict`."""
+        checked_whole("batch_size", batch_size)
         parts = [self._predict(batch) for batch in self._batches(inputs, None, None, batch_size)]
         return keras.tree.map_structure(lambda *of_parts: np.concatenate(of_parts), *parts)
 

@@ -28,7 +28,7 @@ def warn_if_unusual(model: keras.Model, inputs: Any, stacklevel: int) -> None:
         stacklevel: see `warnings.warn`.
     """
     leaves = [np.asarray(leaf) for leaf in keras.tree.flatten(inputs)]
-    for leaf, layers in zip(leaves, _entrances(model, len(leaves)), strict=True):
+    for leaf, layers in zip(leaves, _entrances(model, inputs), strict=True):
         if any(isinstance(layer, (*_SCALING, keras.layers.Embedding)) for layer in layers):
             continue
         unusual = _what_is_unusual(leaf)
@@ -48,15 +48,25 @@ def _what_is_unusual(leaf: np.ndarray) -> str | None:
     return f"The float inputs lie between {low:g} and {high:g}; 0 to 1, or a mean of 0 and a variance of 1, is usual."
 
 
-def _entrances(model: keras.Model, num_inputs: int) -> list[list[keras.Layer]]:
+def _entrances(model: keras.Model, inputs: Any) -> list[list[keras.Layer]]:
     """Return, for each input, the layers that its values reach first; all layers where the graph is not known."""
+    tensors = _tensors_of(model, inputs)
+    if not tensors:
+        every = [part for part in keras_private.layers_of(model) if part is not model]
+        return [every] * len(keras.tree.flatten(inputs))
+    return [list(_reached(model, tensor)) for tensor in tensors]
+
+
+def _tensors_of(model: keras.Model, inputs: Any) -> list[Any]:
+    """Return the model's own input for each leaf of such inputs; [] where that is not known."""
     try:
         tensors = keras.tree.flatten(model.inputs)
     except (AttributeError, ValueError):
-        tensors = []
-    if len(tensors) != num_inputs:
-        return [[part for part in keras_private.layers_of(model) if part is not model]] * num_inputs
-    return [list(_reached(model, tensor)) for tensor in tensors]
+        return []
+    if isinstance(inputs, dict) and not keras_private.takes_dict(model):  # Keras finds them by their names.
+        by_name = {tensor.name: tensor for tensor in tensors}
+        return [by_name[name] for name in sorted(inputs)] if by_name.keys() == inputs.keys() else []
+    return tensors if len(tensors) == len(keras.tree.flatten(inputs)) else []
 
 
 def _reached(model: keras.Model, tensor: Any) -> Iterator[keras.Layer]:
@@ -70,21 +80,18 @@ def _reached(model: keras.Model, tensor: Any) -> Iterator[keras.Layer]:
         if isinstance(layer, keras.layers.InputLayer) and layer.output is tensor:
             continue
         if isinstance(layer, keras.Model):
-            yield from itertools.chain(*_entrances(layer, len(keras.tree.flatten(layer.input))))
+            yield from itertools.chain(*_entrances(layer, layer.input))
         elif layer.weights or isinstance(layer, _SCALING):
             yield layer
         else:  # It only hands its values on, as Flatten, Resizing or RandomFlip do.
             yield from _reached(model, layer.output)
 
 
-def rows_of_embeddings(model: keras.Model, num_inputs: int) -> list[int | None]:
+def rows_of_embeddings(model: keras.Model, inputs: Any) -> list[int | None]:
     """Return, for each input that an Embedding takes as it is, the least number of rows; None for other inputs."""
-    try:
-        tensors = keras.tree.flatten(model.inputs)
-    except (AttributeError, ValueError):
-        tensors = []
-    if len(tensors) != num_inputs:
-        return [None] * num_inputs
+    tensors = _tensors_of(model, inputs)
+    if not tensors:
+        return [None] * len(keras.tree.flatten(inputs))
     rows = [[layer.input_dim for layer in _takers(model, tensor)] for tensor in tensors]
     return [min(numbers, default=None) for numbers in rows]
 

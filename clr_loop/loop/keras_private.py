@@ -135,6 +135,22 @@ def operations_of(model: keras.Model) -> list[keras.Operation] | None:
     return list(model.operations) if type(model) is Functional else None
 
 
+def takes_dict(model: keras.Model) -> bool:
+    """Return whether a functional model was made with a dictionary of inputs."""
+    return isinstance(getattr(model, "_inputs_struct", None), dict)
+
+
+def adds_losses(model: keras.Model) -> bool:
+    """Return whether a layer has added to the loss of the last batch, by `add_loss` or a penalty on its activity."""
+    return any(layer._losses for layer in layers_of(model))
+
+
+def weighted_metrics(model: keras.Model) -> list[keras.metrics.Metric]:
+    """Return the compiled metrics that take the weights of examples, once they are built."""
+    flat = getattr(model._compile_metrics, "_flat_weighted_metrics", None) or []
+    return [metric for of_output in flat if of_output for metric in of_output.metrics]
+
+
 def layers_of(model: keras.Layer) -> list[keras.Layer]:
     """Return a model, or a layer, and all layers inside it, nested ones too."""
     return list(model._flatten_layers())

@@ -81,14 +81,14 @@ def try_out(model: keras.Model, feed: Feed, examples: Batch, options: StepOption
     if has_own(model, "train_step"):
         trial = _try_own_step(model, feed, examples, options)
     else:
-        trial = _try_keras_step(model, examples, options)
+        trial = _try_keras_step(model, feed, examples, options)
     for optimizer in trial.optimizers:
         checks.check_optimizer(optimizer)
     check_multipliers(model.trainable_variables, options.rate_multipliers)
     return trial
 
 
-def _try_keras_step(model: keras.Model, examples: Batch, options: StepOptions) -> Trial:
+def _try_keras_step(model: keras.Model, feed: Feed, examples: Batch, options: StepOptions) -> Trial:
     few = keras.tree.map_structure(
         lambda x: tf.convert_to_tensor(x[: fixed_batch_size(model) or _MOST_TRIED]), examples
     )
@@ -109,10 +109,14 @@ def _try_keras_step(model: keras.Model, examples: Batch, options: StepOptions) -
             limits = checks.limits_of(model, few)
             checks.check_limits(examples, limits)
             names = checks.build(model, few)
+            adds_up = not keras_private.adds_losses(model)
+            is_masked = keras_private.carries_mask(keras_private.call(model, few[0], training=False))
             if is_shared or options.accumulate > 1:
                 checks.check_loss_of_parts(model, few)
-    has_plain_mean = checks.has_plain_mean(model) and not has_own(model, "compute_loss")
-    not_means = tuple(name for name in names[1:] if not _is_mean(model, name, is_known=True))
+    has_plain_mean = checks.has_plain_mean(model) and adds_up and not is_masked and not has_own(model, "compute_loss")
+    varies = is_masked or getattr(feed, "signature", None) is not None
+    weighted = keras_private.weighted_metrics(model) if len(examples) > 2 else []
+    not_means = tuple(name for name in names[1:] if varies or not _is_mean(model, name, True, weighted))
     return Trial(
         names, limits, operations, others, [model.optimizer], has_plain_mean=has_plain_mean, not_means=not_means
     )
@@ -135,16 +139,22 @@ def _try_own_step(model: keras.Model, feed: Feed, examples: Batch, options: Step
     problem = f"The train_step of {type(model).__name__} fails on data of shape {checks.shapes(feed.first_batch)}"
     operations, variables = guarded(problem, _traced, lambda: once(tensors))
     recorded = tuple(checks.checked_name(name) for name in dict.fromkeys(names))
-    not_means = tuple(name for name in recorded if not _is_mean(model, name, is_known=False))
+    not_means = tuple(name for name in recorded if not _is_mean(model, name, False))
     others = _others(model, optimizers, variables)
     return Trial(recorded, [], operations, others, optimizers, take, not_means=not_means)
 
 
-def _is_mean(model: keras.Model, name: str, is_known: bool) -> bool:
-    """Return whether a recorded value comes from a mean; `is_known` says that it comes from a metric in any case."""
+def _is_mean(model: keras.Model, name: str, is_known: bool, weighted: Sequence[keras.metrics.Metric] = ()) -> bool:
+    """Return whether a recorded value comes from a mean over examples, in which all count alike.
+
+    Args:
+        is_known: whether it comes from a metric in any case.
+        weighted: metrics in which examples have weights.
+    """
     parts = [part for metric in model.metrics for part in [metric, *getattr(metric, "metrics", [])]]
     same = [m for m in parts if re.fullmatch(rf"(.*_)?{re.escape(m.name)}(_\d+)?", name)]
     is_mean = [isinstance(m, keras.metrics.Mean) and type(m).result is keras.metrics.Mean.result for m in same]
+    is_mean += [False for m in same if any(m is other for other in weighted)]
     return all(is_mean) and (bool(is_mean) or not is_known)
 
 

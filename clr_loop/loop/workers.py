@@ -197,10 +197,16 @@ def private_copy(run_dir: str | os.PathLike[str], resume: bool) -> Iterator[Path
     with tempfile.TemporaryDirectory(prefix="clr_loop_") as name:
         copy = Path(name) / "run"
         if resume and Path(run_dir).is_dir():
-            shutil.copytree(run_dir, copy)
+            shutil.copytree(run_dir, copy, symlinks=True, ignore=_specials)
         else:
             copy.mkdir()
         yield copy
+
+
+def _specials(directory: str, names: list[str]) -> list[str]:
+    """Return what cannot be copied, such as pipes."""
+    paths = {name: Path(directory) / name for name in names}
+    return [name for name, path in paths.items() if not (path.is_file() or path.is_dir() or path.is_symlink())]
 
 
 def _listen(worker: str) -> socket.socket:

@@ -174,7 +174,8 @@ class LosePatience(Action):
     @override
     def begin(self, run: Run) -> None:
         self._cycle_ends = run.cycle_ends()
-        self._rate(run.progress.epochs)
+        if not run.is_extended:
+            self.act(run)  # The run may have been killed between its last epoch and its result.
 
     @override
     def act(self, run: Run) -> None:

@@ -359,8 +359,10 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
             raise ValueError("it is not what was saved")
         if manifest["format"] == _FORMAT:
             run_files.check_shape(manifest, _SHAPE, "it")
-            if min(manifest["step"], manifest["num_skipped"], *manifest["origin"]) < 0:
-                raise ValueError("it counts below 0")
+            run_files.check_shape(manifest["metrics"], dict.fromkeys(manifest["metrics"], (int, float)), "metrics")
+            counts = [manifest[name] for name in ("step", "num_skipped", "num_averaged")] + manifest["origin"]
+            if len(counts) != 5 or not all(type(count) is int and count >= 0 for count in counts):
+                raise ValueError("it does not count in whole numbers from 0")
     except (ValueError, TypeError) as error:
         raise DamagedCheckpointError(directory, f"{MANIFEST}: {error}") from error
     if manifest["format"] != _FORMAT:

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from clr_loop.arguments import checked_whole
 from clr_loop.loop.loop import TrainLoop
+from clr_loop.loop.own_step import has_own
 from clr_loop.loop.rates import checked_rates, momentums_of
 from clr_loop.loop.state import kept
 from clr_loop.runs import snapshots
@@ -35,12 +36,14 @@ _REFUSED = {
 _TAKEN_NAMES = ("step", "epoch", "learning_rate", "momentum", "epoch_seconds", "input_wait_seconds")
 
 
-def check_run(run: Run, options: RunOptions, has_directory: bool, resume: bool) -> None:
+def check_run(run: Run, options: RunOptions, has_directory: bool, resume: bool, overwrite: bool) -> None:
     """Raise ValueError if the run cannot be made as asked."""
     loop, schedule = run.loop, run.schedule
     profile = None if options.profile is None else range(*options.profile)
     if options.resume_from is not None and not resume:
         raise ValueError(f"resume_from is {options.resume_from}, but the run is not resumed; give resume=True, too.")
+    if resume and overwrite:
+        raise ValueError("resume and overwrite were both given; choose one of them.")
     checked_whole("epochs", run.epochs)
     if options.validate_every and not run.validation:
         raise ValueError(
@@ -77,6 +80,9 @@ def _check_monitor(run: Run, options: RunOptions) -> None:
     kinds = ["", *(["val_"] if run.validation else []), *(["averaged_val_"] if run.loop.averages else [])]
     names = [f"{kind}{name}" for kind in kinds for name in run.loop.metric_names]
     names = [name for name in names if name not in run.loop.not_means]
+    if run.validation and has_own(run.loop.model, "test_step"):
+        names = [name for name in names if not name.startswith("val_")]
+        names += [f"val_{name}" for name in try_evaluation(run.loop, run.validation)]
     if options.monitor is not None and options.monitor not in names:
         raise ValueError(f"monitor is {options.monitor}, which no epoch has; choose one of {', '.join(names)}.")
     if options.monitor is not None and options.mode == "auto":
@@ -101,11 +107,13 @@ def check_callbacks(callbacks: Sequence[keras.callbacks.Callback], has_directory
             )
 
 
-def try_evaluation(loop: TrainLoop, *sets: tuple[Any, ...]) -> None:
+def try_evaluation(loop: TrainLoop, *sets: tuple[Any, ...]) -> dict[str, float]:
     """Evaluate a little of each set, so that what is wrong with it is known before anything is trained."""
+    values: dict[str, float] = {}
     with kept([*loop.model.non_trainable_variables, *loop.other_variables]):
         for data in filter(None, sets):
-            loop.evaluate(*([data[0].take(1)] if isinstance(data[0], tf.data.Dataset) else _some(loop, data)))
+            values = loop.evaluate(*([data[0].take(1)] if isinstance(data[0], tf.data.Dataset) else _some(loop, data)))
+    return values
 
 
 def _some(loop: TrainLoop, arrays: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 CONFIG, RESULT = "config.json", "result.json"
 HISTORY, EPOCHS, VALIDATIONS = _CSV = ("history.csv", "epochs.csv", "validations.csv")
 CONFIG_SHAPE = {
-    "epochs": int, "batch_size": int, "seed": int, "schedule": {"name": str}, "metric_names": list, "versions": dict,
+    "epochs": int, "batch_size": int, "seed": int, "first_step": int, "schedule": {"name": str}, "metric_names": list,
+    "versions": dict,
 }  # fmt: skip
 CHECKPOINTS, MANIFEST, VARIABLES = "checkpoints", "manifest.json", "variables.npz"
 
@@ -158,6 +159,7 @@ def set_aside(directory: Path) -> Path | None:
     Returns:
         The new directory, or None where there was nothing to move.
     """
+    directory = directory.resolve()
     held = [path for path in directory.iterdir() if path.suffix != ".lock"] if directory.is_dir() else []
     if not held:
         return None
@@ -166,6 +168,8 @@ def set_aside(directory: Path) -> Path | None:
     aside.mkdir()
     for path in held:
         path.rename(aside / path.name)
+    for lock in directory.glob("*.lock"):  # It says what the directory holds.
+        (aside / lock.name).touch()
     return aside
 
 

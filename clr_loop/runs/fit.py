@@ -52,7 +52,7 @@ from clr_loop.loop.loop import TrainLoop
 from clr_loop.runs import checks, progress, snapshots
 from clr_loop.runs import files as run_files
 from clr_loop.runs.actions import actions_of
-from clr_loop.runs.checkpoints import Checkpoint, Origin, load_weights
+from clr_loop.runs.checkpoints import Checkpoint, Origin, load_weights, restore
 from clr_loop.runs.errors import NonFiniteError, NonFiniteLossError, StopRun, TrainingInterruptedError
 from clr_loop.runs.models import save_model
 from clr_loop.runs.options import RunOptions
@@ -96,7 +96,7 @@ def fit(
     """
     options = options or RunOptions()
     run = _planned(loop, schedule, _as_arguments(validation), epochs, options)
-    checks.check_run(run, options, run_dir is not None, resume)
+    checks.check_run(run, options, run_dir is not None, resume, overwrite)
     with progress.shown(verbose) as shown, contextlib.ExitStack() as stack:
         callbacks = [*shown, *keras.tree.flatten(callbacks)]
         checks.check_callbacks(callbacks, run_dir is not None)
@@ -212,11 +212,12 @@ def _save_and_test(run: Run, options: RunOptions, test: tuple[Any, ...]) -> dict
             keep("averaged")
     end = loop.snapshot()
     if best is not None:
-        load_weights(loop.model, best)
+        restore(loop, best)  # With the optimizer's state of that epoch.
         keep("best")
     loop.restore(end)
     if records is not None and options.snapshots:
         num_done = sum(step <= run.step for step in run.cycle_ends() or [])
         rows = snapshots.evaluate(loop, records.directory, num_done, run.validation)
-        run_files.write_csv(records.directory / f"{run_files.SNAPSHOTS}.csv", rows)
+        if rows:  # There are none if the run was stopped in its first cycle.
+            run_files.write_csv(records.directory / f"{run_files.SNAPSHOTS}.csv", rows)
     return values

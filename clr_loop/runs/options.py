@@ -37,13 +37,11 @@ class RunOptions:
         None,
         "The metric of an epoch that says which is the best, such as val_loss. Without one it is val_accuracy or, "
         "where there is none, val_loss.",
-        resumed="free",
     )
     mode: Literal["auto", "min", "max"] = option(
         "auto",
         "Whether lower (min) or higher (max) values of the monitor are better. auto knows it of Keras' losses and "
         "metrics by their names, and asks for it otherwise.",
-        resumed="free",
     )
     patience: int | None = option(
         None,

@@ -127,14 +127,14 @@ class RunRecords:
         """
         config = self.directory / run_files.CONFIG
         try:
-            written = run_files.read_json(config, run_files.CONFIG_SHAPE)
+            written: dict[str, Any] | None = run_files.read_json(config, run_files.CONFIG_SHAPE)
         except ValueError:
             written = None
         checkpoint = self.checkpoints.newest_whole(step)
         if checkpoint is None:
             return None, written
         try:
-            run_files.check_shape(checkpoint.manifest, _NOTES_SHAPE, "its manifest")
+            _check_notes(checkpoint.manifest)
         except ValueError as error:
             raise CheckpointError(f"The checkpoint {checkpoint.directory} is of no run: {error}.") from error
         saved = checkpoint.manifest["settings"]
@@ -294,6 +294,18 @@ def read_epochs(directory: Path) -> list[list[EpochRecord]]:
     """Read the records of the epochs, and those of the validations within them."""
     names = run_files.EPOCHS, run_files.VALIDATIONS
     return [[EpochRecord.from_row(row) for row in run_files.read_epochs(directory, name)] for name in names]
+
+
+def _check_notes(manifest: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a manifest has the notes of a run: sizes and digests of files that must be there."""
+    run_files.check_shape(manifest, _NOTES_SHAPE, "its manifest")
+    records, sizes = manifest["records"], manifest["batch_sizes"]
+    run_files.check_shape(records, {name: {"size": int, "sha256": str} for name in records}, "records")
+    needed = [run_files.HISTORY] * (manifest["step"] > 0)
+    if min([note["size"] for note in records.values()], default=0) < 0 or not {*needed} <= {*records}:
+        raise ValueError("records does not say what the files held")
+    if not all(type(size) is int and size > 0 for size in sizes) or manifest["settings"]["first_step"] < 0:
+        raise ValueError("batch_sizes or first_step is no whole number")
 
 
 def _measures(settings: Mapping[str, Any]) -> list[str]:

@@ -14,10 +14,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+# Whole words of a name, between underscores.
 _BETTER = {
-    "min": "loss|error|mse|mae|mape|msle|rmse|divergence|entropy|hinge|poisson|cosh|perplexity|nll|false_|brier",
-    "max": "acc|auc|precision|recall|f1|fbeta|f_beta|iou|io_u|dice|r2|cosine_similarity|correlation|sensitivity|"
-    "specificity|true_|bleu|rouge|psnr|ssim|ndcg|top_",
+    "min": r"loss|error|mse|mae|mape|msle|rmse|divergence|\w*entropy|\w*hinge|poisson|cosh|logcosh|perplexity|nll|"
+    "brier|false|seconds",
+    "max": r"acc|accuracy|auc|precision|recall|f1|fbeta|f_beta|iou|io_u|dice|r2|cosine_similarity|correlation|top_\w+|"
+    r"sensitivity|specificity|true|bleu|rouge\w?|psnr|ssim|ndcg",
 }
 # More cannot be seen in a picture of a notebook.
 _MOST_POINTS = 1000
@@ -31,7 +33,7 @@ def direction_of(measure: str) -> Literal["min", "max"] | None:
     ('max', 'min', None)
     """
     known: list[Literal["min", "max"]] = ["min", "max"]  # As in binary_accuracy_loss, the loss says it.
-    return next((mode for mode in known if re.search(_BETTER[mode], measure, re.IGNORECASE)), None)
+    return next((mode for mode in known if re.search(rf"(^|_)({_BETTER[mode]})(_|$)", measure, re.IGNORECASE)), None)
 
 
 def higher_is_better(measure: str) -> bool:

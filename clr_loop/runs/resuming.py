@@ -29,7 +29,7 @@ def take_up(
     if run.loop.not_resumable is not None:
         raise ValueError(f"The run cannot be resumed exactly: {run.loop.not_resumable}. Start a new run.")
     if options.first_step is None and saved:  # It is the loop's step when the run began.
-        settings["first_step"] = run.first_step = saved.get("first_step", 0)
+        settings["first_step"] = run.first_step = max(saved["first_step"], 0)
     check_changes(saved or settings, settings, options.on_change)
     if saved is not None and run.epochs <= saved.get("epochs", 0):
         result = _finished(run, records, options, checkpoint)
@@ -41,6 +41,7 @@ def take_up(
     if checkpoint is None:
         logging.warning("%s holds no checkpoint to go on from; the run starts afresh", records.directory)
         return None, None
+    run.is_extended = saved is not None and run.epochs > saved["epochs"]
     _go_back(run, checkpoint, options.on_change)
     settings["schedule"] = schedule_config(run.schedule)
     return checkpoint, None

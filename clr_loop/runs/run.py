@@ -56,6 +56,7 @@ class Run:
         first_step: the step of the schedule at which the run begins; see `RunOptions`.
         origin: where the loop stood when the run began. The run's own steps and batches are counted from there.
         records, progress: where to keep what is done, if anywhere, and what has been done.
+        is_extended: whether a run goes on that was asked for fewer epochs before.
         is_stopping: whether a callback has asked this worker to stop.
     """
 
@@ -68,6 +69,7 @@ class Run:
     validation_batch_size: int | None = None
     records: RunRecords | None = None
     progress: Progress = field(default_factory=Progress)
+    is_extended: bool = False
     is_stopping: bool = False
     _block_steps: int = _FIRST_BLOCK_STEPS
     _has_warned: bool = False
@@ -97,7 +99,8 @@ class Run:
     @property
     def is_over(self) -> bool:
         """Whether nothing is left to train: all epochs are done, or a callback has set `model.stop_training`."""
-        return self.position >= self.num_batches or (self.batch == 0 and self.loop.model.stop_training)
+        is_between = self.batch == 0 and bool(self.progress.epochs)
+        return self.position >= self.num_batches or (is_between and self.loop.model.stop_training)
 
     @property
     def sound_checkpoint(self) -> Checkpoint | None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from clr_loop.arguments import checked_types
 from clr_loop.data.functions import in_one_line
 from clr_loop.loop.loop import TrainLoop
+from clr_loop.loop.own_step import has_own
 from clr_loop.runs import files as run_files
 from clr_loop.runs.models import load_weights, save_model
 
@@ -35,6 +36,12 @@ def check(loop: TrainLoop, validation: Sequence[Any]) -> None:
     to it, is noticed by its value on the model's own outputs.
     """
     inputs, *truth = validation
+    if has_own(loop.model, "train_step") or has_own(loop.model, "test_step"):
+        raise ValueError(
+            "The model has a train_step or test_step of its own, so ensembles of it cannot be evaluated here."
+        )
+    if keras.tree.is_nested(loop.predict(keras.tree.map_structure(lambda x: x[:1], inputs))):
+        raise ValueError("The model has several outputs, and ensembles of snapshots average one; leave snapshots out.")
     own = loop.evaluate(*validation)
     try:
         shares = _to_shares(loop.model, loop.predict(inputs))

@@ -88,6 +88,7 @@ def test_an_optimizer_that_computes_with_its_momentum_takes_one_for_each_step(ma
         (np.eye(3, dtype=np.float32)[[0, 2, 1, 1, 0]], {0: 3.0, 2: 7.0}),
         (np.array([4, 5, 6, 7, 8]), {-1: 9.0, 5: 2.0}),
         (np.array([True, False, True, True, False]), {0: 3.0}),
+        (np.uint8([0, 1, 255, 1, 0]), {256: 2.0, -1: 3.0, 255: 5.0}),
     ],
 )
 def test_weights_of_classes_are_those_of_keras(targets, table):
@@ -136,6 +137,22 @@ def test_an_id_that_an_embedding_has_no_row_for_is_named_wherever_it_is(number):
         stream.run([0.1] * 4)
 
 
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_the_limits_of_ids_belong_to_their_inputs_whatever_their_order(as_dict):
+    z, a = keras.Input((2,), dtype="int32", name="z"), keras.Input((2,), dtype="int32", name="a")
+    parts = [layers.Flatten()(layers.Embedding(rows, 3)(x)) for rows, x in ((20, z), (5, a))]
+    outputs = layers.Dense(1)(layers.Concatenate()(parts))
+    model = keras.Model({"z": z, "a": a} if as_dict else [z, a], outputs)
+    model.compile("sgd", "mse")
+    data = {"z": RNG.integers(0, 20, (64, 2)), "a": RNG.integers(0, 5, (64, 2))}
+    data["z"][3] = 19
+    targets = RNG.normal(size=(64, 1)).astype("float32")
+    TrainLoop(model, data, targets, batch_size=32).run([0.1])
+    data["a"][50] = 17
+    with pytest.raises(ValueError, match=r"inputs\['a'\] holds numbers from 0 to 17, .* rows 0 to 4"):
+        TrainLoop(model, data, targets, batch_size=32)
+
+
 def test_ids_that_the_model_computes_are_said_not_to_be_checked():
     inputs = keras.Input((4,), dtype="int32")
     computed = layers.Dense(1)(layers.Flatten()(layers.Embedding(20, 3)(inputs + 1)))
@@ -168,6 +185,12 @@ def test_a_class_that_the_output_does_not_have_is_named_and_one_that_is_ignored_
 
 
 # --- Arrays ---
+
+
+def test_bfloat16_targets_are_numbers():
+    targets = tf.cast(FEATURES[:, :1], tf.bfloat16).numpy()
+    loops = [TrainLoop(binary([]), FEATURES, t, batch_size=50, shuffle=False) for t in (targets, targets.astype("f4"))]
+    np.testing.assert_array_equal(*(loop.run([0.1] * 3)["loss"] for loop in loops))
 
 
 @pytest.mark.parametrize("dtype", [">f4", ">f8", "<f2"])
@@ -261,6 +284,54 @@ def test_evaluation_takes_batches_as_keras_does_where_the_loss_depends_on_them(l
     loop = TrainLoop(classifier(loss=loss), FEATURES, LABELS, batch_size=50)
     expected = classifier(loss=loss).evaluate(FEATURES, LABELS, batch_size=50, verbose=0, return_dict=True)
     assert loop.evaluate(FEATURES, LABELS)["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+
+
+class Adds(layers.Layer):
+    def call(self, x):
+        self.add_loss(keras.ops.sum(keras.ops.square(x)))
+        return x
+
+
+def with_mask():
+    keras.utils.set_random_seed(0)
+    hidden = [keras.Input((7,), dtype="int32"), layers.Embedding(20, 4, mask_zero=True), layers.Dense(3)]
+    model = keras.Sequential(hidden)
+    model.compile("sgd", sparse(), metrics=["accuracy"])
+    ids = np.random.default_rng(1).integers(0, 20, (200, 7))
+    ids[:150, 2:] = 0
+    return model, ids, ids % 3
+
+
+def with_added_loss():
+    return compiled(Adds), FEATURES, LABELS
+
+
+@pytest.mark.parametrize("build", [with_mask, with_added_loss])
+def test_masks_and_added_losses_are_evaluated_in_batches_as_keras_does(build):
+    model, x, y = build()
+    loop = TrainLoop(model, x, y, batch_size=16)
+    expected = build()[0].evaluate(x, y, batch_size=16, verbose=0, return_dict=True)
+    assert loop.evaluate(x, y) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="batch_size is -5; it must be at least 1"):
+        loop.evaluate(x, y, batch_size=-5)
+
+
+def test_means_in_which_examples_do_not_count_alike_have_no_value_for_an_epoch():
+    model, x, y = with_mask()
+    assert TrainLoop(model, x, y, batch_size=16).not_means == ("accuracy",)
+    for weighted, not_means in (([], ()), (["accuracy"], ("accuracy",))):
+        model = classifier()
+        model.compile("sgd", sparse(), metrics=[] if weighted else ["accuracy"], weighted_metrics=weighted)
+        weights = RNG.uniform(size=200).astype("float32")
+        loop = TrainLoop(model, FEATURES, LABELS, batch_size=50, sample_weight=weights)
+        assert loop.not_means == not_means
+
+
+def test_a_metric_named_loss_is_refused():
+    model = classifier()
+    model.compile("sgd", sparse(), metrics=[keras.metrics.SparseCategoricalAccuracy(name="loss")])
+    with pytest.raises(ValueError, match="A metric has the name loss, which is that of the compiled loss; rename it"):
+        TrainLoop(model, FEATURES, LABELS)
 
 
 def of_each(y, logits):

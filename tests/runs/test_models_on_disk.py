@@ -242,6 +242,13 @@ def test_patience_goes_on_after_a_kill(tmp_path, monkeypatch):
     assert stopped_after(monkeypatch, Constant(0.01), values[3:], 3, run_dir=tmp_path / "r", resume=True) == 5
 
 
+def test_patience_that_was_lost_is_not_found_again_by_a_kill_before_the_result(tmp_path, monkeypatch):
+    values = [0.3, 0.2, 0.1, 0.4]
+    assert stopped_after(monkeypatch, Constant(0.01), values, 1, run_dir=tmp_path / "r") == 2
+    (tmp_path / "r" / "result.json").unlink()
+    assert stopped_after(monkeypatch, Constant(0.01), values[2:], 1, run_dir=tmp_path / "r", resume=True) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "validation", "message"),
     [

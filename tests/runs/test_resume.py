@@ -437,8 +437,14 @@ def test_a_link_in_a_run_directory_is_not_written_through(train, whole, tmp_path
 
 @pytest.mark.parametrize(
     "change",
-    [{"settings": None}, {"records": []}, {"step": "x"}, {"step": -1}, {"batch_sizes": 3}, {"origin": [0, -1]}],
-)
+    [
+        {"settings": None}, {"records": []}, {"records": {}}, {"records": {"history.csv": 3}},
+        {"step": "x"}, {"step": -1},
+        {"records": {"history.csv": {"size": -3, "sha256": ""}}}, {"batch_sizes": 3}, {"batch_sizes": ["x"]},
+        {"origin": [0, -1]}, {"origin": [0, 0, 0]}, {"metrics": "x"}, {"metrics": {"val_loss": "x"}},
+        {"num_averaged": -3},
+    ],
+)  # fmt: skip
 def test_a_manifest_that_is_well_formed_and_nonsense_is_named_in_one_sentence(train, whole, tmp_path, change):
     shutil.copytree(whole, tmp_path / "run")
     (tmp_path / "run" / "result.json").unlink()

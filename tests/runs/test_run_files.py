@@ -69,7 +69,10 @@ def test_what_is_to_be_overwritten_is_moved_aside_as_it_is(train, tmp_path, capl
         with caplog.at_level(logging.WARNING, logger="absl"):
             train(tmp_path / "run", epochs=1, overwrite=True)
         assert f"what was in {tmp_path / 'run'} was moved to {tmp_path / aside}" in caplog.text
-    assert left(tmp_path / "run.1") == [name for name in before if name != "run.lock"]
+    assert left(tmp_path / "run.1") == before  # With a lock, so that it can be resumed.
+    train(tmp_path / "run.1", epochs=2, resume=True)
+    with pytest.raises(ValueError, match="resume and overwrite were both given; choose one of them"):
+        train(tmp_path / "run", resume=True, overwrite=True)
     assert "config.json" in left(tmp_path / "run.2")
     assert not {"thesis.txt", "comparison.xlsx"} & {*left(tmp_path / "run.2"), *left(tmp_path / "run")}
 

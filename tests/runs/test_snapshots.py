@@ -147,6 +147,24 @@ def test_a_loss_of_more_than_outputs_and_targets_is_refused_before_training(buil
     assert not (tmp_path / "run").exists()
 
 
+def test_several_outputs_have_no_ensemble_and_that_is_told_before_training(tmp_path):
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, [keras.layers.Dense(1)(inputs), keras.layers.Dense(1)(inputs)])
+    model.compile("sgd", "mse")
+    targets = (FEATURES[:, :1], FEATURES[:, 1:2])
+    loop = TrainLoop(model, FEATURES, targets, batch_size=20)
+    with pytest.raises(ValueError, match="several outputs, and ensembles of snapshots average one"):
+        fit(loop, SCHEDULE, (FEATURES, targets), epochs=3, run_dir=tmp_path / "r", options=RunOptions(snapshots=True))
+
+
+def test_a_run_that_is_stopped_in_its_first_cycle_has_no_table_of_snapshots(tmp_path):
+    loop = loop_again(num_examples=100, batch_size=50)
+    stop = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: setattr(loop.model, "stop_training", True))
+    options = RunOptions(snapshots=True)
+    fit(loop, SCHEDULE, VALIDATION, epochs=4, run_dir=tmp_path / "run", options=options, callbacks=[stop])
+    assert not (tmp_path / "run" / "snapshots.csv").exists()
+
+
 def test_a_snapshot_that_is_gone_is_left_out_with_a_warning(tmp_path, caplog):
     with pytest.raises(CrashError):
         train(tmp_path / "run", callbacks=[crash_after(12)])

@@ -17,7 +17,7 @@ from clr_loop.runs import run as run_module
 from clr_loop.runs.fit import NonFiniteError, NonFiniteLossError, fit
 from clr_loop.runs.options import RunOptions
 from clr_loop.runs.records import Progress, read_result
-from clr_loop.runs.result import EpochRecord, TrainingResult, higher_is_better
+from clr_loop.runs.result import EpochRecord, TrainingResult, direction_of, higher_is_better
 from clr_loop.schedules import Constant, Triangular
 from clr_loop.schedules.for_keras import CyclicLR
 from helpers.runs import BatchEnd
@@ -228,6 +228,27 @@ def test_after_a_loss_that_is_not_finite_callbacks_are_told_before_the_error(fre
         fit(fresh_loop(), Constant(1e38), epochs=2, callbacks=[seen])
     assert not np.isfinite(seen.logs("on_train_batch_end")[-1]["loss"])
     assert seen.hooks()[-1][0] == "on_train_end"
+
+
+@pytest.mark.parametrize("hook", ["on_train_begin", "on_epoch_begin"])
+def test_asked_to_stop_before_the_first_epoch_a_run_ends_after_it(fresh_loop, hook):
+    loop = fresh_loop()
+    stop = keras.callbacks.LambdaCallback(**{hook: lambda *_, **__: setattr(loop.model, "stop_training", True)})
+    assert len(fit(loop, SCHEDULE, epochs=3, callbacks=[stop]).epochs) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "direction"),
+    [
+        ("val_accuracy", "max"), ("top_5", "max"), ("val_f1_score", "max"), ("AUC", "max"), ("auc_1", "max"),
+        ("sparse_categorical_crossentropy", "min"), ("val_mean_squared_error", "min"), ("accuracy_loss", "min"),
+        ("val_accumulated_cost", None), ("val_previous_cost", None), ("val_stop_distance", None),
+        ("f10_distance", None),
+        ("val_accident_rate", None),
+    ],
+)  # fmt: skip
+def test_the_direction_of_a_metric_follows_from_whole_words_of_its_name(name, direction):
+    assert direction_of(name) == direction
 
 
 def test_a_callback_that_fails_at_the_end_does_not_hide_what_ended_the_run(fresh_loop):
