@@ -124,7 +124,7 @@ class SavedRun:
     checkpoints: list[Checkpoint]
 
     def model(self, name: str = "final") -> keras.Model:
-        """Return a finished run's model, compiled: "final", or "best" of all epochs.
+        """Return a finished run's model, compiled: "final", "best" of all epochs, or "averaged".
 
         Raises:
             ValueError: if there is no such file.

@@ -105,8 +105,9 @@ class EpochRecord:
         step: int, the epoch's last step, 0-based.
         learning_rate: float, of that step.
         metrics: `loss` and the compiled metrics, floats by name: means over the epoch's steps so far, weighted by the
-            examples of each, before its update. After them the same names with `val_`: values on the validation data
-            after this step, where there is such data.
+            examples of each, before its update. Metrics that are no means (`TrainLoop.not_means`) are left out. After
+            them all names with `val_`: values on the validation data after this step, where there is such data; with
+            an average of the weights also with `averaged_val_`.
         epoch_seconds: float, of training alone, in this epoch so far.
         input_wait_seconds: float, the part of them in which nothing was computed because the next batch was not there.
     """
@@ -168,8 +169,8 @@ class TrainingResult:
         history: `step` int64 [n]; `learning_rate`, `loss` and each compiled metric float32 [n]; `momentum`, too, where
             it was cycled.
         epochs: a record for each epoch.
-        test: `loss` and the metrics of the final model on the test examples, if there are any, by name: "final", and
-            "best" for the model of the best epoch.
+        test: `loss` and the metrics on the test examples, if there are any, of each model by its name: "final", and
+            "averaged" and "best" where there are such.
         validations: a record for each validation within an epoch; see `RunOptions.validate_every`.
         compile_seconds: float, tracing and compiling, before the first step.
         num_examples: int, examples in an epoch.
