@@ -108,21 +108,29 @@ def check_shares(model: keras.Model, num_examples: int, batch_size: int, parts: 
             )
 
 
-def check_loss_of_parts(model: keras.Model, batch: Batch) -> None:
+def check_loss_of_parts(model: keras.Model, batch: Batch, draws: bool) -> None:
     """Raise ValueError if a batch's loss is not the mean of its parts', weighted by examples.
 
     So it is with a loss of the user's own that divides by what it finds in the batch. Structure cannot tell, but values
     can: those of a few examples, cut into parts of different size.
+
+    Args:
+        draws: whether the model draws random numbers. Then its outputs for the whole batch are cut into parts.
     """
     size, strategy = int(num_examples_of(batch)), model.distribute_strategy
 
-    def loss(part: Batch) -> tf.Tensor:
-        y_pred = keras_private.call(model, part[0], training=False)
+    def loss(begin: int, end: int) -> tf.Tensor:
+        part = keras.tree.map_structure(lambda x: x[begin:end], batch)
+        if draws:
+            y_pred = keras.tree.map_structure(lambda x: x[begin:end], outputs)
+        else:
+            y_pred = keras_private.call(model, part[0], training=False)
         return tf.reduce_mean(keras_private.compute_loss(model, part, y_pred, training=False))
 
     def loss_of(begin: int, end: int) -> float:
-        part = keras.tree.map_structure(lambda x: x[begin:end], batch)
-        return float(strategy.experimental_local_results(strategy.run(loss, args=(part,)))[0])
+        return float(strategy.experimental_local_results(strategy.run(loss, args=(begin, end)))[0])
+
+    outputs = keras_private.call(model, batch[0], training=False)
 
     cuts = sorted({0, size // 3, size // 3 + 1, size})
     parts = sum((end - begin) / size * loss_of(begin, end) for begin, end in itertools.pairwise(cuts))

@@ -112,7 +112,8 @@ def _try_keras_step(model: keras.Model, feed: Feed, examples: Batch, options: St
             adds_up = not keras_private.adds_losses(model)
             is_masked = keras_private.carries_mask(keras_private.call(model, few[0], training=False))
             if is_shared or options.accumulate > 1:
-                checks.check_loss_of_parts(model, few)
+                draws = any("Random" in operation for operation in operations)
+                checks.check_loss_of_parts(model, few, draws)
     has_plain_mean = checks.has_plain_mean(model) and adds_up and not is_masked and not has_own(model, "compute_loss")
     varies = is_masked or getattr(feed, "signature", None) is not None
     weighted = keras_private.weighted_metrics(model) if len(examples) > 2 else []

@@ -352,6 +352,15 @@ def test_a_batch_whose_loss_is_no_mean_of_its_examples_is_not_split():
     np.testing.assert_allclose(whole.run([0.01] * 4)["loss"], parts.run([0.01] * 4)["loss"], rtol=1e-5)
 
 
+def test_a_model_that_draws_in_inference_too_may_be_split():
+    model = compiled(lambda: layers.Lambda(lambda x: x + tf.random.normal(tf.shape(x))))
+    loop = TrainLoop(model, FEATURES, LABELS, batch_size=50, options=StepOptions(accumulate=2))
+    assert np.isfinite(loop.run([0.01] * 4)["loss"]).all()
+    model = compiled(layers.BatchNormalization, lambda: layers.Dropout(0.5), loss=of_positives)
+    with pytest.raises(ValueError, match="is not the mean of its examples'"):
+        TrainLoop(model, FEATURES, LABELS, batch_size=50, options=StepOptions(accumulate=2))
+
+
 @pytest.mark.parametrize("reduction", [None, "none"])
 def test_a_loss_without_a_reduction_is_refused_with_the_reason(reduction):
     with pytest.raises(ValueError, match="gives a value for each example, and a step needs one number"):
