@@ -103,7 +103,7 @@ def _try_keras_step(model: keras.Model, feed: Feed, examples: Batch, options: St
             return keras_private.call(model, few[0], training=True)
 
         operations, variables = guarded(problem, _traced, lambda: run_on_replicas(model.distribute_strategy, forward))
-        model.optimizer.build(_with_state(model))
+        model.optimizer.build(variables_with_state(model))
         others = _others(model, [model.optimizer], variables)
         with kept([*model.variables, *others]):
             limits = checks.limits_of(model, few)
@@ -159,7 +159,7 @@ def _is_mean(model: keras.Model, name: str, is_known: bool, weighted: Sequence[k
     return all(is_mean) and (bool(is_mean) or not is_known)
 
 
-def _with_state(model: keras.Model) -> list[keras.Variable]:
+def variables_with_state(model: keras.Model) -> list[keras.Variable]:
     """Return the variables that the optimizer has a state for: also of frozen layers, which may be trained later.
 
     Keras finds the averages of `use_ema` by their place among the variables that are trained, so there it is those.

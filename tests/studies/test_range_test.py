@@ -13,6 +13,7 @@ from clr_loop.loop.options import StepOptions
 from clr_loop.studies import range_test
 from clr_loop.studies.range_test.curves import first_divergence
 from clr_loop.studies.range_test.suggestions import suggest
+from helpers.small import FEATURES, LABELS, compiled
 
 SKIPPED = "updates were skipped because they were not finite"
 
@@ -329,3 +330,15 @@ def test_a_loss_scale_that_is_too_high_at_first_costs_updates_but_no_rate(make_l
     assert 5 <= int(number) <= 20
     assert words == SKIPPED
     assert (loop.weights_sha256(), loop.num_skipped) == (before, 0)
+
+
+def test_a_seed_decides_the_state_of_an_optimizer_that_copies_the_weights():
+    def make_model(seed):
+        return compiled(optimizer=keras.optimizers.ScheduleFreeAdamW(), seed=seed)
+
+    def loop(seed):
+        return TrainLoop(make_model(seed), FEATURES, LABELS, batch_size=50, seed=seed)
+
+    sweep = {"start_lr": 1e-3, "end_lr": 0.1, "num_steps": 20}
+    second = range_test.run_seeds(loop(0), make_model, [0, 1], **sweep)[1]
+    np.testing.assert_array_equal(second.curve.loss, range_test.run(loop(1), **sweep).curve.loss)
