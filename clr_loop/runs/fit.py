@@ -110,7 +110,9 @@ def fit(
                 checkpoint, result = take_up(run, run.records, options, settings)
                 if result is not None:
                     return result
-        compile_seconds = _compile(run, settings, options)
+        started = time.perf_counter()
+        loop.compile(with_momentums=checks.has_momentums(run.schedule))
+        compile_seconds = time.perf_counter() - started
         with _opened(run, checkpoint, settings, options, resume) as run.progress:
             run.train(actions_of(run, options), callbacks)
             return _finish(run, options, _as_arguments(test), settings, compile_seconds)
@@ -148,18 +150,11 @@ def _settings(run: Run, options: RunOptions) -> dict[str, Any]:
     return run_settings(run.loop, run.schedule, run.epochs, {**options.to_compare(), **own})
 
 
-def _compile(run: Run, settings: dict[str, Any], options: RunOptions) -> float:
-    """Compile what the run needs, if all workers are to train the same run; return the seconds that it took."""
-    checks.check_workers(run, settings, options)
-    started = time.perf_counter()
-    run.loop.compile(with_momentums=checks.has_momentums(run.schedule))
-    return time.perf_counter() - started
-
-
 def _opened(
     run: Run, checkpoint: Checkpoint | None, settings: dict[str, Any], options: RunOptions, resume: bool
 ) -> contextlib.AbstractContextManager[Progress]:
-    """Hold the run's files open; the context gives the progress made until the checkpoint."""
+    """Hold the run's files open, if all workers train the same run; the context gives the progress made until then."""
+    checks.check_workers(run, settings, options)
     if run.records is None:
         return contextlib.nullcontext(Progress(best=Best(_monitor(options)), not_means=run.loop.not_means))
     directory = run.records.directory
