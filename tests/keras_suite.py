@@ -4,8 +4,8 @@
     python tests/keras_suite.py trainers/trainer_test.py -k fit_flow   one file, and arguments of pytest
 
 A call of `fit` is trained by the loop, put back, trained by Keras without callbacks and validation, compared, and put
-back again; then the test goes on with its own call. It prints how many calls are equal, refused by the loop with a
-reason, or neither, and exits with 1 if one is neither.
+back again; then the test goes on with its own call. It prints how many calls are equal, refused with a reason before
+anything is trained, refused by Keras, too, or none of these, and exits with 1 if there are such.
 """
 
 from __future__ import annotations
@@ -38,28 +38,33 @@ keras_fit = TensorFlowTrainer.fit
 outcomes: list[tuple[str, str, str]] = []  # Of each call: the test, what became of it, and the reason.
 
 
-def train_with_loop(model, x, y, batch_size, epochs, class_weight, sample_weight):
-    """Train as `fit` does without shuffling; return the loop and its start."""
+class RefusedError(Exception):
+    """The loop was not made."""
+
+
+def loop_of(model, x, y, batch_size, class_weight, sample_weight):
+    """Return a loop that takes the batches of `fit` without shuffling."""
     options = StepOptions(jit_compile=False if model.jit_compile is False else "auto")
     if isinstance(x, tf.data.Dataset):
-        loop = TrainLoop.from_dataset(model, x, class_weight=class_weight, options=options)
-    else:
-        first = keras.tree.flatten(x)[0]
-        num_examples = first.shape[0] if hasattr(first, "shape") else 32
-        loop = TrainLoop(
-            model, x, y, batch_size=min(batch_size or 32, num_examples), shuffle=False, sample_weight=sample_weight,
-            class_weight=class_weight, options=options,
-        )  # fmt: skip
-    start = loop.snapshot()
-    rate = float(keras.ops.convert_to_numpy(loop.optimizers[0].learning_rate))
-    loop.run(np.full(epochs * loop.steps_per_epoch, rate))
-    loop.finalize()
-    return loop, start
+        return TrainLoop.from_dataset(model, x, class_weight=class_weight, options=options)
+    first = keras.tree.flatten(x)[0]
+    num_examples = first.shape[0] if hasattr(first, "shape") else 32
+    return TrainLoop(
+        model, x, y, batch_size=min(batch_size or 32, num_examples), shuffle=False, sample_weight=sample_weight,
+        class_weight=class_weight, options=options,
+    )  # fmt: skip
 
 
 def compared(model, x, y, batch_size, epochs, class_weight, sample_weight):
     """Return "equal" or "differs", and the largest distance of two weights; the model is put back."""
-    loop, start = train_with_loop(model, x, y, batch_size, epochs, class_weight, sample_weight)
+    try:
+        loop = loop_of(model, x, y, batch_size, class_weight, sample_weight)
+    except (ValueError, TypeError) as error:
+        raise RefusedError(" ".join(str(error).split())[:160]) from error
+    start = loop.snapshot()
+    rate = float(keras.ops.convert_to_numpy(loop.optimizers[0].learning_rate))
+    loop.run(np.full(epochs * loop.steps_per_epoch, rate))
+    loop.finalize()
     ours = [np.asarray(keras.ops.convert_to_numpy(variable), np.float64) for variable in model.variables]
     loop.restore(start)
     keras_fit(
@@ -89,32 +94,34 @@ def fit(
 ):  # fmt: skip
     """Compare the two trainings, then do what the test asked for."""
     test = os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0].rpartition("/")[2]
-    data = x, y, sample_weight
-    if steps_per_epoch is not None and isinstance(x, types.GeneratorType) and epochs == 1:
-        data, batch_size = arrays_of(itertools.islice(x, steps_per_epoch))
-        steps_per_epoch_here = None
-    else:
-        steps_per_epoch_here = steps_per_epoch
+    data, size, is_comparable = (x, y, sample_weight), batch_size, steps_per_epoch is None
+    if isinstance(x, types.GeneratorType) and steps_per_epoch is not None and epochs == 1:
+        (data, size), is_comparable = arrays_of(itertools.islice(x, steps_per_epoch)), True
     if validation_split:
         data, _ = array_slicing.train_validation_split(data, validation_split)
-    if steps_per_epoch_here is not None:
-        outcomes.append((test, "left out", "steps_per_epoch, which the loop does not have"))
-    else:
+    kind, words = "left out", "steps_per_epoch, which the loop does not have"
+    if is_comparable:
         TensorFlowTrainer.fit = keras_fit
         try:
-            kind, words = compared(self, data[0], data[1], batch_size, epochs - initial_epoch, class_weight, data[2])
-        except (ValueError, TypeError) as error:
-            kind, words = "refused", " ".join(str(error).split())[:160]
+            kind, words = compared(self, data[0], data[1], size, epochs - initial_epoch, class_weight, data[2])
+        except RefusedError as error:
+            kind, words = "refused", str(error)
         except Exception as error:
             kind, words = "fails", f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         finally:
             TensorFlowTrainer.fit = fit
-        outcomes.append((test, kind, words))
-    return keras_fit(
-        self, x, y, batch_size=batch_size, epochs=epochs, verbose=verbose, callbacks=callbacks,
-        validation_split=validation_split, validation_data=validation_data, shuffle=shuffle, class_weight=class_weight,
-        sample_weight=sample_weight, initial_epoch=initial_epoch, steps_per_epoch=steps_per_epoch, **others,
-    )  # fmt: skip
+    try:
+        result = keras_fit(
+            self, x, y, batch_size=batch_size, epochs=epochs, verbose=verbose, callbacks=callbacks,
+            validation_split=validation_split, validation_data=validation_data, shuffle=shuffle,
+            class_weight=class_weight, sample_weight=sample_weight, initial_epoch=initial_epoch,
+            steps_per_epoch=steps_per_epoch, **others,
+        )  # fmt: skip
+    except Exception:
+        outcomes.append((test, "refused by both" if kind == "refused" else kind, words))
+        raise
+    outcomes.append((test, kind, words))
+    return result
 
 
 def files_that_train():

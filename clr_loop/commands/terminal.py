@@ -314,7 +314,8 @@ def use_saved_flags(module: str, run_dir: str, left_out: Collection[str], may_di
     again = [text for text in command if text not in trusted and not FLAGS[_name_of(text)].present]
     if again:
         raise ValueError(
-            f"--on_change=keep takes no code and no place from {config}; if they are yours, add {shlex.join(again)}."
+            f"--on_change=keep takes no flags that name code or files from {config}; if you trust them, add "
+            f"{shlex.join(again)}."
         )
     stay = [*may_differ, *_CODE_OR_PLACE]
     now = [flag.serialize() for flag in _own_flags(module) if flag.present and flag.name in stay]

@@ -137,8 +137,8 @@ def check_loss_of_parts(model: keras.Model, batch: Batch, draws: bool) -> None:
     whole = loss_of(0, size)
     if not np.isclose(parts, whole, rtol=1e-3, atol=1e-5, equal_nan=True):
         raise ValueError(
-            f"The loss of a batch is not the mean of its examples' ({whole:.5g} for {size} examples, {parts:.5g} in "
-            "parts), so a batch cannot be split into parts; use one replica and accumulate=1."
+            f"The loss of a batch is not the mean of its examples' losses ({whole:.5g} for {size} examples, "
+            f"{parts:.5g} in parts), so a batch cannot be split; use one replica and accumulate=1."
         )
 
 
@@ -288,7 +288,7 @@ def build(model: keras.Model, batch: Batch) -> tuple[str, ...]:
                 f"The data are inputs alone, and the model's loss or a metric needs targets ({in_one_line(error)})."
             ) from error
         raise ValueError(
-            f"The model's loss or a metric does not take these targets: targets have shape {shapes(batch[1:2])}, the "
+            f"The model's loss or a metric does not take these targets: targets have shape {shapes(batch[1])}, the "
             f"model's outputs {shapes(keras_private.call(model, batch[0], training=False))} ({in_one_line(error)})."
         ) from error
     for metric in model.metrics:

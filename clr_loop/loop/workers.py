@@ -154,7 +154,9 @@ def _difference(facts: Mapping[str, str], facts_of: Mapping[int, Mapping[str, st
         for name in sorted({*facts, *theirs}):
             if facts.get(name) != theirs.get(name):
                 pair = f"worker 0 has {name} {facts.get(name)}, and worker {index} has {theirs.get(name)}"
-                return f"The workers were not started alike: {pair}. Start all of them with the same."
+                return (
+                    f"The workers were not started alike: {pair}. Start all of them with the same flags and versions."
+                )
     return None
 
 

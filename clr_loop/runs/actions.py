@@ -15,7 +15,7 @@ from clr_loop.runs import snapshots
 from clr_loop.runs.errors import NonFiniteError, NonFiniteLossError, TrainingInterruptedError
 from clr_loop.runs.options import RunOptions
 from clr_loop.runs.result import Best, EpochRecord, Monitor
-from clr_loop.runs.run import Action, Run
+from clr_loop.runs.run import Action, EveryBatches, Run
 from clr_loop.runs.weight_norm import WeightNorm
 
 
@@ -39,7 +39,7 @@ def actions_of(run: Run, options: RunOptions) -> list[Action]:
         actions.append(Validate(options.validate_every))
     actions.append(EndEpoch())
     if options.patience is not None:
-        actions.append(LosePatience(options.patience, Monitor(options.monitor, options.mode)))
+        actions.append(StopEarly(options.patience, Monitor(options.monitor, options.mode)))
     every = run.loop.steps_per_epoch if options.checkpoint_every is None else options.checkpoint_every
     if run.records is not None and every:
         actions.append(SaveCheckpoints(every))
@@ -108,20 +108,7 @@ class SaveSnapshots(_AfterSteps):
         snapshots.save(run.loop, run.records.directory, number)
 
 
-class _AtBatches(Action):
-    """Stops at every n-th batch of the run."""
-
-    def __init__(self, every: int) -> None:
-        self._every = every
-
-    def next_stop(self, run: Run) -> int:
-        return run.position + self._every - run.position % self._every
-
-    def is_due(self, run: Run) -> bool:
-        return run.position % self._every == 0
-
-
-class Validate(_AtBatches):
+class Validate(EveryBatches):
     """Evaluates the model within an epoch that has taken a step, and records that."""
 
     @override
@@ -160,7 +147,7 @@ class EndEpoch(Action):
             raise NonFiniteError(f"val_loss is {val_loss} after epoch {record.epoch}", run.sound_checkpoint)
 
 
-class LosePatience(Action):
+class StopEarly(Action):
     """Ends the run after so many epochs without a better one; of a schedule with cycles, those in which a cycle ends.
 
     A climb of the rate makes a model worse for a while, so it is no reason to stop.
@@ -196,7 +183,7 @@ class LosePatience(Action):
             self._num_worse = 0 if self._best.is_better(record.metrics) else self._num_worse + 1
 
 
-class SaveCheckpoints(_AtBatches):
+class SaveCheckpoints(EveryBatches):
     """Saves the state every few batches, at the end of the run, and after an epoch that is the best so far."""
 
     @override

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from typing_extensions import override
 
 from clr_loop.loop.loop import Metrics, TrainLoop
 from clr_loop.loop.rates import momentums_of
@@ -43,6 +44,21 @@ class Action:
 
     def end(self) -> None:
         """Clean up, after the last block or after an error."""
+
+
+class EveryBatches(Action):
+    """An action that is due at every n-th batch of the run."""
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+
+    @override
+    def next_stop(self, run: Run) -> int:
+        return run.position + self._every - run.position % self._every
+
+    def is_due(self, run: Run) -> bool:
+        """Return whether the run stands at an n-th batch."""
+        return run.position % self._every == 0
 
 
 @dataclass

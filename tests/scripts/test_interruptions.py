@@ -131,7 +131,10 @@ def test_killed_it_loses_the_steps_since_the_checkpoint_and_goes_on_with_the_fla
     kept = ("--epochs=40", f"--run_dir={run_dir}", "--resume", "--on_change=keep")
     done = commands.run("train", *kept)
     assert done.returncode == 2
-    assert f"takes no code and no place from {run_dir}/config.json; if they are yours, add {flags[0]}." in done.stderr
+    assert (
+        f"takes no flags that name code or files from {run_dir}/config.json; if you trust them, add {flags[0]}."
+        in done.stderr
+    )
     done = commands.succeed("train", flags[0], *kept)
     assert "epoch   1/40" not in done.stdout
     assert differences(whole, run_dir) == []

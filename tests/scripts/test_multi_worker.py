@@ -49,7 +49,7 @@ def test_workers_with_different_flags_name_the_difference_and_nobody_trains(npz,
     for process in processes:
         _, errors = process.communicate()
         assert process.returncode == 2
-        assert "worker 0 has --seed 1, and worker 1 has 2. Start all of them with the same." in errors
+        assert "worker 0 has --seed 1, and worker 1 has 2. Start all of them with the same flags" in errors
     assert not (tmp_path / "run" / "config.json").exists()
 
 
