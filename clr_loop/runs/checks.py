@@ -80,7 +80,7 @@ def _check_monitor(run: Run, options: RunOptions) -> None:
     kinds = ["", *(["val_"] if run.validation else []), *(["averaged_val_"] if run.loop.averages else [])]
     names = [f"{kind}{name}" for kind in kinds for name in run.loop.metric_names]
     names = [name for name in names if name not in run.loop.not_means]
-    if run.validation and has_own(run.loop.model, "test_step"):
+    if run.validation and any(has_own(run.loop.model, step) for step in ("train_step", "test_step")):
         names = [name for name in names if not name.startswith("val_")]
         names += [f"val_{name}" for name in try_evaluation(run.loop, run.validation)]
     if options.monitor is not None and options.monitor not in names:

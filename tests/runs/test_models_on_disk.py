@@ -266,6 +266,30 @@ def test_what_cannot_be_chosen_by_is_told_before_training(options, validation, m
         fit(loop_again(), SCHEDULE, validation, epochs=1, options=RunOptions(**options))
 
 
+class LogsItsOwn(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(5)
+
+    def call(self, x):
+        return self.dense(x)
+
+    def train_step(self, data):
+        return {"own_loss": super().train_step(data)["loss"]}
+
+
+def test_an_epoch_of_a_model_with_a_train_step_is_rated_by_what_its_evaluation_gives(tmp_path):
+    model = LogsItsOwn()
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    loop = TrainLoop(model, FEATURES, LABELS, batch_size=50)
+    with pytest.raises(
+        ValueError, match="monitor is val_own_loss, which no epoch has; choose one of own_loss, val_loss"
+    ):
+        fit(loop, SCHEDULE, VALIDATION, epochs=1, options=RunOptions(monitor="val_own_loss"))
+    result = fit(loop, SCHEDULE, VALIDATION, epochs=2, options=RunOptions(monitor="val_loss", patience=1))
+    assert "val_loss" in result.final
+
+
 def test_test_examples_that_do_not_fit_are_told_before_training(tmp_path):
     with pytest.raises(ValueError, match="inputs"):
         fit(loop_again(), SCHEDULE, VALIDATION, epochs=1, test=(TEST[0][:, :3], TEST[1]), run_dir=tmp_path / "run")
