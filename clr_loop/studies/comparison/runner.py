@@ -69,6 +69,13 @@ class Plan:
         epochs: Mapping[Any, int] = self.epochs
         return epochs[arm.batch_size] if arm.batch_size in epochs else epochs[arm.schedule_name]
 
+    def order(self, seed: int) -> list[Arm]:
+        """Return the arms in the order in which they run with this seed, a permutation that the seed alone decides.
+
+        A machine that slows down or warms up then affects all arms alike, and no arm always comes first.
+        """
+        return [self.arms[i] for i in np.random.default_rng(seed).permutation(len(self.arms))]
+
 
 @checked_types
 def run_arms(
@@ -88,7 +95,8 @@ def run_arms(
     """Run every arm with every seed, for `effects.compare`.
 
     The program of a batch size is compiled once, and each of its runs starts from the state that a fresh loop of its
-    seed would have. Seeds are the outer loop, so a machine that slows down affects all arms alike.
+    seed would have. Seeds are the outer loop, and each draws the order of its arms, so a machine that slows down affects
+    all arms alike.
 
     Args:
         dataset: what to train and validate on.
@@ -104,6 +112,9 @@ def run_arms(
         make_callbacks: (arm, seed) → the Keras callbacks of that run.
         on_run: called with each run when it is finished.
 
+    Returns:
+        The runs by seed, those of a seed in the order of the plan's arms.
+
     Raises:
         ValueError: if the runs will not have the plan's measure; if a finished run has other settings.
     """
@@ -113,7 +124,7 @@ def run_arms(
     runs: list[ArmRun] = []
     for seed in plan.seeds:
         initial = initial_state(make_model, seed)
-        for arm in plan.arms:
+        for arm in plan.order(seed):
             loop, run_dir = loops[arm.batch_size], output_dir / arm.directory / f"seed_{seed}"
             loop.restore(dataclasses.replace(fresh[arm.batch_size], **initial))
             of_arm = dataclasses.replace(options, settings={"arm": arm.label, **options.settings})
@@ -130,7 +141,7 @@ def run_arms(
                 continue
             runs.append(ArmRun(arm, seed, result))
             on_run(runs[-1])
-    return runs
+    return sorted(runs, key=lambda run: (plan.seeds.index(run.seed), plan.arms.index(run.arm)))
 
 
 def _options(options: RunOptions, dataset: AnyDataset) -> RunOptions:
