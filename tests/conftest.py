@@ -3,6 +3,7 @@ import os
 import shutil
 import signal
 import tempfile
+from importlib import import_module
 
 # A shell starts a job in the background with SIGINT ignored, and the scripts that tests interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -21,6 +22,11 @@ os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
 )
+# Matplotlib's list of fonts is made once, here, and not by several processes at once in the user's home.
+if "MPLCONFIGDIR" not in os.environ:
+    os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="clr_loop_fonts_")
+    atexit.register(shutil.rmtree, os.environ["MPLCONFIGDIR"], ignore_errors=True)
+    import_module("matplotlib.font_manager")
 
 # TensorFlow's C++ logs before it can be asked not to, and pytest would print that after its own summary.
 kept = os.dup(2)

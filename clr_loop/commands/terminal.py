@@ -20,7 +20,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from importlib import import_module
-from logging import Formatter
+from logging import ERROR, Formatter, getLogger
 from pathlib import Path
 from typing import NoReturn
 
@@ -164,6 +164,7 @@ def _guard(main: Main, module: str) -> int:
     """Call main and return an exit code."""
     logging.use_absl_handler()
     logging.get_absl_handler().setFormatter(Formatter("%(levelname)s: %(message)s"))
+    getLogger("matplotlib").setLevel(ERROR)  # It replaces a font that is missing, which changes no result.
     warnings.formatwarning = lambda message, *args, **kwargs: f"warning: {message}\n"
     # The description of a schedule says this, before it is used, with the value to use instead.
     warnings.filterwarnings("ignore", message=".* holds its last rate", category=UserWarning)

@@ -95,8 +95,8 @@ def run_arms(
     """Run every arm with every seed, for `effects.compare`.
 
     The program of a batch size is compiled once, and each of its runs starts from the state that a fresh loop of its
-    seed would have. Seeds are the outer loop, and each draws the order of its arms, so a machine that slows down affects
-    all arms alike.
+    seed would have. Seeds are the outer loop, and each draws the order of its arms, so a machine that slows down
+    affects all arms alike.
 
     Args:
         dataset: what to train and validate on.
