@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -41,12 +42,16 @@ from clr_loop.runs.options import RunOptions
 
 if TYPE_CHECKING:
     from clr_loop.studies.arms import Arm, ArmRun
+    from clr_loop.studies.comparison.compare import Comparison
     from clr_loop.studies.comparison.measures import Measure
     from clr_loop.studies.comparison.noise_scale import NoiseScale
-    from clr_loop.studies.comparison.runner import Plan
+    from clr_loop.studies.comparison.plan import Plan
     from clr_loop.studies.comparison.tuning import Search
 
 FLAGS = flags.FLAGS
+
+# After so many seeds the means are told, for who cannot wait.
+_FIRST_MEANS = 3
 
 
 def define_flags() -> None:
@@ -65,6 +70,25 @@ def define_flags() -> None:
         "target",
         None,
         "Value of the measure whose steps, examples and seconds are told; not given: 0.9 of an accuracy.",
+    )
+    flags.DEFINE_float(
+        "margin",
+        None,
+        "The smallest difference that matters, in points of an accuracy, else in the measure's unit. What is not shown "
+        "is then tested to be smaller (two one-sided tests).",
+    )
+    flags.DEFINE_float(
+        "failure_bound",
+        None,
+        "Value of the measure beyond which a run has failed; not given: one far below the rest of its arm has.",
+    )
+    flags.DEFINE_integer(
+        "looks",
+        1,
+        "Look at the results so often, at equal distances, and stop at the first look at which the last arm is shown "
+        "to differ from the first; the level of each look is corrected for that.",
+        lower_bound=1,
+        upper_bound=5,
     )
     option_flags.define(RunOptions, "validate_every", "average_from")
     flags.DEFINE_bool("noise_scale", False, "Measure the gradient noise scale along one more run of the first arm.")
@@ -93,8 +117,7 @@ def run() -> None:
 def _compare(dataset: data.AnyDataset, output_dir: Path) -> Path:
     """Measure what the first run needs, run all, and report; return where TensorBoard's summary is."""
     with terminal.status("trying the model"):
-        from clr_loop.studies.comparison.effects import compare
-        from clr_loop.studies.comparison.runner import Plan
+        from clr_loop.studies.comparison.plan import Plan
         from clr_loop.studies.report.files import write
         from clr_loop.studies.report.sections import Context
         from clr_loop.studies.report.tensorboard import FOLDER
@@ -102,30 +125,33 @@ def _compare(dataset: data.AnyDataset, output_dir: Path) -> Path:
         measure = _measure(dataset)
     measured = arm_flags.Measured(dataset, output_dir)
     epochs = measured.epochs()
-    plan = Plan(arm_flags.arms(dataset.num_examples, epochs), FLAGS.seeds, epochs, measure)
+    plan = Plan(arm_flags.arms(dataset.num_examples, epochs), FLAGS.seeds, epochs, measure, FLAGS.looks)
     settings: dict[str, Any] = model_flags.settings(dataset)
     if FLAGS.bounds == "range_test":
         bounds = measured.bounds(epochs)
         settings |= {f"range_test_batch_{size}": arm_flags.as_flags(pair) for size, pair in bounds.items()}
         plan = _with_schedules(plan, lambda arm: arm_flags.within(bounds[arm.batch_size], arm.schedule))
-    searches = []
-    if FLAGS.tune and isinstance(dataset, data.Dataset):
-        searches = _tune(data.hold_out(dataset), plan, measured, output_dir)
-        plan = _tuned(plan, searches)
-    if not searches:
-        output_flags.begin(output_dir)
+    held_out = data.hold_out(dataset) if FLAGS.tune and isinstance(dataset, data.Dataset) else None
+    if held_out is not None:
+        measured.centers(held_out)
+    output_flags.begin(output_dir)
     measured.write()
+    planned = plan.keep(output_dir / "plan.json", _rates(plan))
+    searches = []
+    if held_out is not None:
+        searches = _tune(held_out, plan, measured, output_dir)
+        plan = _tuned(plan, searches)
     for arm in plan.arms:
         length = output_flags.run_length(dataset.num_examples, arm.batch_size, epochs[arm.batch_size])
         terminal.say(f"{arm.label}:\n{schedules.describe(arm.schedule, length[1], length[0])}\n")
-    runs = _run_all(_Work(plan, output_dir, settings), dataset)
-    with terminal.status("comparing"):
-        comparison = compare(runs, measure)
+    comparison = _looked_at(_Work(plan, output_dir, settings), dataset)
     noise_scale = None
     if FLAGS.noise_scale and isinstance(dataset, data.Dataset):
         noise_scale = _noise_scale(dataset, plan, measured)
     with terminal.status("writing the report"):
-        context = Context(dataset.name, FLAGS.model, FLAGS.budget, searches, noise_scale, measured.range_tests())
+        context = Context(
+            dataset.name, FLAGS.model, FLAGS.budget, searches, noise_scale, measured.range_tests(), planned
+        )
         write(comparison, output_dir, context, FLAGS.figure_format)
     terminal.say("")
     terminal.say_markdown((output_dir / "report.md").read_text())
@@ -137,11 +163,20 @@ def _measure(dataset: data.AnyDataset) -> Measure:
     from clr_loop.studies.comparison.measures import Measure
 
     measure = Measure(FLAGS.measure, FLAGS.higher_is_better, FLAGS.target)
-    if FLAGS.target is None and measure.is_share:
+    if measure.is_share and FLAGS.target is None:
         measure = dataclasses.replace(measure, target=0.9)
+    margin = FLAGS.margin and FLAGS.margin * (0.01 if measure.is_share else 1.0)
+    measure = dataclasses.replace(measure, margin=margin, failure_bound=FLAGS.failure_bound)
     names = arm_flags.make_loop(dataset, arm_flags.batch_sizes()[0]).metric_names
     measure.check([*names, *(f"val_{name}" for name in names if dataset.validation is not None)])
     return measure
+
+
+def _rates(plan: Plan) -> dict[str, Any]:
+    """Return what is decided of the rates before the first run."""
+    if FLAGS.tune:
+        return {"rates tried with each arm": FLAGS.tune}
+    return {arm.label: arm.schedule.to_config() for arm in plan.arms}
 
 
 def _with_schedules(plan: Plan, schedule_of: Callable[[Arm], schedules.Schedule]) -> Plan:
@@ -153,9 +188,6 @@ def _tune(held_out: data.Dataset, plan: Plan, measured: arm_flags.Measured, outp
     """Find the best rate of every arm on held-out examples."""
     from clr_loop.studies.comparison import tuning
 
-    centers = measured.centers(held_out)
-    output_flags.begin(output_dir)
-    measured.write()
     trials_dir = output_dir / "tuning"
     trials_dir.mkdir(exist_ok=True)
     epochs = {arm.batch_size: plan.epochs_of(arm) for arm in plan.arms}
@@ -164,7 +196,7 @@ def _tune(held_out: data.Dataset, plan: Plan, measured: arm_flags.Measured, outp
     def run_trials(trial_plan: Plan) -> list[ArmRun]:
         return _run_all(_Work(trial_plan, trials_dir, model_flags.settings(held_out), are_trials=True), held_out)
 
-    searches = tuning.tune(trials, centers, FLAGS.tune, run_trials)
+    searches = tuning.tune(trials, measured.centers(held_out), FLAGS.tune, run_trials)
     for search in searches:
         at_edge = f", at the {search.edge} edge of what was tried" if search.edge else ""
         terminal.say(f"best rate of {search.arm.label}: {search.best.learning_rate:g}{at_edge}")
@@ -203,9 +235,26 @@ class _Work:
     output_dir: Path
     settings: dict[str, Any]
     are_trials: bool = False
+    diverged: set[tuple[Arm, int]] = dataclasses.field(default_factory=set)
 
     def label(self, arm: Arm, seed: int) -> str:
         return f"trial of {arm.label}" if self.are_trials else f"{arm.label}, seed {seed}"
+
+
+def _looked_at(work: _Work, dataset: data.AnyDataset) -> Comparison:
+    """Run the seeds up to the look at which the answer is known, or all of them, and compare."""
+    from clr_loop.studies.comparison.compare import compare
+    from clr_loop.studies.report.words import answer
+
+    plan, runs = work.plan, []
+    for look, seeds in enumerate(plan.seeds_between_looks(), start=1):
+        runs += _run_all(dataclasses.replace(work, plan=dataclasses.replace(plan, seeds=seeds, looks=1)), dataset)
+        comparison = compare(runs, plan.measure, diverged=list(work.diverged), alpha=plan.alpha)
+        if plan.looks > 1:
+            terminal.say(f"look {look} of {plan.looks}, {len(comparison.seeds)} seeds: {answer(comparison)}")
+        if comparison.question is not None and comparison.question.verdict == "shown":
+            break
+    return comparison
 
 
 def _run_all(work: _Work, dataset: data.AnyDataset) -> list[ArmRun]:
@@ -218,6 +267,15 @@ def _run_all(work: _Work, dataset: data.AnyDataset) -> list[ArmRun]:
         with terminal.status(f"running {len(seeds) - 1} more seeds, {FLAGS.parallel} side by side"):
             processes.run(__name__, partial(_run_beside, work), seeds[1:], FLAGS.parallel)
     return _run_seeds(work, seeds, dataset, resume=True, is_told=False)  # All are finished, so this reads them.
+
+
+def _means(runs: Sequence[ArmRun], name: str) -> str:
+    """Return the mean of each arm after its first seeds, in words."""
+    values: dict[str, list[float]] = {}
+    for run in runs:
+        values.setdefault(run.arm.label, []).append(run.result.final[name])
+    means = "; ".join(f"{label} {statistics.fmean(of_arm):.4g}" for label, of_arm in values.items())
+    return f"mean {name} after {_FIRST_MEANS} seeds, too few for a verdict: {means}"
 
 
 def _run_beside(work: _Work, seeds: Sequence[int]) -> None:
@@ -240,11 +298,18 @@ def _run_seeds(
     from clr_loop.runs.progress import ProgressBar
     from clr_loop.studies.comparison.runner import run_arms
 
+    told: list[ArmRun] = []
+    first_means = 0 if work.are_trials or len(seeds) <= _FIRST_MEANS else _FIRST_MEANS * len(work.plan.arms)
+
     def say_run(run: ArmRun) -> None:
-        if is_told:
-            result, name = run.result, work.plan.measure.name
-            seconds = f", trained {result.train_seconds:.2f} s" if result.is_timed else ""
-            terminal.say(f"{work.label(run.arm, run.seed)}: {name} {result.final[name]:#.4g}{seconds}")
+        if not is_told:
+            return
+        result, name = run.result, work.plan.measure.name
+        seconds = f", trained {result.train_seconds:.2f} s" if result.is_timed else ""
+        terminal.say(f"{work.label(run.arm, run.seed)}: {name} {result.final[name]:#.4g}{seconds}")
+        told.append(run)
+        if len(told) == first_means:
+            terminal.say(_means(told, name))
 
     values = option_flags.values(RunOptions) | ({"validate_every": 0} if work.are_trials else {})
     every = values["validate_every"]
@@ -265,7 +330,7 @@ def _run_seeds(
             dataclasses.replace(work.plan, seeds=seeds),
             work.output_dir,
             resume=resume,
-            skip_diverged=work.are_trials,
+            on_diverged=lambda arm, seed: work.diverged.add((arm, seed)),
             feed=FLAGS.feed,
             step_options=model_flags.step_options(),
             run_options=options,

@@ -25,8 +25,9 @@ import keras
 from clr_loop.runs import files as run_files
 from clr_loop.schedules import Constant, ExponentialDecay, LinearRamp, Schedule, Triangular, Triangular2, join
 from clr_loop.studies.arms import ArmRun
-from clr_loop.studies.comparison.effects import Sample, compare
+from clr_loop.studies.comparison.compare import compare
 from clr_loop.studies.comparison.measures import Measure
+from clr_loop.studies.comparison.sample import Sample
 from clr_loop.studies.pictures.canvas import Format, save
 from clr_loop.studies.pictures.comparison import policies_picture
 from clr_loop.studies.report.tables import table_of
@@ -137,7 +138,7 @@ def write(
     """
     rows = [_row(policy, runs, of[0].name) for policy in of]
     comparison = compare(runs, Measure(_MEASURE))
-    effects = [effect for effect in comparison.effects if effect.measure == _MEASURE]
+    effects = [effect for effect in comparison.effects if effect.measure.name == _MEASURE]
     follows = conclusions(dataclasses.replace(comparison, effects=effects))
     sections = [
         f"# Smith's experiment\n\n{title}",

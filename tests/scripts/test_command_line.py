@@ -20,7 +20,7 @@ from absl.testing import flagsaver
 from clr_loop.commands import model_flags, option_flags, terminal
 from clr_loop.loop.options import StepOptions
 from clr_loop.runs.options import RunOptions
-from clr_loop.studies.report.tables import markdown_table
+from clr_loop.studies.report.tables import table_of
 from helpers import scripts
 from helpers.scripts import SCRIPTS, run_script
 
@@ -117,7 +117,7 @@ def test_flags_can_be_read_from_a_file(commands, tmp_path):
 
 def test_a_report_fits_into_100_columns_of_a_terminal_and_goes_to_a_file_as_it_is(monkeypatch, capsys):
     cells = [f"a cell with words {n}" for n in range(9)]
-    report = f"# A report\n\n{'words ' * 50}\n\n{markdown_table(cells, [cells])}\n"
+    report = f"# A report\n\n{'words ' * 50}\n\n{table_of([dict(zip(cells, cells, strict=True))])}\n"
     terminal.say_markdown(report)
     assert capsys.readouterr().out == f"{report}\n"
     monkeypatch.setenv("COLUMNS", "150")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.ticker import PercentFormatter
 
-from clr_loop.studies.comparison.effects import compare
+from clr_loop.studies.comparison.compare import compare
 from clr_loop.studies.comparison.measures import Measure
 from clr_loop.studies.comparison.tuning import Search, Trial
 from clr_loop.studies.pictures.comparison import arms_picture, tuning_picture

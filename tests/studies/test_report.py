@@ -11,22 +11,23 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from clr_loop.runs.result import EpochRecord
 from clr_loop.schedules import Constant
 from clr_loop.studies.arms import Arm
-from clr_loop.studies.comparison.effects import compare
+from clr_loop.studies.comparison.compare import compare
 from clr_loop.studies.comparison.measures import Measure
 from clr_loop.studies.comparison.noise_scale import NoiseScale
 from clr_loop.studies.comparison.scaling import fitted_power
 from clr_loop.studies.comparison.tuning import Search, Trial
 from clr_loop.studies.pictures.comparison import comparison_pictures
 from clr_loop.studies.report.files import write
-from clr_loop.studies.report.sections import Context, markdown, target_section, tuning_section
-from clr_loop.studies.report.words import conclusions
+from clr_loop.studies.report.sections import Context, latex, markdown, target_section, tuning_section
+from clr_loop.studies.report.words import answer, conclusions, verdict
 from helpers.made_up_runs import ARMS, make_run, make_runs
 
 ARTICLE = Context("mnist", "article_mlp")
 
-CLEAR = [[0.75, 0.76, 0.77], [0.95, 0.955, 0.95], [0.80, 0.81, 0.80], [0.92, 0.93, 0.93]]
-NOISY = [[0.60, 0.76, 0.90], [0.90, 0.60, 0.76], [0.76, 0.90, 0.60], [0.61, 0.75, 0.90]]
-ERRORS = [[0.30, 0.31, 0.32], [0.20, 0.21, 0.20], [0.28, 0.28, 0.29], [0.21, 0.22, 0.22]]
+CLEAR = [[0.75, 0.76, 0.77, 0.76], [0.95, 0.955, 0.95, 0.952], [0.80, 0.81, 0.80, 0.805], [0.92, 0.93, 0.93, 0.925]]
+NOISY = [[0.60, 0.76, 0.90, 0.80], [0.90, 0.60, 0.76, 0.81], [0.76, 0.90, 0.60, 0.79], [0.61, 0.75, 0.90, 0.81]]
+ERRORS = [[0.30, 0.31, 0.32, 0.31], [0.20, 0.21, 0.20, 0.21], [0.28, 0.28, 0.29, 0.28], [0.21, 0.22, 0.22, 0.21]]
+FINE = [0.940, 0.941, 0.942, 0.943, 0.944, 0.945, 0.946, 0.947]
 
 
 def make_comparison(values, measure="val_accuracy", target=0.9, **arguments):
@@ -39,11 +40,62 @@ def cells_of(text, begin):
     return [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
 
 
-def test_the_first_lines_under_the_title_say_that_settings_are_compared_and_not_schedules():
-    lines = markdown(make_comparison(CLEAR), ARTICLE).splitlines()
+def test_the_report_begins_with_its_answer_and_says_that_settings_are_compared_and_not_schedules():
+    comparison = make_comparison(CLEAR)
+    lines = markdown(comparison, ARTICLE).splitlines()
     assert lines[0].startswith("# ")
-    assert lines[2].startswith("This report compares settings, not schedules")
-    assert "`python scripts/compare_batch_sizes.py --tune=8`" in " ".join(lines[2:5])
+    assert lines[2] == f"**{answer(comparison)}**"
+    assert lines[6].startswith("This report compares settings, not schedules")
+    assert "`python scripts/compare_batch_sizes.py --tune=8`" in " ".join(lines[6:9])
+
+
+def test_the_answer_is_one_sentence_about_the_last_arm_and_the_first():
+    pair = "Triangular, batch 2000", "constant, batch 100"
+    differences = 100 * (np.array(CLEAR[3]) - np.array(CLEAR[0]))
+    half = 3.182446 * differences.std(ddof=1) / 2
+    ends = f"{differences.mean() - half:+.2f} to {differences.mean() + half:+.2f}"
+    assert answer(make_comparison(CLEAR, num_timed=4)) == (
+        f"{pair[0]} is better than {pair[1]}, by {differences.mean():.2f} points of validation accuracy "
+        f"(95% interval {ends}); its epoch takes 0.50 of the time, 95% interval 0.50 to 0.50, a difference that is not "
+        "shown."
+    )
+    said = answer(make_comparison(NOISY, num_timed=4))
+    assert said.startswith(f"4 seeds cannot tell triangular, batch 2000 and {pair[1]} apart: the difference in ")
+    assert answer(make_comparison([values[:3] for values in CLEAR])).startswith(
+        f"These runs cannot tell triangular, batch 2000 and {pair[1]} apart by validation accuracy, because a verdict "
+        "needs at least 4 seeds; its epoch takes 0.50 of the time"
+    )
+
+
+@pytest.mark.parametrize(
+    ("shift", "margin", "expected"),
+    [
+        (0.0, 0.0045, "Triangular, batch 100 and constant, batch 100 differ by less than 0.45 points of validation"),
+        (0.001, 0.004, "Triangular, batch 100 is not worse than constant, batch 100 by 0.40 points of validation"),
+    ],
+)
+def test_with_a_margin_the_answer_says_how_much_the_arms_may_differ(shift, margin, expected):
+    values = [FINE, [value + shift for value in reversed(FINE)]]
+    comparison = compare(make_runs(values, arms=ARMS[:2], num_timed=8), Measure(margin=margin))
+    assert answer(comparison).startswith(expected)
+    assert verdict(comparison.effects[0]) in markdown(comparison, ARTICLE)
+
+
+def test_failures_are_counted_beside_the_arm_and_in_the_sentences():
+    values = [FINE, [*(value + 0.02 for value in reversed(FINE[:7])), 0.76]]
+    comparison = compare(make_runs(values, arms=ARMS[:2], num_timed=8))
+    rows = [cells_of(markdown(comparison, ARTICLE), arm.label)[0] for arm in ARMS[:2]]
+    assert [row[3] for row in rows] == ["0 of 8 (at most 37%)", "1 of 8 (at most 53%)"]
+    said = conclusions(comparison)[0]
+    assert ", better (corrected p < 0.001). 1 of 8 against 0 of 8 runs failed, which may be chance" in said
+
+
+def test_an_arm_that_is_better_but_fails_more_often_is_not_just_called_better():
+    constant = 0.94 + 0.001 * np.random.default_rng(0).uniform(size=40)
+    triangular = np.where(np.arange(40) < 9, 0.76, constant + 0.01)
+    comparison = compare(make_runs([constant, triangular], arms=ARMS[:2], num_timed=40))
+    assert "is better where it does not fail than constant, batch 100" in answer(comparison)
+    assert ", and it fails more often (9 of 40 against 0 of 40)" in answer(comparison)
 
 
 def test_the_articles_figures_stand_beside_its_own_two_cells_and_no_other():
@@ -73,7 +125,7 @@ def test_other_settings_are_not_set_beside_the_article(dataset, model, num_epoch
 
 @pytest.fixture(scope="module")
 def clear():
-    """A comparison whose last seed ran beside others."""
+    """A comparison whose last two seeds ran beside others."""
     return make_comparison(CLEAR, num_timed=2)
 
 
@@ -86,41 +138,43 @@ def written(clear, tmp_path_factory):
 
 def test_a_row_has_the_figures_of_its_runs_and_times_are_of_the_seeds_that_ran_alone(clear):
     text = markdown(clear, ARTICLE)
-    row, reached = cells_of(text, "triangular, batch 2000")
-    assert row[:7] == [
-        "triangular, batch 2000", "450", "0.100", "1.50 ± 0.00", "1.0", "600,000",
-        "0.9267 ± 0.0058 (n=3) [0.9200, 0.9300]",
-    ]  # fmt: skip
+    row, times, reached = cells_of(text, "triangular, batch 2000")
+    assert row[1:] == ["0.9263 ± 0.0048 (n=4)", "0.9275 [0.9200, 0.9300]", "0 of 4 (at most 60%)", "5.47 s, 0.8352"]
+    assert times[1:] == ["450", "0.100", "1.50 ± 0.00", "1.0", "600,000"]
     # Steps to the target are those of all seeds, seconds those of the timed ones.
-    assert reached[1:] == ["3 of 3", "1", "2,000", "0.10"]
-    assert "Times are of seeds 0, 1 alone: seed 2 ran side by side with others" in text
-    samples = {effect.measure: effect.sample for effect in clear.effects if effect.factor == "both"}
-    assert len(samples["val_accuracy"].values) == 3
-    assert samples["epoch_seconds"].values == pytest.approx([-0.1, -0.1])
+    assert reached[1:] == ["4 of 4", "1", "2,000", "0.10"]
+    assert "Times are of seeds 0, 1 alone: seeds 2, 3 ran side by side with others" in text
+    both = {effect.measure.name: effect.differences for effect in clear.effects if effect.factor == "both"}
+    assert len(both["val_accuracy"]) == 4
+    assert both["epoch_seconds"] == pytest.approx([-0.1, -0.1])
 
 
 def test_the_files_hold_the_comparison(clear, written):
     assert sorted(file.name for file in written.iterdir()) == [
-        "comparison.csv", "comparison.json", "comparison.loss_against_rate.png", "comparison.png",
-        "comparison.scaling.png", "report", "report.md",
+        "arms.csv", "comparison.csv", "comparison.json", "comparison.loss_against_rate.png", "comparison.png",
+        "comparison.scaling.png", "comparison.tex", "report", "report.md",
     ]  # fmt: skip
     content = json.loads((written / "comparison.json").read_text())
     assert [run["arm"] for run in content["runs"]] == [run.arm.label for run in clear.runs]
     assert [run["final"]["val_accuracy"] for run in content["runs"]] == list(itertools.chain(*CLEAR))
-    assert content["measure"] == {"name": "val_accuracy", "higher_is_better": True, "target": 0.9}
+    assert content["measure"] == vars(Measure(target=0.9))
     assert [arm["final"]["mean"] for arm in content["arms"]] == pytest.approx([np.mean(v) for v in CLEAR])
     assert len(content["effects"]) == 8
     schedule = next(effect for effect in content["effects"] if effect["factor"] == "schedule")
-    judged = ("p", "p_corrected", "verdict", "detectable_difference", "seeds_for_half", "seeds_to_tell")
+    judged = ("p", "p_corrected", "verdict", "detectable_difference", "silence")
     assert [schedule[name] for name in judged] == [getattr(clear.effects[1], name) for name in judged]
     assert schedule["verdict"] == "shown"
     with open(written / "comparison.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["val_accuracy"]) for row in rows] == list(itertools.chain(*CLEAR))
     for name in ("train_seconds", "median_epoch_seconds", "seconds_to_target"):
-        assert {row["seed"] for row in rows if not row[name]} >= {"2"}
+        assert {row["seed"] for row in rows if not row[name]} >= {"2", "3"}
     assert {row["seed"] for row in rows if row["train_seconds"]} == {"0", "1"}
     assert [row["steps_to_target"] != "" for row in rows] == [value >= 0.9 for value in itertools.chain(*CLEAR)]
+    with open(written / "arms.csv", newline="") as file:
+        of_arm = list(csv.DictReader(file))
+    assert [float(row["median"]) for row in of_arm] == pytest.approx([np.median(values) for values in CLEAR])
+    assert {(row["n"], row["failures"]) for row in of_arm} == {("4", "0")}
     text = (written / "report.md").read_text()
     assert text == markdown(clear, ARTICLE)
     assert (written / "comparison.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -138,39 +192,44 @@ def test_a_seed_that_ran_beside_others_in_one_arm_is_timed_in_none():
     comparison = compare(runs)
     assert comparison.timed_seeds == [0, 2]
     assert {len(arm.train_seconds.values) for arm in comparison.arms} == {2}
-    assert {len(effect.sample.values) for effect in comparison.effects if effect.measure == "epoch_seconds"} == {2}
+    assert {len(e.differences) for e in comparison.effects if e.measure.name == "epoch_seconds"} == {2}
 
 
 def test_what_is_shown_is_called_better_or_worse():
-    said = conclusions(make_comparison(CLEAR))
-    assert said[0].startswith("Triangular, batch 2000, instead of constant, batch 100, validation accuracy: +16.67 ±")
-    assert said[0].endswith(" points, better (corrected p 0.001).")
-    assert any("2.00 times the speed" in sentence and "faster" in sentence for sentence in said)
+    said = conclusions(make_comparison(CLEAR, num_timed=4))
+    assert said[0].startswith("Triangular, batch 2000, instead of constant, batch 100, validation accuracy: +16.63 ±")
+    assert said[0].endswith(" points, better (corrected p < 0.001).")
+    seconds = {ARMS[0]: (2.0, 2.1, 2.0, 2.2), ARMS[3]: (1.0, 1.0, 1.1, 1.0)}
+    runs = [make_run(arm, seed, 0.9, epoch_seconds=s) for arm, times in seconds.items() for seed, s in enumerate(times)]
+    same_size = [dataclasses.replace(run, arm=dataclasses.replace(run.arm, batch_size=100)) for run in runs]
+    assert ", epoch seconds: -1.050 ± 0.129 s, faster (corrected p 0.001)." in conclusions(compare(same_size))[1]
 
 
-def test_what_is_not_shown_is_called_undecided_with_what_more_seeds_would_tell():
+def test_what_is_not_shown_is_undecided_with_its_interval_and_what_so_many_seeds_would_show():
     comparison = make_comparison(NOISY)
     accuracy = [said for said in conclusions(comparison) if "validation accuracy" in said]
     assert len(accuracy) == 4
-    for sentence in accuracy:
-        assert "; undecided: about 23 seeds would tell. 3 seeds find a difference of " in sentence
-        assert "better" not in sentence
-    (both,) = [effect for effect in comparison.effects[:4] if effect.factor == "both"]
-    assert f"of {100 * both.detectable_difference:.2f} points with 80% power; half of it needs 5 seeds." in accuracy[0]
+    assert not any("better" in sentence for sentence in accuracy)
+    both = comparison.question
+    low, high = (100 * end for end in both.interval)
+    assert (
+        f" points; undecided, between {low:+.2f} and {high:+.2f} points. 4 seeds would show a difference of "
+        in (accuracy[0])
+    )
+    assert accuracy[0].endswith(f" {100 * both.detectable_difference:.2f} points with 80% power.")
 
 
-@pytest.mark.parametrize("shift", [0.001, -0.001])
-def test_of_a_small_difference_the_far_end_of_its_interval_is_named(shift):
-    rises, falls = np.array([0.80, 0.81, 0.82, 0.83] * 4), np.array([0.83, 0.82, 0.81, 0.80] * 4)
-    comparison = make_comparison([rises, falls + shift], arms=ARMS[:2])
-    far = 100 * (abs(shift) + 2.131450 * (falls - rises).std(ddof=1) / np.sqrt(16))
-    verdict = f"no difference larger than {far:.2f} points is likely"
-    assert f" | {verdict} |" in markdown(comparison, ARTICLE)
-    assert f" points; {verdict}. 16 seeds find a difference of " in conclusions(comparison)[0]
+def test_the_table_for_a_paper_has_the_arms():
+    text = latex(make_comparison(CLEAR))
+    assert text.startswith("\\begin{tabular}")
+    assert "\\toprule" in text
+    assert [cell.strip() for cell in text.splitlines()[4].rstrip("\\").split("&")] == [
+        "constant, batch 100", "4", "0.7600 ± 0.0082", "0.7600", "0 of 4", "0.200",
+    ]  # fmt: skip
 
 
 def test_a_change_that_changes_nothing_is_said_to():
-    said = conclusions(make_comparison([[0.8, 0.9, 0.7]] * 2, arms=ARMS[:2]))
+    said = conclusions(make_comparison([[0.8, 0.9, 0.7, 0.8]] * 2, arms=ARMS[:2]))
     assert said[0].endswith(", validation accuracy: +0.00 ± 0.00 points; no seed differs.")
 
 
@@ -179,9 +238,10 @@ def test_averages_over_unlike_cases_are_warned_of_only_where_the_interaction_is_
     assert warned == [True, False]
 
 
-def test_from_one_seed_nothing_follows():
-    said = conclusions(make_comparison([values[:1] for values in CLEAR]))
-    assert len([s for s in said if s.endswith("from one seed; nothing follows, run more seeds.")]) == 8
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_from_fewer_than_four_seeds_nothing_follows(n):
+    said = conclusions(make_comparison([values[:n] for values in CLEAR]))
+    assert len([s for s in said if s.endswith("no verdict, because a verdict needs at least 4 seeds.")]) == 8
 
 
 def test_an_arm_that_completes_no_cycle_is_named():
@@ -203,13 +263,13 @@ def test_another_measure_is_told_in_its_own_unit_and_its_own_direction():
     assert "accuracy" not in text
     assert "points" not in text
     assert "## To validation mean absolute error 0.25" in text
-    row, reached = cells_of(text, "triangular, batch 100")
-    assert "0.2033 ± 0.005774 (n=3) [0.2, 0.21]" in row
-    assert reached[1] == "3 of 3"
+    row, _, reached = cells_of(text, "triangular, batch 100")
+    assert row[1:3] == ["0.205 ± 0.005774 (n=4)", "0.205 [0.2, 0.21]"]
+    assert reached[1] == "4 of 4"
     said = conclusions(compared)
     both = "Triangular, batch 2000, instead of constant, batch 100"
     assert said[0].startswith(f"{both}, validation mean absolute error: ")
-    assert said[0].endswith("-0.09333 ± 0.005774, better (corrected p 0.005).")
+    assert said[0].endswith("-0.095 ± 0.005774, better (corrected p < 0.001).")
 
 
 def test_accuracies_are_compared_in_percentage_points_in_the_table_too():
@@ -218,11 +278,8 @@ def test_accuracies_are_compared_in_percentage_points_in_the_table_too():
     ]
     differences = 100 * (np.array(CLEAR[3]) - np.array(CLEAR[0]))
     mean, sd = differences.mean(), differences.std(ddof=1)
-    half = 4.302653 * sd / np.sqrt(3)
-    # With two degrees of freedom, p is 1 - t / sqrt(2 + t²); only the schedule's is smaller, so it counts three times.
-    t = np.sqrt(3) * mean / sd
-    assert 3 * (1 - t / np.sqrt(2 + t**2)) == pytest.approx(0.0012, abs=1e-5)
-    expected = [f"{mean:+.2f} ± {sd:.2f} points", f"{mean - half:+.2f} to {mean + half:+.2f}", "0.001", "better"]
+    half = 3.182446 * sd / 2
+    expected = [f"{mean:+.2f} ± {sd:.2f} points", "4", f"{mean - half:+.2f} to {mean + half:+.2f}", "< 0.001", "better"]
     assert row[3:] == expected
 
 
@@ -284,7 +341,7 @@ def test_the_report_shows_what_was_tried_what_it_cost_and_what_the_rules_would_h
     tried = searches({32: 0.001, 128: 0.003})
     noise = NoiseScale((0, 10, 20), (50.0, 90.0, 40.0), (0.5, 0.3, -0.1), 1000)
     text = markdown(compared, Context("mnist", "relu_mlp", "steps", tried, noise))
-    assert text.splitlines()[2].startswith("This report compares schedules, each at its best")
+    assert text.splitlines()[6].startswith("This report compares schedules, each at its best")
     assert "All arms take as many steps, rounded to whole epochs." in text
     words = " ".join(text.split())
     assert "Tuning took 6 trial runs, with 12 seconds of training." in words

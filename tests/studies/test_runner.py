@@ -20,9 +20,10 @@ from clr_loop.runs.records import read_result
 from clr_loop.schedules import Constant, Triangular
 from clr_loop.studies.arms import Arm
 from clr_loop.studies.comparison import runner
-from clr_loop.studies.comparison.effects import compare
+from clr_loop.studies.comparison.compare import compare
 from clr_loop.studies.comparison.measures import Measure
-from clr_loop.studies.comparison.runner import Plan, run_arms
+from clr_loop.studies.comparison.plan import Plan
+from clr_loop.studies.comparison.runner import run_arms
 
 SCHEDULES = {"constant": Constant(0.1), "triangular": Triangular(0.001, 0.01, 4)}
 PLAIN = StepOptions(jit_compile=False)

@@ -5,7 +5,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from clr_loop.studies.comparison.effects import compare
+from clr_loop.studies.comparison.compare import compare
 from clr_loop.studies.comparison.noise_scale import NoiseScale
 from clr_loop.studies.pictures.canvas import to_png
 from clr_loop.studies.pictures.comparison import arms_picture

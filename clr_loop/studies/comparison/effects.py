@@ -1,369 +1,309 @@
-"""Works out from the runs of a comparison what each arm gave and what each change did, with its spread over seeds.
+"""What each change did, with its spread over seeds, and what may be said of it.
 
-An arm is a batch size with a schedule. Every arm ran with the same seeds, and a seed means the same initial weights and
-the same order of the data in every arm, so arms are compared seed by seed. Nothing here trains or writes.
+A seed means the same initial weights and the same order of the data in every arm, so arms are compared seed by seed.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import statistics
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clr_loop.arguments import checked_types
-from clr_loop.runs.result import Reached, TrainingResult
-from clr_loop.schedules import describe
-from clr_loop.studies.arms import Arm, ArmRun
+from clr_loop.studies.comparison import failures
+from clr_loop.studies.comparison.failures import Failures
 from clr_loop.studies.comparison.measures import Measure
-from clr_loop.studies.comparison.statistics import (
-    ALPHA,
-    detectable_size,
-    holm,
-    is_small,
-    p_value,
-    seeds_to_show,
-    seeds_to_tell,
-    t_test,
-)
+from clr_loop.studies.comparison.sample import Sample
+from clr_loop.studies.comparison.statistics import ALPHA, critical_t, detectable_size, holm, p_value, standard_error
+
+FEWEST_SEEDS = 4
+"""From fewer seeds nothing is said."""
 
 # Differences of a few values of size 1 are exact up to this; anything smaller is rounding.
 _ROUNDING = 16 * float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Values over seeds, at least one."""
+class Values:
+    """A measure in every run of a comparison.
 
-    values: tuple[float, ...]
+    Attributes:
+        measure: the measure.
+        batch_sizes, schedules: the levels of the two factors, the reference first.
+        y: float [batch sizes, schedules, seeds]; NaN for a run that diverged.
+        pick_variances: float [batch sizes, schedules]: what the choice of each arm's rate adds to the variance of its
+            mean; 0 where no rate was tuned.
+        fails: whether runs can fail; those of a time cannot.
+    """
+
+    measure: Measure
+    batch_sizes: Sequence[int]
+    schedules: Sequence[str]
+    y: NDArray[np.float64]
+    pick_variances: NDArray[np.float64] | float = 0.0
+    fails: bool = True
 
     @property
-    def mean(self) -> float:
-        """The mean."""
-        return statistics.fmean(self.values)
+    def failed(self) -> NDArray[np.bool_]:
+        """Which runs have failed, bool as `y`."""
+        if not self.fails:
+            return np.isnan(self.y)
+        return failures.failed(self.y, bool(self.measure.higher_is_better), self.measure.failure_bound)
 
-    @property
-    def sd(self) -> float | None:
-        """The sample standard deviation, or None for a single value."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
+    def label(self, size: int, schedule: int) -> str:
+        """Return what people call an arm, given by its place in `y`."""
+        return f"{self.schedules[schedule]}, batch {self.batch_sizes[size]}"
 
-    @property
-    def interval_95(self) -> tuple[float, float] | None:
-        """The 95% interval of the mean (Student's t), or None for a single value."""
-        if len(self.values) == 1:
-            return None
-        interval = t_test(self.values).confidence_interval(0.95)
-        return float(interval.low), float(interval.high)
-
-    def in_words(self, form: str, factor: float = 1.0) -> str:
-        """Return the mean and, of several values, ± the standard deviation, both times a factor."""
-        mean = format(self.mean * factor, form)
-        return mean if self.sd is None else f"{mean} ± {format(self.sd * factor, form.lstrip('+'))}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the values, how many they are, and what they come to, as JSON types."""
-        own = {name: getattr(self, name) for name in ("values", "mean", "sd", "interval_95")}
-        return {**own, "n": len(self.values), "min": min(self.values), "max": max(self.values)}
+    def failures(self, size: int, schedule: int) -> Failures:
+        """Return how many runs of an arm have failed, given by its place in `y`."""
+        of_arm = self.failed[size, schedule]
+        return Failures(int(of_arm.sum()), len(of_arm))
 
 
 @dataclass(frozen=True)
-class ArmSummary:
-    """What the runs of one arm gave.
+class Contrast:
+    """A change: what to add up of the arms.
 
     Attributes:
-        arm: the arm.
-        steps: int, updates in a run.
-        epoch_seconds: the median over all epochs of all timed seeds.
-        train_seconds: over timed seeds.
-        compile_seconds: once for the batch size, whose arms share one program.
-        examples_per_second: the examples of an epoch over `epoch_seconds`.
-        final: the measure after the last epoch, over seeds.
-        reached: what each seed took to reach the target; None for a seed that did not reach it.
-        seconds_to_target: what each timed seed took; infinite for one that did not reach the target.
-        warnings: what a reader should know of the schedule in a run of this length.
+        factor: "batch_size", "schedule", "interaction" or "both".
+        words: what was changed.
+        weights: float [batch sizes, schedules].
     """
 
-    arm: Arm
-    steps: int
-    epoch_seconds: float
-    train_seconds: Sample
-    compile_seconds: float
-    examples_per_second: float
-    final: Sample
-    reached: tuple[Reached | None, ...]
-    seconds_to_target: tuple[float, ...]
-    warnings: tuple[str, ...]
-
-    @property
-    def num_reached(self) -> int:
-        """How many seeds reached the target."""
-        return len(self.reached) - self.reached.count(None)
-
-    def median_to_target(self, what: str) -> float:
-        """Return the median of the "steps", "examples" or "seconds" to the target; of seconds over timed seeds.
-
-        A seed that did not reach the target counts as infinite, so the median is infinite where half did not.
-        """
-        if what == "seconds":
-            return statistics.median(self.seconds_to_target)
-        return statistics.median(math.inf if each is None else getattr(each, what) for each in self.reached)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the summary as JSON types; an infinite median is None."""
-        return {
-            **vars(self),
-            "reached": [None if each is None else each._asdict() for each in self.reached],
-            "seconds_to_target": [_or_none(seconds) for seconds in self.seconds_to_target],
-            "to_target": {what: _or_none(self.median_to_target(what)) for what in Reached._fields},
-            "arm": self.arm.label,
-            "batch_size": self.arm.batch_size,
-            "schedule": self.arm.schedule.to_config(),
-            "train_seconds": self.train_seconds.to_json(),
-            "final": self.final.to_json(),
-        }
-
-
-def _or_none(number: float) -> float | None:
-    return number if math.isfinite(number) else None
+    factor: str
+    words: str
+    weights: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Effect:
     """What a change did to a measure: the value with the change minus the value without it, seed by seed.
 
+    It speaks of the typical run: seeds with which one of the arms failed are left out, and failures are counted beside.
+
     Attributes:
-        measure: the name of the comparison's measure, or "epoch_seconds" (the median of a run's epochs).
-        factor: "batch_size", "schedule", "interaction" or "both".
-        change: in words, what was changed.
-        sample: the differences, one for each seed; those of seconds are of the timed seeds.
-        p_corrected: the p value, corrected over the family of the effects on one measure; None from one seed.
-        level: the uncorrected p value up to which this effect would be shown beside those that are: `ALPHA` over the
-            number of effects of the family that are not shown.
-        arms: the labels of the two arms compared, the reference last; () where it is not two arms that are compared.
+        measure, contrast: what changed, and by which change.
+        arms: the labels of the arms compared: those with the change, and those without it.
+        differences: one for each seed with which none of these arms failed; those of seconds are of timed seeds.
+        failed: of the arms with the change, and of those without it.
+        pick_variance: what the choice of the rates adds to the variance of the mean.
+        silence: why nothing is said of the difference; "" if something is.
+        alpha: the chance, in all effects of a comparison together, that something is shown where nothing is.
+        p_corrected, failures_p_corrected: the p values of `p` and of Fisher's exact test, corrected over the family of
+            all that is tested in the comparison; None where nothing is tested.
+        level: the uncorrected p value up to which this effect would be shown beside those that are: `alpha` over the
+            number of tests of the family that show nothing.
     """
 
-    measure: str
-    factor: str
-    change: str
-    sample: Sample
-    p_corrected: float | None
+    measure: Measure
+    contrast: Contrast
+    arms: tuple[tuple[str, ...], tuple[str, ...]]
+    differences: tuple[float, ...]
+    failed: tuple[Failures, Failures]
+    pick_variance: float = 0.0
+    silence: str = ""
+    alpha: float = ALPHA
+    p_corrected: float | None = None
+    failures_p_corrected: float | None = None
     level: float = ALPHA
-    arms: tuple[str, ...] = ()
+
+    @property
+    def factor(self) -> str:
+        """The factor that was changed."""
+        return self.contrast.factor
+
+    @property
+    def change(self) -> str:
+        """What was changed, in words."""
+        return self.contrast.words
+
+    @property
+    def mean(self) -> float:
+        """The mean difference; NaN if every seed is left out."""
+        return statistics.fmean(self.differences) if self.differences else math.nan
 
     @property
     def p(self) -> float | None:
-        """The p value of Student's t test that the change does nothing, or None from one seed."""
-        return None if self.sample.sd is None else float(p_value(self.sample.values))
+        """The p value that the change does nothing; None if nothing is said."""
+        return None if self.silence else float(p_value(self.differences, self.pick_variance))
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The interval of the mean, of 95% in a comparison of one look; None if there is no spread to know it by."""
+        return self._interval(self.alpha)
+
+    def _interval(self, level: float) -> tuple[float, float] | None:
+        if len(self.differences) < 2 or not (error := float(standard_error(self.differences, self.pick_variance))):
+            return None
+        half = critical_t(len(self.differences), level) * error
+        # No mean of differences of shares lies beyond these.
+        most = float(np.abs(self.contrast.weights).sum()) / 2 if self.measure.is_share else math.inf
+        return max(self.mean - half, -most), min(self.mean + half, most)
+
+    @property
+    def can_fail(self) -> bool:
+        """Whether there are failures to compare: some run has failed, and of an interaction nobody asks."""
+        return self.factor != "interaction" and any(each.num_failed for each in self.failed)
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the mean difference is an improvement."""
+        return (self.mean > 0.0) == self.measure.higher_is_better
+
+    @property
+    def fails_more(self) -> bool:
+        """Whether the arms with the change are shown to fail more often."""
+        shown = self.failures_p_corrected is not None and self.failures_p_corrected <= self.alpha
+        return shown and self.failed[0].share > self.failed[1].share
+
+    @property
+    def fails_less(self) -> bool:
+        """Whether the arms with the change are shown to fail less often."""
+        shown = self.failures_p_corrected is not None and self.failures_p_corrected <= self.alpha
+        return shown and self.failed[0].share < self.failed[1].share
 
     @property
     def verdict(self) -> str:
-        """What the seeds say, by a fixed rule.
+        """What the seeds say of the typical run, by a fixed rule.
 
-        - "one seed": there is no spread to judge by.
-        - "shown": the corrected p value is at most `ALPHA`.
-        - "small": not shown, and the whole 95% interval lies within one standard deviation over seeds of 0. The
-          change does less than another seed does; a difference beyond the interval's far end is not likely.
-        - "undecided": anything else. `seeds_to_tell` seeds would be enough for one of the other two.
+        - "none": too few seeds, or too many failures; `silence` has the reason.
+        - "shown": the corrected p value is at most `alpha`.
+        - "equivalent": the interval of two one-sided tests lies between minus and plus the measure's margin (D. J.
+          Schuirmann, Journal of Pharmacokinetics and Biopharmaceutics 15, 1987).
+        - "not worse": that interval ends above minus the margin, in the direction in which the measure gets better.
+        - "undecided": anything else.
         """
         if self.p_corrected is None:
-            return "one seed"
-        if self.p_corrected <= ALPHA:
+            return "none"
+        if self.p_corrected <= self.alpha:
             return "shown"
-        if not self.sample.sd or is_small(abs(self.sample.mean) / self.sample.sd, len(self.sample.values)):
-            return "small"
-        return "undecided"
+        margin, interval = self.measure.margin, self._interval(2.0 * self.level)
+        if margin is None or interval is None:
+            return "undecided"
+        low, high = interval
+        if -margin < low and high < margin:
+            return "equivalent"
+        worst = low if self.measure.higher_is_better else -high
+        return "not worse" if worst > -margin and self.factor != "interaction" else "undecided"
 
     @property
     def detectable_difference(self) -> float | None:
-        """The smallest difference that this many seeds would have found with 80% power; None where one is shown."""
-        if self.sample.sd is None or self.verdict == "shown":
-            return None
-        return detectable_size(len(self.sample.values), self.level) * self.sample.sd
+        """The smallest difference that this many seeds would have shown with 80% power.
 
-    @property
-    def seeds_for_half(self) -> int | None:
-        """How many seeds would find half of `detectable_difference` with 80% power; None where there is none."""
-        if self.detectable_difference is None:
+        None where one is shown, nothing is said, or the measure cannot differ so much.
+        """
+        if self.verdict in ("none", "shown"):
             return None
-        return seeds_to_show(detectable_size(len(self.sample.values), self.level) / 2, self.level)
-
-    @property
-    def seeds_to_tell(self) -> int | None:
-        """How many seeds would decide, as long as no other verdict changes; None where it is not undecided."""
-        return seeds_to_tell(self.level) if self.verdict == "undecided" else None
+        n = len(self.differences)
+        size = detectable_size(n, self.level) * float(standard_error(self.differences, self.pick_variance)) * n**0.5
+        return None if not size or (self.measure.is_share and size >= 1.0) else size
 
     def to_json(self) -> dict[str, Any]:
         """Return the effect as JSON types."""
-        names = ("measure", "factor", "change", "p", "p_corrected", "verdict", "detectable_difference",
-                 "seeds_for_half", "seeds_to_tell")  # fmt: skip
-        return {**{name: getattr(self, name) for name in names}, **self.sample.to_json()}
+        names = ("factor", "change", "silence", "p", "p_corrected", "failures_p_corrected", "verdict", "interval",
+                 "pick_variance", "detectable_difference")  # fmt: skip
+        sample = Sample(self.differences).to_json() if self.differences else {"values": (), "n": 0}
+        own = {name: getattr(self, name) for name in names}
+        failed = [each.to_json() for each in self.failed]
+        return {"measure": self.measure.name, **own, "arms": self.arms, "failures": failed, **sample}
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """All runs, and what follows from them.
+def contrasts(values: Values) -> list[Contrast]:
+    """Return every change from the first batch size and the first schedule.
 
-    Attributes:
-        runs: every arm with every seed.
-        measure: what arms are compared by.
-        arms: what each arm gave.
-        effects: what each change did.
-        timed_seeds: the seeds that times are of, rising; the others count for the measure only.
-    """
-
-    runs: list[ArmRun]
-    measure: Measure
-    arms: list[ArmSummary]
-    effects: list[Effect]
-    timed_seeds: list[int]
-
-    @property
-    def seeds(self) -> list[int]:
-        """The seeds of each arm, rising."""
-        return sorted({run.seed for run in self.runs})
-
-    def results(self, arm: Arm, only_timed: bool = False) -> list[TrainingResult]:
-        """Return the results of an arm, by seed: of all seeds, or of those that are timed."""
-        seeds = self.timed_seeds if only_timed else self.seeds
-        results = {run.seed: run.result for run in self.runs if run.arm == arm}
-        return [results[seed] for seed in seeds]
-
-    def by_schedule(self) -> dict[str, list[ArmSummary]]:
-        """Return the arms of each schedule by its name, rising in the batch size."""
-        by_size = sorted(self.arms, key=lambda summary: summary.arm.batch_size)
-        names = dict.fromkeys(summary.arm.schedule_name for summary in self.arms)
-        return {name: [summary for summary in by_size if summary.arm.schedule_name == name] for name in names}
-
-
-@checked_types
-def compare(runs: Sequence[ArmRun], measure: Measure | None = None) -> Comparison:
-    """Work out what each arm gave, and what each change from the first batch size and the first schedule did.
-
-    With y a value of one seed, b and s the first batch size and schedule, B and S another of each, the effects are
+    With y a value of one seed, b and s the first batch size and schedule, B and S another of each, they are
 
         batch_size   mean over schedules of y(B) - y(b)
         schedule     mean over batch sizes of y(S) - y(s)
         interaction  [y(B, S) - y(B, s)] - [y(b, S) - y(b, s)]
         both         y(B, S) - y(b, s), the article's own comparison
 
-    of the measure and, over the timed seeds, of the epoch seconds; each of the two is a family, over which p values are
-    corrected. A factor with one level has no effect. A difference that is no more than rounding is 0.
-
-    Args:
-        runs: every arm with every seed, once each, the reference of both factors first.
-        measure: what to compare by; None takes the validation accuracy.
-
-    Raises:
-        ValueError: if the runs are not such a grid, those of an arm differ in length, they lack the measure or one of
-            its values is not finite, or if there is no seed whose runs are all timed.
+    A factor with one level has none.
     """
-    measure = measure or Measure()
-    arms = list(dict.fromkeys(run.arm for run in runs))
-    _check_runs(runs, arms, measure)
-    timed = _timed(runs)
-    effects = _effects(measure.name, runs, lambda result: result.final[measure.name])
-    effects += _effects("epoch_seconds", timed, lambda result: result.median_epoch_seconds)
-    summaries = [_summarize(arm, runs, timed, measure) for arm in arms]
-    return Comparison(list(runs), measure, summaries, effects, sorted({run.seed for run in timed}))
-
-
-def check_grid(arms: Sequence[Arm]) -> None:
-    """Raise ValueError unless the arms are every batch size with every schedule name, each once."""
-    cells = sorted((arm.batch_size, arm.schedule_name) for arm in arms)
-    if not arms or cells != sorted(itertools.product(*map(set, zip(*cells, strict=True)))):
-        raise ValueError(
-            f"The arms {[arm.label for arm in arms]} are not a whole grid; give every batch size with every schedule, "
-            "each once."
-        )
-
-
-def _effects(measure: str, runs: Sequence[ArmRun], value: Callable[[TrainingResult], float]) -> list[Effect]:
-    """Return the effects on one measure, a family whose p values are corrected together."""
-    changes = _changes(runs, value)
-    family = np.array([difference for *_, difference in changes])
-    corrected: list[float | None] = [None] * len(changes)
-    if family.size and family.shape[-1] > 1:
-        corrected = list(map(float, holm(p_value(family))))
-    level = ALPHA / max(1, sum(p is None or p > ALPHA for p in corrected))
-    return [
-        Effect(measure, factor, change, Sample(tuple(difference.tolist())), p, level, arms)
-        for (factor, change, arms, difference), p in zip(changes, corrected, strict=True)
-    ]
-
-
-def _changes(
-    runs: Sequence[ArmRun], value: Callable[[TrainingResult], float]
-) -> list[tuple[str, str, tuple[str, ...], NDArray[np.float64]]]:
-    """Return the factor of each change, its words, the labels of the arms compared, and its differences [seeds]."""
-    cells = {(run.arm.batch_size, run.arm.schedule_name): run.arm for run in runs}
-    sizes, names = (list(dict.fromkeys(levels)) for levels in zip(*cells, strict=True))
-    values = {(run.arm, run.seed): value(run.result) for run in runs}
-    seeds = sorted({run.seed for run in runs})
-    y = np.array([[[values[cells[size, name], seed] for seed in seeds] for name in names] for size in sizes])
-    changes: list[tuple[str, str, tuple[str, ...], NDArray[np.float64]]] = []
+    sizes, names = values.batch_sizes, values.schedules
+    size_levels, name_levels = np.eye(len(sizes)), np.eye(len(names))
+    everywhere = np.ones(len(sizes)) / len(sizes), np.ones(len(names)) / len(names)
+    found = []
     for i, size in enumerate(sizes[1:], start=1):
-        changes.append(("batch_size", f"batch {size} instead of {sizes[0]}", (), np.mean(y[i] - y[0], axis=0)))
+        weights = np.outer(size_levels[i] - size_levels[0], everywhere[1])
+        found.append(Contrast("batch_size", f"batch {size} instead of {sizes[0]}", weights))
     for j, name in enumerate(names[1:], start=1):
-        changes.append(("schedule", f"{name} instead of {names[0]}", (), np.mean(y[:, j] - y[:, 0], axis=0)))
-    for (i, size), (j, name) in itertools.product(enumerate(sizes[1:], start=1), enumerate(names[1:], start=1)):
-        what = f"what {name} does at batch {size}, minus what it does at {sizes[0]}"
-        changes.append(("interaction", what, (), y[i, j] - y[i, 0] - (y[0, j] - y[0, 0])))
-        labels = cells[size, name].label, cells[sizes[0], names[0]].label
-        changes.append(("both", f"{labels[0]}, instead of {labels[1]}", labels, y[i, j] - y[0, 0]))
-    rounding = _ROUNDING * np.abs(y).max()
-    return [(factor, words, arms, np.where(np.abs(d) > rounding, d, 0.0)) for factor, words, arms, d in changes]
+        weights = np.outer(everywhere[0], name_levels[j] - name_levels[0])
+        found.append(Contrast("schedule", f"{name} instead of {names[0]}", weights))
+    for i, j in itertools.product(range(1, len(sizes)), range(1, len(names))):
+        words = f"what {names[j]} does at batch {sizes[i]}, minus what it does at {sizes[0]}"
+        by_size, by_name = size_levels[i] - size_levels[0], name_levels[j] - name_levels[0]
+        found.append(Contrast("interaction", words, np.outer(by_size, by_name)))
+        both = np.outer(size_levels[i], name_levels[j]) - np.outer(size_levels[0], name_levels[0])
+        found.append(Contrast("both", f"{values.label(i, j)}, instead of {values.label(0, 0)}", both))
+    return found
 
 
-def _timed(runs: Sequence[ArmRun]) -> list[ArmRun]:
-    """Return the runs of the seeds that were timed in every arm, because arms are compared seed by seed."""
-    untimed = {run.seed for run in runs if not run.result.is_timed}
-    timed = [run for run in runs if run.seed not in untimed]
-    if not timed:
-        raise ValueError("No seed was timed in every arm; run at least one seed alone on the machine.")
-    return timed
-
-
-def _check_runs(runs: Sequence[ArmRun], arms: Sequence[Arm], measure: Measure) -> None:
-    check_grid(arms)
-    counts = Counter((run.arm.label, run.seed) for run in runs)
-    for label, seed in itertools.product((arm.label for arm in arms), sorted({run.seed for run in runs})):
-        if counts[label, seed] != 1:
-            what = f"seed {seed} of {label} is {'there twice' if counts[label, seed] else 'missing'}"
-            raise ValueError(f"The runs are not a whole grid: {what}; run every arm once with every seed.")
-    for arm in arms:
-        lengths = [len(run.result.epochs) for run in runs if run.arm == arm]
-        if min(lengths) < max(lengths):
-            length = f"from {min(lengths)} to {max(lengths)} epochs"
-            raise ValueError(f"The runs of {arm.label} differ in length, {length}; train all of them equally long.")
-    for run in runs:
-        measure.check(run.result.final)
-        value = run.result.final[measure.name]
-        if not math.isfinite(value):
-            raise ValueError(f"{measure.name} is {value} in {run.arm.label}, seed {run.seed}; it cannot be compared.")
-
-
-def _summarize(arm: Arm, runs: Sequence[ArmRun], timed_runs: Sequence[ArmRun], measure: Measure) -> ArmSummary:
-    results = [run.result for run in runs if run.arm == arm]
-    timed = [run.result for run in timed_runs if run.arm == arm]
-    steps = len(results[0].history["step"])
-    epoch_seconds = statistics.median(seconds for result in timed for seconds in result.epoch_seconds)
-    timed_reached = [measure.reach(result) for result in timed]
-    return ArmSummary(
-        arm=arm,
-        steps=steps,
-        epoch_seconds=epoch_seconds,
-        train_seconds=Sample(tuple(result.train_seconds for result in timed)),
-        # Only the first run of a batch size has anything to compile.
-        compile_seconds=max(run.result.compile_seconds for run in timed_runs if run.arm.batch_size == arm.batch_size),
-        examples_per_second=results[0].num_examples / epoch_seconds,
-        final=Sample(tuple(result.final[measure.name] for result in results)),
-        reached=tuple(measure.reach(result) for result in results),
-        seconds_to_target=tuple(math.inf if each is None else each.seconds for each in timed_reached),
-        warnings=tuple(describe(arm.schedule, steps, results[0].settings["steps_per_epoch"]).warnings),
+def effect_of(values: Values, contrast: Contrast, alpha: float = ALPHA) -> Effect:
+    """Return what a change did to a measure; its p values are not corrected yet, see `corrected`."""
+    weights, failed = contrast.weights, values.failed
+    seeds = ~failed[weights != 0.0].any(axis=0)
+    y = np.where(seeds, np.nan_to_num(values.y), 0.0)
+    differences = np.einsum("ij,ijk->k", weights, y)[seeds]
+    rounding = _ROUNDING * float(np.abs(y).max(initial=0.0))
+    if differences.size and np.ptp(differences) <= rounding:
+        differences[:] = differences[0]
+    differences[np.abs(differences) <= rounding] = 0.0
+    cells = [np.argwhere(side) for side in (weights > 0.0, weights < 0.0)]
+    counts = [Failures(int(failed[tuple(side.T)].sum()), len(side) * failed.shape[-1]) for side in cells]
+    return Effect(
+        measure=values.measure,
+        contrast=contrast,
+        arms=(tuple(values.label(i, j) for i, j in cells[0]), tuple(values.label(i, j) for i, j in cells[1])),
+        differences=tuple(differences.tolist()),
+        failed=(counts[0], counts[1]),
+        pick_variance=float(np.sum(weights**2 * values.pick_variances)),
+        silence=_silence(values, contrast, int(seeds.sum())),
+        alpha=alpha,
     )
+
+
+def _silence(values: Values, contrast: Contrast, num_seeds: int) -> str:
+    """Return why nothing is said of a change, or ""."""
+    num_runs = values.y.shape[-1]
+    if num_runs < FEWEST_SEEDS:
+        return f"a verdict needs at least {FEWEST_SEEDS} seeds"
+    for i, j in np.argwhere(contrast.weights):
+        of_arm = values.failures(i, j)
+        if of_arm.share > failures.LARGEST_SHARE:
+            return f"{values.label(i, j)} failed in {of_arm.num_failed} of {num_runs} runs, so it has no typical run"
+    if num_seeds < FEWEST_SEEDS:
+        return f"only {num_seeds} seeds are left with which no arm failed, and a verdict needs {FEWEST_SEEDS}"
+    return ""
+
+
+def corrected(effects: Sequence[Effect]) -> list[Effect]:
+    """Return the effects with their p values corrected over all of them (Holm).
+
+    The family holds a t test for each effect of which something is said, and Fisher's exact test for each, but for
+    interactions, of whose arms some run has failed.
+    """
+    means = [i for i, effect in enumerate(effects) if effect.p is not None]
+    counts = [
+        i for i, e in enumerate(effects) if e.factor != "interaction" and any(each.num_failed for each in e.failed)
+    ]
+    p = [effects[i].p or 0.0 for i in means] + [failures.p_value(*effects[i].failed) for i in counts]
+    family = holm(p).tolist() if p else []
+    num_open = sum(value > effects[0].alpha for value in family)
+    of_mean = dict(zip(means, family[: len(means)], strict=True))
+    of_count = dict(zip(counts, family[len(means) :], strict=True))
+    return [
+        dataclasses.replace(
+            effect,
+            p_corrected=of_mean.get(i),
+            failures_p_corrected=of_count.get(i),
+            level=effect.alpha / max(1, num_open),
+        )
+        for i, effect in enumerate(effects)
+    ]

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from clr_loop.arguments import checked_types
 from clr_loop.runs.result import Reached, TrainingResult, higher_is_better
 
+EPOCH_SECONDS = "epoch_seconds"
+"""The measure of a run's speed, the median of its epochs."""
+
 
 def is_share(name: str) -> bool:
     """Return whether a metric is an accuracy: from 0 to 1, with differences that are written in percentage points."""
@@ -34,22 +37,33 @@ class Measure:
     Attributes:
         name: a metric's name in the results, such as "val_accuracy".
         higher_is_better: None takes what `runs.result.higher_is_better` says of the name.
-        target: the value that arms are timed to, or None. That of an accuracy is a share from 0 to 1.
+        target: the value that arms are timed to, or None.
+        margin: the smallest difference that matters, above 0, or None; 0.005 is half a point of an accuracy.
+        failure_bound: the value beyond which a run has failed; None takes the rule of `failures.failed`.
+
+    All three are in the measure's own unit, that of an accuracy a share from 0 to 1.
 
     Raises:
-        ValueError: if the target is not finite, or is not a share although the measure is an accuracy.
+        ValueError: if one of them is not finite, or is not a share although the measure is an accuracy; if the margin
+            is not above 0.
     """
 
     name: str = "val_accuracy"
     higher_is_better: bool | None = None
     target: float | None = None
+    margin: float | None = None
+    failure_bound: float | None = None
 
     def __post_init__(self) -> None:
         if self.higher_is_better is None:
             object.__setattr__(self, "higher_is_better", higher_is_better(self.name))
-        if self.target is not None and not (0.0 <= self.target <= 1.0 if self.is_share else math.isfinite(self.target)):
-            needed = "a share from 0 to 1 (0.9 means 90%)" if self.is_share else "a finite number"
-            raise ValueError(f"The target is {self.target}, but {self.name} is {needed}; give such a target.")
+        for name in ("target", "margin", "failure_bound"):
+            value = getattr(self, name)
+            if value is not None and not (0.0 <= value <= 1.0 if self.is_share else math.isfinite(value)):
+                needed = "a share from 0 to 1 (0.9 means 90%)" if self.is_share else "a finite number"
+                raise ValueError(f"The {name} is {value}, but {self.name} is {needed}; give such a {name}.")
+        if self.margin is not None and self.margin <= 0.0:
+            raise ValueError(f"The margin is {self.margin:g}; it is the smallest difference that matters, above 0.")
 
     @property
     def is_share(self) -> bool:
@@ -59,7 +73,7 @@ class Measure:
     @property
     def words(self) -> str:
         """Its name in words: `validation accuracy`."""
-        return in_words(self.name)
+        return "epoch seconds" if self.name == EPOCH_SECONDS else in_words(self.name)
 
     @property
     def form(self) -> str:

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from clr_loop.arguments import checked_types, checked_whole
+from clr_loop.arguments import checked_types
 from clr_loop.data import AnyDataset, Dataset, Examples
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.make_loop import FeedName, choose_feed, make_loop
@@ -27,54 +26,8 @@ from clr_loop.runs.records import read_result
 from clr_loop.runs.result import TrainingResult
 from clr_loop.runs.settings import in_words, run_settings
 from clr_loop.studies.arms import Arm, ArmRun
-from clr_loop.studies.comparison.effects import check_grid
-from clr_loop.studies.comparison.measures import Measure
+from clr_loop.studies.comparison.plan import Plan
 from clr_loop.studies.seeds import MakeModel, initial_state
-
-
-@checked_types
-@dataclass(frozen=True)
-class Plan:
-    """What is compared, and for how long.
-
-    Attributes:
-        arms: every batch size with every schedule name, each once, the reference of both first.
-        seeds: ints in [0, 2**32), each once; 3 or more show the spread.
-        epochs: int, at least 1; or the epochs of each batch size, or of each schedule by its name.
-        measure: what the arms will be compared by.
-
-    Raises:
-        ValueError: if the arms are not a whole grid, there is no seed, one twice or one out of range, or epochs is
-            below 1.
-    """
-
-    arms: Sequence[Arm]
-    seeds: Sequence[int]
-    epochs: int | Mapping[int, int] | Mapping[str, int]
-    measure: Measure = dataclasses.field(default_factory=Measure)
-
-    def __post_init__(self) -> None:
-        check_grid(self.arms)
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"The seeds are {list(self.seeds)}; give at least one, and each once.")
-        if not all(0 <= seed < 2**32 for seed in self.seeds):
-            raise ValueError(f"The seeds are {list(self.seeds)}; choose them from 0 to 2**32 - 1.")
-        for arm in self.arms:
-            checked_whole("epochs", self.epochs_of(arm))
-
-    def epochs_of(self, arm: Arm) -> int:
-        """Return the epochs of an arm."""
-        if isinstance(self.epochs, int):
-            return self.epochs
-        epochs: Mapping[Any, int] = self.epochs
-        return epochs[arm.batch_size] if arm.batch_size in epochs else epochs[arm.schedule_name]
-
-    def order(self, seed: int) -> list[Arm]:
-        """Return the arms in the order in which they run with this seed, a permutation that the seed alone decides.
-
-        A machine that slows down or warms up then affects all arms alike, and no arm always comes first.
-        """
-        return [self.arms[i] for i in np.random.default_rng(seed).permutation(len(self.arms))]
 
 
 @checked_types
@@ -85,7 +38,7 @@ def run_arms(
     output_dir: Path,
     *,
     resume: bool = False,
-    skip_diverged: bool = False,
+    on_diverged: Callable[[Arm, int], None] | None = None,
     feed: FeedName = "auto",
     step_options: StepOptions | None = None,
     run_options: RunOptions | None = None,
@@ -105,7 +58,8 @@ def run_arms(
         output_dir: an existing directory; the files of a run go to `<arm>/seed_<n>` in it.
         resume: whether to take the results of runs that are finished there instead of running them again. A run that
             was interrupted continues from its newest checkpoint, or starts again without one.
-        skip_diverged: whether to leave out a run whose loss is no longer finite, instead of raising an error.
+        on_diverged: called with the arm and the seed of a run whose loss is no longer finite, which is left out of what
+            is returned; None lets it raise `runs.fit.NonFiniteError`.
         feed: see `choose_feed`.
         step_options, run_options: for every loop and every run; run_options without checkpoint_every saves none,
             and no models.
@@ -136,8 +90,9 @@ def run_arms(
                     going_on, callbacks = resume and _has_checkpoint(run_dir), make_callbacks(arm, seed)
                     result = train(options=of_arm, run_dir=run_dir, resume=going_on, callbacks=callbacks)
             except NonFiniteError:
-                if not skip_diverged:
+                if on_diverged is None:
                     raise
+                on_diverged(arm, seed)
                 continue
             runs.append(ArmRun(arm, seed, result))
             on_run(runs[-1])

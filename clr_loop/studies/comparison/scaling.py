@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from clr_loop.studies.comparison.effects import Comparison
+from clr_loop.studies.comparison.compare import Comparison
 from clr_loop.studies.comparison.tuning import Search
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from clr_loop.runs.result import TrainingResult, direction_of
 from clr_loop.studies.arms import ArmRun
-from clr_loop.studies.comparison.effects import Comparison
+from clr_loop.studies.comparison.compare import Comparison
 from clr_loop.studies.comparison.measures import count, in_words
 from clr_loop.studies.comparison.noise_scale import NoiseScale
 from clr_loop.studies.comparison.tuning import Search, by_schedule

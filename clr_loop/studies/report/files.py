@@ -7,16 +7,16 @@ from typing import Any
 
 from clr_loop.runs import files as run_files
 from clr_loop.studies.arms import ArmRun
-from clr_loop.studies.comparison.effects import Comparison
+from clr_loop.studies.comparison.compare import ArmSummary, Comparison
 from clr_loop.studies.comparison.measures import Measure
 from clr_loop.studies.pictures.canvas import Format, save, to_png
 from clr_loop.studies.pictures.comparison import comparison_pictures
-from clr_loop.studies.report.sections import Context, markdown
+from clr_loop.studies.report.sections import Context, latex, markdown
 from clr_loop.studies.report.tensorboard import FOLDER, write_events
 
 
 def write(comparison: Comparison, output_dir: Path, context: Context, figure_format: Format = "png") -> None:
-    """Write comparison.json, comparison.csv, report.md, the pictures, and all of them for TensorBoard.
+    """Write comparison.json, .csv and .tex, arms.csv, report.md, the pictures, and all of them for TensorBoard.
 
     The directory must exist. The pictures are comparison.png and, where there is something to draw, beside it
     comparison.range_test.png, .tuning.png, .scaling.png and .loss_against_rate.png; and each of them in figure_format.
@@ -34,6 +34,8 @@ def write(comparison: Comparison, output_dir: Path, context: Context, figure_for
     run_files.write_json(output_dir / "comparison.json", content)
     rows = [_csv_row(run, measure, run.seed in comparison.timed_seeds) for run in comparison.runs]
     run_files.write_csv(output_dir / "comparison.csv", rows)
+    run_files.write_csv(output_dir / "arms.csv", [_csv_row_of_arm(arm) for arm in comparison.arms])
+    (output_dir / "comparison.tex").write_text(latex(comparison))
     pictures = comparison_pictures(comparison, context.searches, context.noise_scale, context.range_tests)
     panels: dict[str, bytes] = {}
     for name, picture in pictures.items():
@@ -41,6 +43,27 @@ def write(comparison: Comparison, output_dir: Path, context: Context, figure_for
         tag = name.removeprefix("comparison.")
         panels |= {f"{tag}/{panel}": to_png(figure) for panel, figure in picture.alone().items()}
     write_events(comparison, output_dir / FOLDER, text, panels, context.noise_scale)
+
+
+def _csv_row_of_arm(arm: ArmSummary) -> dict[str, Any]:
+    """Return what a paper has of an arm."""
+    final, failures = arm.final, arm.failures
+    return {
+        "arm": arm.arm.label,
+        "batch_size": arm.arm.batch_size,
+        "schedule": arm.arm.schedule_name,
+        "n": len(final.values),
+        "mean": final.mean,
+        "sd": final.sd,
+        "median": final.median,
+        "min": min(final.values),
+        "max": max(final.values),
+        "failures": failures.num_failed,
+        "runs": failures.num_runs,
+        "failures_at_most": failures.interval_95[1],
+        "epoch_seconds": arm.epoch_seconds,
+        "train_seconds": arm.train_seconds.mean,
+    }
 
 
 def _csv_row(run: ArmRun, measure: Measure, is_timed: bool) -> dict[str, Any]:

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clr_loop.schedules import Constant, Triangular
-from clr_loop.studies.comparison.effects import ArmSummary, Comparison
-from clr_loop.studies.comparison.measures import count
+from clr_loop.studies.comparison.compare import ArmSummary, Comparison
+from clr_loop.studies.comparison.failures import RULE
+from clr_loop.studies.comparison.measures import Measure, count
 from clr_loop.studies.comparison.noise_scale import NoiseScale
 from clr_loop.studies.comparison.scaling import fitted_power, largest_scaling_sizes
 from clr_loop.studies.comparison.tuning import Search, by_schedule
 from clr_loop.studies.range_test.sweep import RangeTest
 from clr_loop.studies.report.tables import table_of
-from clr_loop.studies.report.words import amount, conclusions, interval, p_in_words, unit_of, verdict
+from clr_loop.studies.report.words import amount, answer, conclusions, confidence, interval, p_in_words, verdict
 
 # "Implementing Cyclic Learning Rates in Keras": (batch size, schedule) → training seconds, validation accuracy.
 _ARTICLE_EPOCHS = 15
@@ -39,8 +40,10 @@ _BUDGETS = {
     "seconds": "All arms train for about as long, rounded to whole epochs.",
 }
 _ARMS_NOTE = """\
+± is the standard deviation over seeds; the lowest and highest seed are in brackets. Mean and median are of all runs."""
+_TIMES_NOTE = """\
 Times are of training alone, and each epoch ends with its metrics on the host. Each batch size is compiled once, before
-the first step. ± is the standard deviation over seeds; the lowest and highest seed are in brackets."""
+the first step."""
 _TARGET_NOTE = """\
 Medians over seeds of what it took until the first validation that reached the target. A seed that did not reach it
 counts as infinite, so there is no median where half of the seeds did not."""
@@ -50,17 +53,16 @@ root. The power is that of a straight line through the tuned rates on logarithmi
 the linear rule, 0.5 the square-root rule, 0 none."""
 _EFFECTS_NOTE = """\
 Each effect is a difference taken seed by seed (same initial weights, same order of the data), averaged over the levels
-of the other factor. ± is its standard deviation over seeds, and the interval is the 95% interval of the mean (Student's
-t). p is that of Student's t test, corrected because several effects are tested on one measure (Holm). A difference is
-shown where p is at most 0.05. An interval that excludes 0 is not enough, because it is not corrected. If the arms do
-not differ, at most one comparison in twenty shows a difference; from fewer than four seeds it may be more.
+of the other factor. It speaks of the typical run: seeds with which one of its arms failed are left out. ± is its
+standard deviation over seeds, and the interval is that of the mean (Student's t). p is that of Student's t test, and of
+Fisher's exact test for failures, corrected over all of them (Holm): if the arms do not differ at all, at most one
+comparison in twenty shows anything. An interval that excludes 0 is not enough, because it is not corrected.
 
-Where none is shown, there are two cases. If the whole interval lies within one standard deviation of 0, the change does
-less than another seed does, and the verdict names the far end of the interval: a larger difference is not likely. Every
-other case is undecided, and the verdict names the number of seeds from which one or the other is always said. A power
-of 80% means that four such comparisons in five show a difference of this size. It is based on the observed standard
-deviation, so it is rough if the seeds are few. Decide on the number of seeds before the first run: looking at some
-and then adding more makes a false difference more likely."""
+A difference that is not shown may still be there; its interval says how large it may be. A power of 80% means that four
+such comparisons in five show a difference of this size. It is based on the observed standard deviation, so it is rough
+if the seeds are few. The number of seeds must be fixed before the first run: looking at some and then adding more makes
+a false difference more likely, unless the looks were planned (`--looks`)."""
+_TUNED_NOTE = "The interval and p allow for the choice of the rates; see Tuning."
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Context:
         searches: how each arm was tuned; () if none was.
         noise_scale: of the first arm, if it was measured.
         range_tests: those of each batch size that bounds or tuning began with.
+        plan: what was fixed before the first run, in words; "" if it is not known.
     """
 
     dataset: str
@@ -81,22 +84,41 @@ class Context:
     searches: Sequence[Search] = ()
     noise_scale: NoiseScale | None = None
     range_tests: Mapping[int, Sequence[RangeTest]] = dataclasses.field(default_factory=dict)
+    plan: str = ""
 
 
 def markdown(comparison: Comparison, context: Context) -> str:
     """Return the report of a comparison; it has the article's column only where the settings are the article's own."""
     scope = _TUNED if context.searches else _SETTINGS
     sections = [
-        f"# Batch size and learning rate\n\n{scope}\n\n{_head(comparison, context)}",
-        f"## Arms\n\n{_arms_table(comparison, context)}\n\n{_arms_notes(comparison)}",
+        f"# Batch size and learning rate\n\n**{answer(comparison)}**\n\n{_head(comparison, context)}\n\n{scope}",
+        f"## Arms\n\n{table_of(_arms_rows(comparison, context))}\n\n{_arms_notes(comparison.measure)}",
+        f"## Times\n\n{table_of(_times_rows(comparison))}\n\n{_times_notes(comparison)}",
         target_section(comparison),
         tuning_section(context.searches),
         _rule_section(context.searches),
         _noise_section(comparison, context.noise_scale),
-        f"## Effects\n\n{_effects_table(comparison)}\n\n{_EFFECTS_NOTE}" if comparison.effects else "",
+        _effects_section(comparison),
         "## What follows\n\n" + "\n".join(f"- {sentence}" for sentence in conclusions(comparison)),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def latex(comparison: Comparison) -> str:
+    """Return the arms as a table for a paper; it needs LaTeX's package booktabs."""
+    measure = comparison.measure
+    rows = [
+        {
+            "arm": arm.arm.label,
+            "n": str(len(arm.final.values)),
+            measure.words: arm.final.in_words(measure.form),
+            "median": f"{arm.final.median:{measure.form}}",
+            "failed": f"{arm.failures.num_failed} of {arm.failures.num_runs}",
+            "s per epoch": f"{arm.epoch_seconds:.3f}",
+        }
+        for arm in comparison.arms
+    ]
+    return f"{table_of(rows, 'latex_booktabs')}\n"
 
 
 def _head(comparison: Comparison, context: Context) -> str:
@@ -107,6 +129,7 @@ def _head(comparison: Comparison, context: Context) -> str:
     return (
         f"{context.dataset}, {context.model}, {first.settings['optimizer']}, {epochs}, "
         f"{count(len(comparison.seeds), 'seed')} an arm; on {first.device}; {versions}. {_BUDGETS[context.budget]}"
+        f"{context.plan and f' {context.plan}'}"
     )
 
 
@@ -117,31 +140,51 @@ def _is_article(comparison: Comparison, context: Context) -> bool:
     return settings == ("mnist", "article_mlp", {_ARTICLE_EPOCHS}, "Adam", "val_accuracy")
 
 
-def _arms_table(comparison: Comparison, context: Context) -> str:
+def _arms_rows(comparison: Comparison, context: Context) -> list[dict[str, str]]:
     measure, is_article = comparison.measure, _is_article(comparison, context)
     rows = []
     for arm in comparison.arms:
         values = arm.final.values
-        spread = f"(n={len(values)}) [{min(values):{measure.form}}, {max(values):{measure.form}}]"
         row = {
+            "arm": arm.arm.label,
+            measure.words: f"{arm.final.in_words(measure.form)} (n={len(values)})",
+            "median": f"{arm.final.median:{measure.form}} [{min(values):{measure.form}}, {max(values):{measure.form}}]",
+            "failed": str(arm.failures),
+        }
+        if is_article:
+            seconds, accuracy = _ARTICLE.get((arm.arm.batch_size, arm.arm.schedule), (None, None))
+            row["the article"] = "–" if seconds is None else f"{seconds:.2f} s, {accuracy:.4f}"
+        rows.append(row)
+    return rows
+
+
+def _arms_notes(measure: Measure) -> str:
+    """Say what the columns hold, and which runs have failed."""
+    bound = f"A run has failed if it diverged, or if its {measure.words} is worse than {measure.failure_bound}."
+    rule = RULE if measure.failure_bound is None else bound
+    return textwrap.fill(
+        f"{_ARMS_NOTE} {rule} In brackets is the upper end of the exact 95% interval of the chance that a run fails.",
+        120,
+    )
+
+
+def _times_rows(comparison: Comparison) -> list[dict[str, str]]:
+    return [
+        {
             "arm": arm.arm.label,
             "updates": f"{arm.steps:,}",
             "epoch s (median)": f"{arm.epoch_seconds:.3f}",
             "train s": arm.train_seconds.in_words(".2f"),
             "compile s": f"{arm.compile_seconds:.1f}",
             "examples/s": f"{arm.examples_per_second:,.0f}",
-            measure.words: f"{arm.final.in_words(measure.form)} {spread}",
         }
-        if is_article:
-            seconds, accuracy = _ARTICLE.get((arm.arm.batch_size, arm.arm.schedule), (None, None))
-            row["the article"] = "–" if seconds is None else f"{seconds:.2f} s, {accuracy:.4f}"
-        rows.append(row)
-    return table_of(rows)
+        for arm in comparison.arms
+    ]
 
 
-def _arms_notes(comparison: Comparison) -> str:
+def _times_notes(comparison: Comparison) -> str:
     """Say what the columns hold, which seeds the times are of, and where the bounds of the cycles came from."""
-    notes = [_ARMS_NOTE]
+    notes = [_TIMES_NOTE]
     untimed = [seed for seed in comparison.seeds if seed not in comparison.timed_seeds]
     if untimed:
         timed, others = (
@@ -244,18 +287,29 @@ def _noise_section(comparison: Comparison, noise_scale: NoiseScale | None) -> st
     return f"## Gradient noise scale\n\n{textwrap.fill(text, 120)}"
 
 
+def _effects_section(comparison: Comparison) -> str:
+    """Return the section on what each change did; "" from one arm."""
+    if not comparison.effects:
+        return ""
+    notes = [_EFFECTS_NOTE]
+    if any(effect.pick_variance for effect in comparison.effects):
+        notes.append(_TUNED_NOTE)
+    return "\n\n".join(["## Effects", _effects_table(comparison), *notes])
+
+
 def _effects_table(comparison: Comparison) -> str:
-    measure = comparison.measure
+    alpha = comparison.effects[0].alpha
     return table_of(
         [
             {
-                "measure": unit_of(effect, measure).words,
+                "measure": effect.measure.words,
                 "factor": effect.factor.replace("_", " "),
                 "change": effect.change,
-                "effect": amount(effect, measure),
-                "95% interval": interval(effect, measure),
+                "effect": amount(effect),
+                "seeds": str(len(effect.differences)),
+                f"{confidence(alpha)} interval": interval(effect),
                 "p (corrected)": p_in_words(effect.p_corrected),
-                "verdict": verdict(effect, measure),
+                "verdict": verdict(effect),
             }
             for effect in comparison.effects
         ]

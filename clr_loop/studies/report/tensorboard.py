@@ -16,7 +16,7 @@ from clr_loop.runs import events
 from clr_loop.runs.events import Chart
 from clr_loop.runs.records import flat
 from clr_loop.runs.result import direction_of
-from clr_loop.studies.comparison.effects import Comparison
+from clr_loop.studies.comparison.compare import Comparison
 from clr_loop.studies.comparison.measures import in_words
 from clr_loop.studies.comparison.noise_scale import NoiseScale
 from clr_loop.studies.pictures.bands import RATES, Band, training_bands, validation_bands

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from clr_loop.studies.comparison.effects import Comparison, Effect
-from clr_loop.studies.comparison.measures import Measure
+from clr_loop.studies.comparison.compare import Comparison
+from clr_loop.studies.comparison.effects import Effect
+from clr_loop.studies.comparison.failures import Failures
+from clr_loop.studies.comparison.measures import EPOCH_SECONDS, Measure
+from clr_loop.studies.comparison.sample import Sample
 
 
 class _Unit(NamedTuple):
-    """How a difference is written: the measure in words, and the factor, the format and the unit of the number."""
+    """How a difference is written: the factor, the format and the unit of the number."""
 
-    words: str
     factor: float
     form: str
     unit: str
@@ -21,25 +23,30 @@ class _Unit(NamedTuple):
         return f"{format(abs(difference) * self.factor, self.form.lstrip('+'))}{self.unit}"
 
 
-def unit_of(effect: Effect, measure: Measure) -> _Unit:
-    """Return how the differences of an effect are written."""
-    if effect.measure == "epoch_seconds":
-        return _Unit("epoch seconds", 1.0, "+.3f", " s")
-    if measure.is_share:
-        return _Unit(measure.words, 100.0, "+.2f", " points")
-    return _Unit(measure.words, 1.0, "+.4g", "")
+def unit_of(measure: Measure) -> _Unit:
+    """Return how the differences of a measure are written."""
+    if measure.name == EPOCH_SECONDS:
+        return _Unit(1.0, "+.3f", " s")
+    return _Unit(100.0, "+.2f", " points") if measure.is_share else _Unit(1.0, "+.4g", "")
 
 
-def amount(effect: Effect, measure: Measure) -> str:
-    """Return the size of an effect, with its standard deviation: `+1.25 ± 0.31 points`."""
-    unit = unit_of(effect, measure)
-    return f"{effect.sample.in_words(unit.form, unit.factor)}{unit.unit}"
+def amount(effect: Effect) -> str:
+    """Return the size of an effect, with its standard deviation: `+1.25 ± 0.31 points`; a dash without any seed."""
+    unit = unit_of(effect.measure)
+    if not effect.differences:
+        return "–"
+    return f"{Sample(effect.differences).in_words(unit.form, unit.factor)}{unit.unit}"
 
 
-def interval(effect: Effect, measure: Measure) -> str:
-    """Return the 95% interval of an effect: `-0.31 to +0.52`, or a dash from one seed."""
-    unit = unit_of(effect, measure)
-    return " to ".join(format(end * unit.factor, unit.form) for end in effect.sample.interval_95 or ()) or "–"
+def interval(effect: Effect) -> str:
+    """Return the interval of an effect: `-0.31 to +0.52`; a dash where there is none or nothing is said."""
+    unit, ends = unit_of(effect.measure), () if effect.silence else effect.interval or ()
+    return " to ".join(format(end * unit.factor, unit.form) for end in ends) or "–"
+
+
+def confidence(alpha: float) -> str:
+    """Return what an interval holds: `95%`."""
+    return f"{100 * (1 - alpha):.3g}%"
 
 
 def p_in_words(p: float | None) -> str:
@@ -49,22 +56,66 @@ def p_in_words(p: float | None) -> str:
     return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
-def verdict(effect: Effect, measure: Measure) -> str:
+def verdict(effect: Effect) -> str:
     """Return in a few words what the seeds say of an effect."""
-    if effect.sample.interval_95 is None:
-        return "one seed: no spread"
+    if effect.verdict == "none":
+        return "no verdict"
+    if effect.verdict == "shown":
+        return _direction(effect)
     if effect.verdict == "undecided":
-        return f"undecided: about {effect.seeds_to_tell} seeds would tell"
-    if not any(effect.sample.values):
-        return "no seed differs"
-    if effect.verdict == "small":
-        far_end = max(effect.sample.interval_95, key=abs)
-        return f"no difference larger than {unit_of(effect, measure).size(far_end)} is likely"
+        return "undecided" if any(effect.differences) else "no seed differs"
+    margin = unit_of(effect.measure).size(effect.measure.margin or 0.0)
+    return f"less than {margin} apart" if effect.verdict == "equivalent" else f"not worse by {margin}"
+
+
+def _direction(effect: Effect) -> str:
     if effect.factor == "interaction":
         return "shown"
-    if effect.measure == "epoch_seconds":
-        return "faster" if effect.sample.mean < 0 else "slower"
-    return "better" if (effect.sample.mean > 0) == measure.higher_is_better else "worse"
+    if effect.measure.name == EPOCH_SECONDS:
+        return "faster" if effect.is_better else "slower"
+    if effect.is_better:
+        return "better where it does not fail" if effect.fails_more else "better"
+    return "worse where it does not fail" if effect.fails_less else "worse"
+
+
+def answer(comparison: Comparison) -> str:
+    """Return the answer to the comparison's question, the last arm against the first, in one sentence."""
+    effect, time = comparison.question, comparison.effect(EPOCH_SECONDS)
+    if effect is None or time is None:
+        return "There is only one arm, and nothing to compare it with."
+    (changed,), (reference,) = effect.arms
+    unit, words = unit_of(effect.measure), effect.measure.words
+    pair = f"{changed} and {reference}"
+    if effect.verdict == "none":
+        found = f"These runs cannot tell {pair} apart by {words}, because {effect.silence}"
+    elif effect.verdict == "shown":
+        found = (
+            f"{changed} is {verdict(effect)} than {reference}, by {unit.size(effect.mean)} of {words} "
+            f"({confidence(effect.alpha)} interval {interval(effect)})"
+        )
+    elif effect.verdict == "undecided":
+        what = f"the difference in {words} is between {interval(effect).replace(' to ', ' and ')}{unit.unit}"
+        found = f"{len(effect.differences)} seeds cannot tell {pair} apart: {what}"
+        found = found if effect.interval else f"No seed tells {pair} apart by {words}"
+    elif effect.verdict == "equivalent":
+        found = f"{pair} differ by less than {unit.size(effect.measure.margin or 0.0)} of {words}"
+    else:
+        found = f"{changed} is not worse than {reference} by {unit.size(effect.measure.margin or 0.0)} of {words}"
+    return f"{found[0].upper()}{found[1:]}{_failures_clause(effect)}; {_time_clause(comparison, time)}."
+
+
+def _failures_clause(effect: Effect) -> str:
+    if effect.fails_more or effect.fails_less:
+        return f", and it fails {'more' if effect.fails_more else 'less'} often ({_counts(effect)})"
+    return ""
+
+
+def _time_clause(comparison: Comparison, time: Effect) -> str:
+    """Say how long an epoch takes beside one of the first arm."""
+    ratio, ends = comparison.time_ratio()
+    spread = f", {confidence(time.alpha)} interval {ends[0]:.2f} to {ends[1]:.2f}" if ends else ""
+    known = "" if time.verdict == "shown" or time.silence else ", a difference that is not shown"
+    return f"its epoch takes {ratio:.2f} of the time{spread}{known}"
 
 
 def conclusions(comparison: Comparison) -> list[str]:
@@ -73,7 +124,7 @@ def conclusions(comparison: Comparison) -> list[str]:
     effects = sorted(comparison.effects, key=lambda effect: effect.factor != "both")
     said = [_sentence(effect, comparison) for effect in effects]
     said += [f"{arm.arm.label}: {warning}." for arm in comparison.arms for warning in arm.warnings]
-    shown = {(effect.measure, effect.factor) for effect in effects if effect.verdict == "shown"}
+    shown = {(effect.measure.name, effect.factor) for effect in effects if effect.verdict == "shown"}
     if (comparison.measure.name, "interaction") in shown:
         said.append(
             "Batch size and schedule interact, so read the cells of the table: the averages above mix unlike cases."
@@ -82,24 +133,38 @@ def conclusions(comparison: Comparison) -> list[str]:
 
 
 def _sentence(effect: Effect, comparison: Comparison) -> str:
-    unit = unit_of(effect, comparison.measure)
-    subject = f"{effect.change[0].upper()}{effect.change[1:]}, {unit.words}"
-    said = verdict(effect, comparison.measure)
+    unit, said = unit_of(effect.measure), verdict(effect)
+    subject = f"{effect.change[0].upper()}{effect.change[1:]}, {effect.measure.words}"
     if effect.factor == "interaction" and len(comparison.arms) == 4:
-        subject = f"Whether the schedule's effect on {unit.words} depends on the batch size"
+        subject = f"Whether the schedule's effect on {effect.measure.words} depends on the batch size"
         said = "it does" if effect.verdict == "shown" else said
-    subject = f"{subject}: {amount(effect, comparison.measure)}"
-    if effect.p_corrected is None:
-        return f"{subject}, from one seed; nothing follows, run more seeds."
+    subject = f"{subject}: {amount(effect)}"
+    failures = _failures_sentence(effect)
+    if effect.verdict == "none":
+        return f"{subject}; no verdict, because {effect.silence}.{failures}"
     if effect.verdict == "shown":
-        if effect.arms and effect.measure == "epoch_seconds":
-            seconds = {arm.arm.label: arm.epoch_seconds for arm in comparison.arms}
-            changed, reference = (seconds[label] for label in effect.arms)
-            said += f" ({reference / changed:.2f} times the speed)"
-        return f"{subject}, {said} (corrected p {p_in_words(effect.p_corrected)})."
-    if not effect.detectable_difference:
-        return f"{subject}; {said}."
-    return (
-        f"{subject}; {said}. {len(effect.sample.values)} seeds find a difference of "
-        f"{unit.size(effect.detectable_difference)} with 80% power; half of it needs {effect.seeds_for_half} seeds."
-    )
+        return f"{subject}, {said} (corrected p {p_in_words(effect.p_corrected)}).{failures}"
+    between = f", between {interval(effect).replace(' to ', ' and ')}{unit.unit}" if effect.interval else ""
+    power = ""
+    if effect.verdict == "undecided" and effect.detectable_difference:
+        size = unit.size(effect.detectable_difference)
+        power = f" {len(effect.differences)} seeds would show a difference of {size} with 80% power."
+    return f"{subject}; {said}{between}.{power}{failures}"
+
+
+def _failures_sentence(effect: Effect) -> str:
+    if effect.failures_p_corrected is None:
+        return ""
+    often = "may be chance"
+    if effect.fails_more or effect.fails_less:
+        often = f"is {'more' if effect.fails_more else 'less'} often"
+    return f" {_counts(effect)} runs failed, which {often} (corrected p {p_in_words(effect.failures_p_corrected)})."
+
+
+def _counts(effect: Effect) -> str:
+    changed, reference = effect.failed
+    return f"{_of(changed)} against {_of(reference)}"
+
+
+def _of(failures: Failures) -> str:
+    return f"{failures.num_failed} of {failures.num_runs}"
