@@ -191,7 +191,8 @@ def _noise_scale(dataset: data.Dataset, plan: Plan, measured: arm_flags.Measured
 
     kept: Mapping[str, Any] = measured.keep("noise_scale", arm.batch_size, measure)
     measured.write()
-    return noise_scale.NoiseScale(**{name: tuple(x) if isinstance(x, list) else x for name, x in kept.items()})
+    fields: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in kept.items()}
+    return noise_scale.NoiseScale(**fields)
 
 
 @dataclass(frozen=True)
