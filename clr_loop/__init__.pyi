@@ -13,13 +13,16 @@ from .runs.models import load_run as load_run
 from .runs.options import RunOptions as RunOptions
 from .runs.snapshots import ensemble as ensemble
 from .schedules import Constant as Constant
+from .schedules import CosineDecay as CosineDecay
 from .schedules import CosineRestarts as CosineRestarts
 from .schedules import Cyclic as Cyclic
 from .schedules import ExponentialDecay as ExponentialDecay
 from .schedules import ExponentialRamp as ExponentialRamp
 from .schedules import ExpRange as ExpRange
+from .schedules import LinearDecay as LinearDecay
 from .schedules import LinearRamp as LinearRamp
 from .schedules import OneCycle as OneCycle
+from .schedules import OneTriangle as OneTriangle
 from .schedules import Triangular as Triangular
 from .schedules import Triangular2 as Triangular2
 from .schedules import describe as describe

@@ -215,7 +215,9 @@ class Measured:
 
         make_model = partial(model_flags.make_model, self._dataset)
         with terminal.status(f"range test, batch {batch_size}"):
-            tests = range_test.run_seeds(make_loop(self._dataset, batch_size), make_model, FLAGS.seeds)
+            swept, held_out = range_test.split(self._dataset, batch_size)
+            loop = make_loop(swept, batch_size)
+            tests = range_test.run_seeds(loop, make_model, FLAGS.seeds, held_out=held_out)
         self.keep("range tests", batch_size, lambda: [test.to_json() for test in tests])
         try:
             bounds = dataclasses.asdict(range_test.suggested_bounds(tests, epochs))
@@ -223,6 +225,8 @@ class Measured:
             raise range_test.NoSuggestionError(
                 f"Range test at batch {batch_size}: {error} Or take --bounds=flags."
             ) from error
+        for note in range_test.notes(tests):
+            terminal.say(f"note: {note}")
         terminal.say(f"range test, batch {batch_size}: {as_flags(bounds)}\n")
         return bounds
 
@@ -243,7 +247,9 @@ class Measured:
 
         def center(batch_size: int) -> float:
             with terminal.status(f"range test, batch {batch_size}"):
-                test: RangeTest = range_test.run(make_loop(held_out, batch_size, tuning.SEED))
+                swept, scored = range_test.split(held_out, batch_size)
+                loop = make_loop(swept, batch_size, tuning.SEED)
+                test: RangeTest = range_test.run(loop, held_out=scored)
             self.keep("range tests", batch_size, lambda: [test.to_json()])
             suggestions = {suggestion.name: suggestion for suggestion in range_test.suggest([test.curve])}
             for suggestion in (suggestions["max_lr"], suggestions["steepest"]):

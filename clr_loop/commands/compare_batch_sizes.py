@@ -223,8 +223,8 @@ def _noise_scale(dataset: data.Dataset, plan: Plan, measured: arm_flags.Measured
 
     kept: Mapping[str, Any] = measured.keep("noise_scale", arm.batch_size, measure)
     measured.write()
-    steps, noise, signal = (tuple(kept[name]) for name in ("steps", "noise", "signal"))
-    return noise_scale.NoiseScale(steps, noise, signal, kept["largest"])
+    fields: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in kept.items()}
+    return noise_scale.NoiseScale(**fields)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,9 @@ Examples:
 It prints what the curves suggest and last the flags to train with, and writes into --output_dir: range_test.json,
 range_test.csv (every step), range_test.png and TensorBoard's events. --epochs is the length of the planned run. The
 exit code is 1 if the curves support no bounds.
+
+A sweep of more than two epochs reads its score on a held-out tenth of the training examples, because a model memorizes
+what it sees again.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from absl import flags
 from tqdm import tqdm
 
 from clr_loop.commands import loop_flags, model_flags, output_flags, terminal
-from clr_loop.data import AnyDataset
+from clr_loop.data import AnyDataset, Examples
 from clr_loop.schedules import to_steps
 
 if TYPE_CHECKING:
@@ -74,8 +77,9 @@ def run() -> int:
             from clr_loop.runs.settings import loop_settings
             from clr_loop.studies import range_test
 
-            loop = loop_flags.make_loop(dataset, strategy)
-        tests = _sweep(loop, dataset, num_steps)
+            swept, held_out = range_test.split(dataset, FLAGS.batch_size, num_steps)
+            loop = loop_flags.make_loop(swept, strategy)
+        tests = _sweep(loop, dataset, num_steps, held_out)
         output_flags.begin(output_dir)
         with terminal.status("drawing"):
             settings = {**model_flags.settings(dataset), **loop_settings(loop)}
@@ -84,7 +88,7 @@ def run() -> int:
         return 0 if isinstance(range_test.bounds_or_reason(tests, FLAGS.epochs), range_test.Bounds) else 1
 
 
-def _sweep(loop: TrainLoop, dataset: AnyDataset, num_steps: int) -> list[RangeTest]:
+def _sweep(loop: TrainLoop, dataset: AnyDataset, num_steps: int, held_out: Examples | None) -> list[RangeTest]:
     from clr_loop.studies import range_test
 
     with tqdm(total=num_steps, unit="step", disable=None, leave=False, dynamic_ncols=True) as bar:
@@ -106,6 +110,7 @@ def _sweep(loop: TrainLoop, dataset: AnyDataset, num_steps: int) -> list[RangeTe
             num_steps=num_steps,
             sweep=FLAGS.sweep,
             early_stop=None if FLAGS.early_stop == "none" else float(FLAGS.early_stop),
+            held_out=held_out,
             on_block=move,
         )
 

@@ -28,14 +28,17 @@ SCHEDULES: dict[str, type[schedules.Schedule]] = {
     "linear_ramp": schedules.LinearRamp,
     "exponential_ramp": schedules.ExponentialRamp,
     "exponential_decay": schedules.ExponentialDecay,
+    "one_triangle": schedules.OneTriangle,
+    "linear_decay": schedules.LinearDecay,
+    "cosine_decay": schedules.CosineDecay,
 }
 
 _LENGTHS = ("step_size", "step_size_down", "first_cycle_steps", "total_steps", "decay_steps")
 UNITS = "2000 or 2000st (steps), 2ep (epochs) or 30% (of the run)"
 
 flags.DEFINE_float("learning_rate", 0.1, "constant: the rate; exponential_decay: the first rate.")
-flags.DEFINE_float("base_lr", 0.001, "Cycles: the lowest rate.")
-flags.DEFINE_float("max_lr", 0.006, "Cycles: the highest rate.")
+flags.DEFINE_float("base_lr", 0.001, "Cycles and decays: the lowest rate.")
+flags.DEFINE_float("max_lr", 0.006, "Cycles and decays: the highest rate.")
 flags.DEFINE_string("step_size", "2000", f"Triangles: the climbing half of a cycle, usually 2 to 10 epochs; {UNITS}.")
 flags.DEFINE_string("step_size_down", None, f"Triangles: the falling half, if it is not step_size; {UNITS}.")
 flags.DEFINE_float("gamma", 0.9999, "exp_range: what the height of the cycle is multiplied by at each step, in (0, 1].")
@@ -48,7 +51,9 @@ flags.DEFINE_integer("t_mul", 1, "cosine_restarts: how many times longer each cy
 flags.DEFINE_float("m_mul", 1.0, "cosine_restarts: how many times higher each cycle is than the one before, in (0, 1].")
 flags.DEFINE_float("start_lr", 1e-7, "Ramps: the first rate.")
 flags.DEFINE_float("end_lr", 10.0, "Ramps: the last rate.")
-flags.DEFINE_string("total_steps", "100%", f"one_cycle and ramps: their whole length; {UNITS}.")
+flags.DEFINE_string(
+    "total_steps", "100%", f"Of one_cycle, one_triangle, ramps, linear_decay and cosine_decay: their length; {UNITS}."
+)
 flags.DEFINE_string("decay_steps", "1ep", f"exponential_decay: how often the rate is multiplied; {UNITS}.")
 flags.DEFINE_float("decay_rate", 0.9, "exponential_decay: what the rate is multiplied by, in (0, 1].")
 flags.DEFINE_bool("staircase", False, "exponential_decay: hold the rate in between.")

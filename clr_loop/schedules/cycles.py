@@ -39,8 +39,8 @@ def register_scale_fn(name: str, scale_fn: ScaleFn) -> None:
 
 
 @dataclass(frozen=True)
-class Cycles(Schedule):
-    """What all cycles have in common: their bounds, and a momentum that mirrors the rate.
+class Bounded(Schedule):
+    """What cycles and decays between two rates have in common: the bounds, and a momentum that mirrors the rate.
 
     Args:
         base_lr, max_lr: float, the lowest and the highest rate.
@@ -62,7 +62,7 @@ class Cycles(Schedule):
 
 
 @dataclass(frozen=True)
-class Triangular(Cycles):
+class Triangular(Bounded):
     """A rate that climbs in a straight line from base_lr to max_lr and falls back, over and over.
 
     With `cycle, position = divmod(step, period)` in integers and `period = step_size + step_size_down`:
@@ -74,7 +74,7 @@ class Triangular(Cycles):
     The integer phase is exact at any step that an int64 can hold. Here the scale is 1; the subclasses have others.
 
     Args:
-        base_lr, max_lr, momentum: see `Cycles`.
+        base_lr, max_lr, momentum: see `Bounded`.
         step_size: int, steps of the climbing half of a cycle. Smith recommends 2 to 10 epochs.
         step_size_down: int, steps of the falling half; None means `step_size`.
 
@@ -178,7 +178,7 @@ def _checked_scale_fn(value: Any) -> str | ScaleFn | None:
 
 
 @dataclass(frozen=True)
-class CosineRestarts(Cycles):
+class CosineRestarts(Bounded):
     """Half a cosine from max_lr down toward base_lr, restarted over and over: SGDR.
 
     Cycle i, counted from 0, has `first_cycle_steps * t_mul**i` steps. At the step `position` of its `length`:
@@ -186,7 +186,7 @@ class CosineRestarts(Cycles):
         rate = base_lr + (max_lr - base_lr) * m_mul**i * (1 + cos(pi * position / length)) / 2
 
     Args:
-        base_lr, max_lr, momentum: see `Cycles`.
+        base_lr, max_lr, momentum: see `Bounded`.
         first_cycle_steps: int, at least 1.
         t_mul: int, at least 1: each cycle is this many times as long as the one before.
         m_mul: float in (0, 1]: each cycle starts at this share of the height of the one before.

@@ -20,7 +20,15 @@ import numpy as np
 from clr_loop.arguments import checked_whole
 from clr_loop.schedules.base import NUMPY, Schedule
 from clr_loop.schedules.cycles import CosineRestarts, Cyclic, ExpRange, Triangular
-from clr_loop.schedules.formulas import Constant, ExponentialDecay, Joined, LinearRamp, OneCycle
+from clr_loop.schedules.formulas import (
+    Constant,
+    ExponentialDecay,
+    Joined,
+    LinearDecay,
+    LinearRamp,
+    OneCycle,
+    OneTriangle,
+)
 
 # We say that a run ends at the low if it ends within this share of the way up.
 _NEAR_LOW = 0.1
@@ -111,12 +119,20 @@ def _(schedule: LinearRamp, total_steps: int, steps_per_epoch: int) -> _Facts:
 
 
 @_look.register
-def _(schedule: OneCycle, total_steps: int, steps_per_epoch: int) -> _Facts:
+def _(schedule: LinearDecay, total_steps: int, steps_per_epoch: int) -> _Facts:
+    return None, *_against_length(schedule, "decay", total_steps)
+
+
+@_look.register(OneCycle)
+@_look.register(OneTriangle)
+def _(schedule: OneCycle | OneTriangle, total_steps: int, steps_per_epoch: int) -> _Facts:
     cycles = min(total_steps / schedule.total_steps, 1.0)
     return cycles, *_against_length(schedule, "cycle", total_steps)
 
 
-def _against_length(schedule: LinearRamp | OneCycle, what: str, total_steps: int) -> tuple[str, list[str]]:
+def _against_length(
+    schedule: LinearRamp | LinearDecay | OneCycle | OneTriangle, what: str, total_steps: int
+) -> tuple[str, list[str]]:
     """Return where the run ends, and a warning if the schedule has another length than the run."""
     too_many, last_lr = total_steps - schedule.total_steps, f"{_rate(schedule, total_steps - 1):.3g}"
     if too_many == 0:

@@ -21,7 +21,7 @@ from typing_extensions import override
 from clr_loop.arguments import checked_whole
 from clr_loop.schedules.base import NUMPY, Ops, Schedule, mix
 from clr_loop.schedules.checks import Momentum, Rates, Steps, checked_steps
-from clr_loop.schedules.cycles import CosineRestarts, Cyclic, ExpRange, Triangular, Triangular2
+from clr_loop.schedules.cycles import Bounded, CosineRestarts, Cyclic, ExpRange, Triangular, Triangular2
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,79 @@ class ExponentialRamp(LinearRamp):
         return self.start_lr ** (1.0 - share) * self.end_lr**share
 
 
+# --- Controls for cycles: the same highest, lowest and mean rate ---
+
+
+@dataclass(frozen=True)
+class LinearDecay(Bounded):
+    """A fall from max_lr to base_lr in equal steps, without a climb before it; then base_lr is held.
+
+        rate = base_lr + (max_lr - base_lr) * (1 - step / (total_steps - 1))
+
+    Beside cycles with the same bounds it tells what the climbs are worth. Its mean rate over the run is that of whole
+    triangles, the middle between the bounds.
+
+    Args:
+        base_lr, max_lr, momentum: see `Bounded`.
+        total_steps: int, at least 1: steps of the whole run.
+    """
+
+    total_steps: int
+
+    @override
+    def height(self, ops: Ops, steps: Any) -> Any:
+        return 1.0 - self._share(ops, steps)
+
+    def _share(self, ops: Ops, steps: Any) -> Any:
+        last = self.total_steps - 1
+        return ops.minimum(steps, last) / (last or 1)
+
+
+@dataclass(frozen=True)
+class CosineDecay(LinearDecay):
+    """A fall from max_lr to base_lr along half a cosine, without a climb before it; then base_lr is held.
+
+        rate = base_lr + (max_lr - base_lr) * (1 + cos(pi * step / (total_steps - 1))) / 2
+
+    Its mean rate over the run is the middle between the bounds. The arguments are those of `LinearDecay`.
+
+    Source: I. Loshchilov and F. Hutter, SGDR, arXiv 1608.03983, section 3, without restarts. Keras' `CosineDecay` has
+    the same formula for decay_steps = total_steps - 1, alpha = base_lr / max_lr.
+    """
+
+    @override
+    def height(self, ops: Ops, steps: Any) -> Any:
+        return (1.0 + ops.cos(math.pi * self._share(ops, steps))) / 2.0
+
+
+@dataclass(frozen=True)
+class OneTriangle(Bounded):
+    """The `Triangular` schedule whose single cycle fills the run; then its last rate is held.
+
+    Beside two cycles or more it tells what the repeats are worth.
+
+    Args:
+        base_lr, max_lr, momentum: see `Bounded`.
+        total_steps: int, at least 1: steps of the whole run. If it is odd, the climb has one step more than the fall.
+    """
+
+    total_steps: int
+
+    @override
+    def height(self, ops: Ops, steps: Any) -> Any:
+        triangle = Triangular(self.base_lr, self.max_lr, self.step_size, max(self.total_steps // 2, 1))
+        return triangle.height(ops, ops.minimum(steps, self.total_steps - 1))
+
+    @override
+    def cycle_ends(self, num_steps: int) -> Steps:
+        return np.array([self.total_steps] if self.total_steps <= num_steps else [], np.int64)
+
+    @property
+    def step_size(self) -> int:
+        """Steps of the climb."""
+        return (self.total_steps + 1) // 2
+
+
 # --- One after another ---
 
 
@@ -259,7 +332,7 @@ join = Joined
 
 _KINDS = (
     Constant, Cyclic, Triangular, Triangular2, ExpRange, OneCycle, CosineRestarts, LinearRamp, ExponentialRamp,
-    ExponentialDecay, Joined,
+    ExponentialDecay, LinearDecay, CosineDecay, OneTriangle, Joined,
 )  # fmt: skip
 SCHEDULES: dict[str, type[Schedule]] = {kind.__name__: kind for kind in _KINDS}
 

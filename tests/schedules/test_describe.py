@@ -7,12 +7,15 @@ from hypothesis import strategies as st
 
 from clr_loop.schedules import (
     Constant,
+    CosineDecay,
     CosineRestarts,
     Cyclic,
     ExponentialRamp,
     ExpRange,
+    LinearDecay,
     LinearRamp,
     OneCycle,
+    OneTriangle,
     Schedule,
     Triangular,
     Triangular2,
@@ -54,6 +57,8 @@ def test_the_articles_run_is_told_that_it_only_climbs_and_what_to_use_instead():
         Cyclic(BASE, MAX, 30, scale_fn=lambda step: np.minimum(step / 400, 1.0), scale_mode="iterations"),
         OneCycle(MAX, 450),
         CosineRestarts(BASE, MAX, 100, 2),
+        LinearDecay(BASE, MAX, 450),
+        OneTriangle(BASE, MAX, 450),
         LinearRamp(BASE, MAX, 450),
         ExponentialRamp(MAX, BASE, 450),
         join([LinearRamp(0.0, MAX, 20), Triangular(BASE, MAX, 60)], [20]),
@@ -164,6 +169,10 @@ def test_more_epochs_are_advised_for_a_slow_climb_only_as_many_as_hold_its_cycle
         (OneCycle(MAX, 400), 1.0, "after the cycle"),
         (OneCycle(MAX, 900), 0.5, "before the cycle does"),
         (OneCycle(MAX, 4500), 0.1, "before the cycle does"),
+        (OneTriangle(BASE, MAX, 450), 1.0, "at the end of the cycle"),
+        (OneTriangle(BASE, MAX, 900), 0.5, "before the cycle does"),
+        (LinearDecay(BASE, MAX, 450), None, "at the end of the decay"),
+        (CosineDecay(BASE, MAX, 500), None, "before the decay does"),
         (LinearRamp(BASE, MAX, 450), None, "at the end of the ramp"),
         (LinearRamp(BASE, MAX, 500), None, "before the ramp does"),
         (Constant(BASE), None, "at the rate it began with"),
@@ -233,6 +242,12 @@ def test_the_advised_first_cycle_ends_the_run_at_a_low(total_steps, first, t_mul
         ),
         (OneCycle(MAX, 900), 450, "before the cycle does; use --total_steps=450"),
         (OneCycle(MAX, 4500), 450, "before the cycle does; use --total_steps=450"),
+        (
+            CosineDecay(BASE, MAX, 400),
+            450,
+            "the schedule 400: the rate is held at 0.001 for the last 50 steps; use --total_steps=450",
+        ),
+        (OneTriangle(BASE, MAX, 900), 450, "the rate ends at 0.00599, before the cycle does; use --total_steps=450"),
         (LinearRamp(BASE, MAX, 500), 450, "before the ramp does; use --total_steps=450"),
         (CosineRestarts(BASE, MAX, 225), 451, "the run ends at 0.006 and not at the low of a cycle"),
         (CosineRestarts(BASE, MAX, 225), 451, "for two whole cycles use --first_cycle_steps=226"),
@@ -263,6 +278,9 @@ def test_what_wastes_a_run_is_named(schedule, total_steps, sentence):
         ExpRange(BASE, MAX, 75, gamma=0.9999),
         OneCycle(MAX, 450),
         CosineRestarts(BASE, MAX, 150),
+        LinearDecay(BASE, MAX, 450),
+        CosineDecay(BASE, MAX, 450),
+        OneTriangle(BASE, MAX, 450),
         LinearRamp(BASE, MAX, 450),
     ],
     ids=repr,
@@ -281,6 +299,11 @@ def test_a_scaled_rate_is_not_said_to_climb_where_it_falls(schedule):
 @given(st.integers(20, 10**4), st.floats(0.1, 0.95))
 def test_nothing_is_said_of_a_one_cycle_of_the_runs_own_length(total_steps, pct_start):
     assert describe(OneCycle(MAX, total_steps, pct_start), total_steps, 30).warnings == ()
+
+
+def test_nothing_is_said_of_a_control_in_a_run_far_longer_than_a_cycle_should_be():
+    for kind in (OneTriangle, LinearDecay, CosineDecay):
+        assert describe(kind(BASE, MAX, 30_000), 30_000, 30).warnings == ()
 
 
 @pytest.mark.parametrize(("total_steps", "steps_per_epoch"), [(0, 30), (450, 0)])

@@ -13,13 +13,16 @@ from hypothesis import strategies as st
 
 from clr_loop.schedules import (
     Constant,
+    CosineDecay,
     CosineRestarts,
     Cyclic,
     ExponentialDecay,
     ExponentialRamp,
     ExpRange,
+    LinearDecay,
     LinearRamp,
     OneCycle,
+    OneTriangle,
     Triangular,
     Triangular2,
     describe,
@@ -47,6 +50,9 @@ EVERY = [
     CosineRestarts(BASE, MAX, 5, 2, 0.9),
     LinearRamp(BASE, MAX, 300),
     ExponentialRamp(BASE, MAX, 300),
+    LinearDecay(BASE, MAX, 300, momentum=(0.8, 0.9)),
+    CosineDecay(BASE, MAX, 300),
+    OneTriangle(BASE, MAX, 301),
     ExponentialDecay(MAX, 40, 0.7),
     ExponentialDecay(MAX, 40, 0.7, staircase=True),
     join([LinearRamp(0.0, BASE, 300), Triangular(BASE, MAX, 7)], [10]),
@@ -319,10 +325,59 @@ def test_ramps_are_linspace_and_geomspace_and_end_exactly(total_steps, start, en
         assert ramp(total_steps - 1) == end
 
 
+# --- Controls for cycles ---
+
+
+@pytest.mark.parametrize("total_steps", [2, 3, 1000])
+def test_a_linear_decay_is_linspace_and_a_cosine_decay_is_that_of_keras(total_steps):
+    steps = np.arange(total_steps)
+    linear, cosine = LinearDecay(BASE, MAX, total_steps), CosineDecay(BASE, MAX, total_steps)
+    np.testing.assert_allclose(linear(steps), np.linspace(MAX, BASE, total_steps), rtol=1e-13)
+    theirs = keras.optimizers.schedules.CosineDecay(MAX, total_steps - 1, alpha=BASE / MAX)
+    np.testing.assert_allclose(cosine(steps), [float(theirs(step)) for step in steps], rtol=2e-5)
+    for decay in (linear, cosine):
+        assert (decay(0), decay(total_steps - 1)) == (MAX, BASE)
+
+
+def test_a_decay_of_one_step_is_at_max_lr_and_a_triangle_of_one_step_at_base_lr():
+    assert (LinearDecay(BASE, MAX, 1)(0), CosineDecay(BASE, MAX, 1)(0), OneTriangle(BASE, MAX, 1)(0)) == (
+        MAX,
+        MAX,
+        BASE,
+    )
+
+
+@pytest.mark.parametrize("total_steps", [2, 450, 451])
+def test_one_triangle_is_a_triangle_whose_next_cycle_begins_where_the_run_ends(total_steps):
+    corners = [0, math.ceil(total_steps / 2), total_steps]
+    steps = np.arange(total_steps)
+    schedule = OneTriangle(BASE, MAX, total_steps)
+    np.testing.assert_allclose(schedule(steps), np.interp(steps, corners, [BASE, MAX, BASE]), rtol=1e-14)
+    assert schedule.cycle_ends(total_steps).tolist() == [total_steps]
+    assert schedule.cycle_ends(total_steps - 1).tolist() == []
+
+
+@given(st.integers(2, 2000))
+def test_controls_have_the_highest_lowest_and_mean_rate_of_whole_triangles(quarter):
+    total_steps = 4 * quarter
+    for schedule in (
+        Triangular(BASE, MAX, quarter),
+        OneTriangle(BASE, MAX, total_steps),
+        LinearDecay(BASE, MAX, total_steps),
+        CosineDecay(BASE, MAX, total_steps),
+    ):
+        rates = schedule(np.arange(total_steps))
+        assert (rates.min(), rates.max()) == (BASE, MAX)
+        assert rates.mean() == pytest.approx((BASE + MAX) / 2, rel=1e-12)
+
+
 @pytest.mark.parametrize(
     "schedule",
     [
         OneCycle(MAX, 10),
+        LinearDecay(BASE, MAX, 10),
+        CosineDecay(BASE, MAX, 10),
+        OneTriangle(BASE, MAX, 10),
         LinearRamp(BASE, MAX, 10),
         ExponentialRamp(BASE, MAX, 10),
         join([Constant(BASE), LinearRamp(BASE, MAX, 6)], [4]),
@@ -355,6 +410,9 @@ def test_a_finite_schedule_holds_its_last_rate_past_its_end_and_warns_once(sched
         lambda momentum: Triangular2(BASE, MAX, 30, momentum=momentum),
         lambda momentum: ExpRange(BASE, MAX, 30, gamma=0.99, momentum=momentum),
         lambda momentum: CosineRestarts(BASE, MAX, 30, 2, momentum=momentum),
+        lambda momentum: LinearDecay(BASE, MAX, 400, momentum=momentum),
+        lambda momentum: CosineDecay(BASE, MAX, 400, momentum=momentum),
+        lambda momentum: OneTriangle(BASE, MAX, 400, momentum=momentum),
     ],
 )
 def test_momentum_is_the_mirror_of_the_rate(make):
@@ -456,6 +514,9 @@ def test_the_highest_rate_and_momentum_that_float32_holds_are_taken():
         (lambda: OneCycle(MAX, 10, div_factor=0.5), ValueError, "div_factor is 0.5"),
         (lambda: OneCycle(MAX, 10, final_div_factor=0.01), ValueError, "final_div_factor is 0.01"),
         (lambda: OneCycle(MAX, 10, anneal="step"), ValueError, "anneal is 'step'; it must be 'cos' or 'linear'"),
+        (lambda: LinearDecay(BASE, MAX, 0), ValueError, "total_steps is 0; it must be at least 1"),
+        (lambda: CosineDecay(MAX, BASE, 10), ValueError, "base_lr 0.006 is above max_lr 0.001"),
+        (lambda: OneTriangle(BASE, MAX, 2.5), TypeError, "total_steps is 2.5; it must be a whole number"),
         (lambda: CosineRestarts(MAX, BASE, 10), ValueError, "base_lr 0.006 is above max_lr 0.001"),
         (lambda: CosineRestarts(BASE, MAX, 2.0), TypeError, "first_cycle_steps is 2.0; it must be a whole number"),
         (lambda: CosineRestarts(BASE, MAX, 10, t_mul=1.5), TypeError, "t_mul is 1.5; it must be a whole number"),

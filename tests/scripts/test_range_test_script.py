@@ -103,6 +103,9 @@ def test_it_moves_what_is_there_aside_only_when_it_has_new_files(commands, separ
         assert commands.run("range_test", *flags, "--overwrite", *bad).returncode == 2
         assert (output_dir / "range_test.json").read_bytes() == before
     commands.succeed("range_test", *flags, "--overwrite", "--num_steps=40")
+    header = (output_dir / "range_test.csv").read_text().splitlines()[0]
+    assert header.endswith(",val_accuracy,smoothed_val_accuracy")  # 40 steps of 50 examples are more than two epochs.
+    assert json.loads((output_dir / "range_test.json").read_text())["tests"][0]["held_out"] == 200
     assert len((output_dir / "range_test.csv").read_text().splitlines()) <= 41
     assert len(list((output_dir / "seed_0").iterdir())) == 1
     aside = output_dir.with_name("out.1")

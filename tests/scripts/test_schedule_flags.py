@@ -12,12 +12,15 @@ from clr_loop.commands import schedule_flags
 from clr_loop.runs.fit import fit
 from clr_loop.schedules import (
     Constant,
+    CosineDecay,
     CosineRestarts,
     ExponentialDecay,
     ExponentialRamp,
     ExpRange,
+    LinearDecay,
     LinearRamp,
     OneCycle,
+    OneTriangle,
     Triangular,
     Triangular2,
     describe,
@@ -59,6 +62,9 @@ def make(name):
         ("linear_ramp", "--start_lr=0 --end_lr=1", LinearRamp(0.0, 1.0, 450)),
         ("exponential_ramp", "--total_steps=1ep", ExponentialRamp(1e-7, 10.0, 30)),
         ("exponential_decay", "--decay_steps=2ep --staircase", ExponentialDecay(0.1, 60, 0.9, True)),
+        ("one_triangle", "", OneTriangle(0.001, 0.006, 450)),
+        ("linear_decay", "--max_lr=0.1", LinearDecay(0.001, 0.1, 450)),
+        ("cosine_decay", "--base_lr=0 --total_steps=50%", CosineDecay(0.0, 0.006, 225)),
         ("constant", "--warmup=1ep", join([LinearRamp(0.1 / 30, 0.1, 30), Constant(0.1)], [30])),
         (
             "triangular",

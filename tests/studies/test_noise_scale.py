@@ -38,16 +38,56 @@ def test_noise_and_signal_are_those_of_a_known_model(examples):
         assert signal == pytest.approx(2 * WIDTH * 1.0, rel=0.2)
     assert found.largest == 10_000
     assert found.batch_sizes[0] == pytest.approx(SPREAD**2, rel=0.2)
+    for size, (low, high) in zip(found.batch_sizes, found.intervals_95, strict=True):
+        assert low < SPREAD**2 < high
+        assert low < size < high < 2 * low
+
+
+class Given:
+    """A loop whose gradients are its targets."""
+
+    def gradients(self, inputs, targets):
+        return targets.mean(axis=0)
+
+
+@pytest.mark.parametrize("num_batches", [20, 50])
+@pytest.mark.parametrize("mean", [0.3, 0.02])
+def test_the_interval_holds_the_true_scale_in_19_draws_of_20_also_where_its_end_is_infinite(mean, num_batches):
+    rng = np.random.default_rng(2)
+    truth, num_draws = 1 / mean**2, 2000
+    intervals = []
+    for _ in range(num_draws):
+        batches = [(np.zeros((4, 1)), x) for x in mean + rng.standard_normal((num_batches, 4, 30))]
+        noise, signal, covariance = noise_scale._noise_and_signal(Given(), batches)
+        found = noise_scale.NoiseScale((0,), (noise,), (signal,), (covariance,), 4 * num_batches, 20)
+        intervals += found.intervals_95
+    lows, highs = np.array(intervals).T
+    held = np.mean((lows <= truth) & (truth <= highs))
+    if mean == 0.3:
+        assert 0.93 < held < 0.975
+        assert np.isfinite(highs).all()
+    else:  # The gradient is lost in the noise, so nearly every interval has no upper end and misses on one side alone.
+        assert held > 0.96
+        assert np.isinf(highs).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("noise", "signal", "covariance"),
+    [(9.0, 1.0, (0.4, 0.1, 0.04)), (9.0, 0.1, (0.4, -0.1, 0.04)), (9.0, -0.1, (0.4, 0.0, 0.04)), (1.0, 0.1, (9, 0, 1))],
+)
+def test_the_interval_holds_the_ratios_that_the_two_estimates_do_not_refute(noise, signal, covariance):
+    (interval,) = noise_scale.NoiseScale((0,), (noise,), (signal,), (covariance,), 1000, 20).intervals_95
+    ratios = np.linspace(0.0, 2000.0, 200_001)
+    of_noise, of_both, of_signal = covariance
+    error = np.sqrt(of_noise - 2 * ratios * of_both + ratios**2 * of_signal)
+    kept = ratios[np.abs(noise - ratios * signal) <= 2.093024 * error]  # Student's t with 19 degrees of freedom.
+    assert interval[0] == pytest.approx(kept[0], abs=0.01)
+    assert interval[1] == (np.inf if kept[-1] == 2000.0 else pytest.approx(kept[-1], abs=0.01))
 
 
 def test_both_estimates_are_without_bias_over_many_draws():
     rng = np.random.default_rng(1)
     noise, signal = [], []
-
-    class Given:
-        def gradients(self, inputs, targets):
-            return targets.mean(axis=0)
-
     for _ in range(3000):
         batches = [(np.zeros((4, 1)), 0.1 + rng.standard_normal((4, 3))) for _ in range(5)]
         found = noise_scale._noise_and_signal(Given(), batches)
@@ -73,12 +113,12 @@ def test_the_gradient_is_that_of_the_mean_loss_before_clipping(examples):
 
 
 def test_words_say_when_the_scale_is_larger_than_what_was_measured():
-    found = noise_scale.NoiseScale((0, 1), (90.0, 90.0), (1.0, 0.0), 1000)
+    found = noise_scale.NoiseScale((0, 1), (90.0, 90.0), (1.0, 0.0), ((1.0, 0.0, 1e-4), (1.0, 0.0, 1e-4)), 1000, 20)
     assert found.batch_sizes == (90.0, np.inf)
-    assert "90 examples at the beginning" in str(found)
-    assert "more than 10,000 at the end" in str(found)
+    assert str(found).startswith("90 examples (87 to 93) at the beginning, 90 examples (87 to 93) in the median of 2 ")
+    assert str(found).endswith("at least 4,299 examples at the end")
 
 
 def test_few_examples_are_refused(examples):
-    with pytest.raises(ValueError, match="There are 3 examples; the noise of a gradient needs at least 4"):
-        noise_scale.measure(make_loop(examples), Constant(0.1), 1, Examples(examples.inputs[:3], examples.targets[:3]))
+    with pytest.raises(ValueError, match="There are 5 examples; the noise of a gradient needs at least 6"):
+        noise_scale.measure(make_loop(examples), Constant(0.1), 1, Examples(examples.inputs[:5], examples.targets[:5]))

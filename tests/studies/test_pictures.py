@@ -46,12 +46,23 @@ def test_rates_over_more_than_a_decade_and_a_half_have_a_log_panel_beside_the_li
     assert [axes.get_yscale() for axes in figure.axes] == ["linear", "log", "linear"]
 
 
-def range_test(loss, score=None, batch_size=8):
+def range_test(loss, score=None, batch_size=8, measure="accuracy"):
     """A test whose time constant is so short that its curves are hardly smoothed, but for single spikes."""
     rates = np.geomspace(1e-5, 1.0, len(loss))
-    measure = "loss" if score is None else "accuracy"
+    measure = "loss" if score is None else measure
     curve = Curve(rates, loss, -loss if score is None else score, 1e-3, measure=measure)
     return RangeTest({"batch_size": batch_size, "seed": 0}, curve, "")
+
+
+def test_a_range_test_says_which_points_are_of_held_out_examples_and_cuts_a_spike_of_their_loss():
+    loss = np.append(np.linspace(2.0, 1.0, 99), np.nan)
+    spiked = np.where(np.arange(100) < 90, loss, 1e6)
+    figure = range_test_picture({8: [range_test(loss, -spiked, measure="val_loss")]}, {"model": "a model"}).together()
+    assert labels(figure) == ["loss", "val loss"]
+    assert figure.axes[1].get_ylim()[1] < 5.0
+    assert figure.axes[1].lines[0].get_ydata()[0] == 2.0
+    explained = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert {"thin: each batch", "thin: held-out examples"} < set(explained)
 
 
 @pytest.mark.parametrize("has_score", [True, False])

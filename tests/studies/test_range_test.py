@@ -7,9 +7,10 @@ import keras
 import numpy as np
 import pytest
 
-from clr_loop.data import Examples, build_model, load
+from clr_loop.data import Dataset, Examples, StreamedDataset, build_model, load
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.options import StepOptions
+from clr_loop.schedules import Triangular
 from clr_loop.studies import range_test
 from clr_loop.studies.range_test.curves import first_divergence
 from clr_loop.studies.range_test.suggestions import suggest
@@ -342,3 +343,127 @@ def test_a_seed_decides_the_state_of_an_optimizer_that_copies_the_weights():
     sweep = {"start_lr": 1e-3, "end_lr": 0.1, "num_steps": 20}
     second = range_test.run_seeds(loop(0), make_model, [0, 1], **sweep)[1]
     np.testing.assert_array_equal(second.curve.loss, range_test.run(loop(1), **sweep).curve.loss)
+
+
+# --- Scores of held-out examples ---
+
+
+@pytest.fixture(scope="module")
+def others():
+    """The next 100 examples of MNIST."""
+    inputs, targets, _ = load("mnist").train
+    return Examples(inputs[200:300], targets[200:300])
+
+
+def test_a_held_out_score_is_that_of_the_weights_before_each_step_and_leaves_no_trace(make_loop, others):
+    loop = make_loop(model_full_of_state())
+    before = loop.weights_sha256()
+    test = range_test.run(loop, 1e-4, 0.1, num_steps=400, early_stop=None, held_out=others)
+    assert (loop.weights_sha256(), loop.step, loop.num_traces) == (before, 0, 1)
+    assert (test.curve.measure, test.settings["held_out"]) == ("val_accuracy", 100)
+    assert test.settings["steps_per_epoch"] == 6  # Of all 300 examples in batches of 50.
+    assert list(test.columns())[3:] == ["val_accuracy", "smoothed_val_accuracy"]
+    alone = range_test.run(loop, 1e-4, 0.1, num_steps=400, early_stop=None)
+    np.testing.assert_array_equal(test.curve.loss, alone.curve.loss)
+    snapshot, by_hand = loop.snapshot(), []
+    for start in range(0, 50, 5):  # Once in a time constant of 5 steps.
+        by_hand.append(loop.evaluate(others)["accuracy"])
+        loop.run(test.curve.learning_rate[start : start + 5])
+    loop.restore(snapshot)
+    np.testing.assert_array_equal(test.curve.score[:50:5], by_hand)
+    between = np.linspace(by_hand[:-1], by_hand[1:], 6)[:-1].T.ravel()
+    np.testing.assert_allclose(test.curve.score[:45], between, rtol=1e-12)
+
+
+def test_a_regression_is_scored_by_the_loss_of_held_out_examples():
+    loop = regression()
+    inputs = np.random.default_rng(1).normal(size=(300, 8)).astype(np.float32)
+    test = range_test.run(loop, 1e-6, 10.0, 300, held_out=Examples(inputs, inputs @ np.ones((8, 1), np.float32)))
+    assert test.curve.measure == "val_loss"
+    np.testing.assert_array_equal(test.columns()["val_loss"], -test.curve.score)
+    assert test.columns()["val_loss"][0] == pytest.approx(8.0, rel=0.2)
+    assert "where the val_loss begins to fall" in range_test.text([test], 2)
+    assert 0.001 < range_test.suggested_bounds([test], epochs=2).max_lr < 1.0
+
+
+class NothingEvaluated(keras.Model):
+    def test_step(self, data):
+        return {"nothing": keras.ops.mean(data[0])}
+
+
+def test_a_model_whose_evaluation_does_not_give_the_metric_is_scored_on_its_batches(make_loop, others):
+    inputs = keras.Input((28, 28))
+    outputs = keras.layers.Dense(10)(keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs)))
+    model = NothingEvaluated(inputs, outputs)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(), loss, metrics=["accuracy"])
+    test = range_test.run(make_loop(model), num_steps=40, held_out=others)
+    assert (test.curve.measure, test.settings["held_out"]) == ("accuracy", 0)
+
+
+def noisy(num_examples=1000):
+    """Points on two sides of a line; three in ten training labels are drawn again, none of the validation's."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(num_examples + 2000, 20)).astype(np.float32)
+    labels = (inputs[:, 0] + inputs[:, 1] > 0).astype(np.int32)
+    labels[:num_examples] ^= rng.random(num_examples) < 0.3
+    of = [Examples(inputs[part], labels[part]) for part in (slice(num_examples), slice(num_examples, None))]
+    return Dataset("noisy", *of, 2)
+
+
+def noisy_loop(dataset):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(128, activation="relu"), keras.layers.Dense(2)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(), loss, metrics=["accuracy"])
+    return TrainLoop(model, dataset.train, batch_size=50, options=StepOptions(jit_compile=False))
+
+
+def test_where_labels_are_noisy_training_scores_overstep_and_held_out_scores_do_not():
+    dataset = noisy()
+    swept, held_out = range_test.split(dataset, batch_size=50)
+    tests = {
+        "training": range_test.run(noisy_loop(dataset), 1e-5, 1.0),
+        "held out": range_test.run(noisy_loop(swept), 1e-5, 1.0, held_out=held_out),
+    }
+    found = {name: range_test.suggested_bounds([test], epochs=15) for name, test in tests.items()}
+    assert found["held out"].max_lr < found["training"].max_lr / 2
+    loop, accuracy = noisy_loop(dataset), {}
+    for name, pair in found.items():
+        before = loop.snapshot()
+        loop.run(Triangular(pair.base_lr, pair.max_lr, pair.step_size)(np.arange(300)))
+        accuracy[name] = loop.evaluate(dataset.validation)["accuracy"]
+        loop.restore(before)
+    assert accuracy["held out"] > accuracy["training"] + 0.03
+    (note,) = range_test.notes([tests["training"]])
+    assert note.startswith("the accuracy is that of training examples, which the sweep visited ")
+    assert f"note: {note}" in range_test.text([tests["training"]], 15)
+    assert range_test.notes([tests["held out"]]) == []
+
+
+def test_a_sweep_of_more_than_two_epochs_holds_out_a_tenth_or_more_of_few_examples():
+    dataset = noisy(4000)
+    assert range_test.split(dataset, batch_size=8, num_steps=1000) == (dataset, None)
+    swept, held_out = range_test.split(dataset, batch_size=8, num_steps=1001)
+    assert (swept.num_examples, len(held_out.targets)) == (3600, 400)
+    together = np.concatenate([swept.train.inputs, held_out.inputs])
+    np.testing.assert_array_equal(np.unique(together, axis=0), np.unique(dataset.train.inputs, axis=0))
+    few = noisy(300)
+    swept, held_out = range_test.split(few, batch_size=50)
+    assert (swept.num_examples, len(held_out.targets)) == (150, 150)
+
+
+def test_what_is_too_little_to_hold_any_out_or_is_streamed_is_swept_as_it_is():
+    few = noisy(60)
+    assert range_test.split(few, batch_size=60) == (few, None)
+    rare = dataclasses.replace(few, train=Examples(few.train.inputs, (np.arange(60) == 7).astype(np.int32)))
+    assert range_test.split(rare, batch_size=10) == (rare, None)
+    stream = StreamedDataset("a stream", lambda size, seed, epoch: None, 60, None, 2, (20,))
+    assert range_test.split(stream, batch_size=10) == (stream, None)
+
+
+@pytest.mark.parametrize(("targets", "which"), [(np.ones(60, np.int32), r" \(1\)"), (np.ones((60, 3)), "")])
+def test_data_whose_targets_are_all_equal_is_refused(targets, which):
+    equal = Dataset("equal", Examples(np.ones((60, 20)), targets), None, None)
+    with pytest.raises(ValueError, match=f"All training targets are equal{which}, so a model learns them at any rate"):
+        range_test.split(equal, batch_size=10)

@@ -14,7 +14,7 @@ from clr_loop.studies.arms import Arm
 from clr_loop.studies.comparison.compare import compare
 from clr_loop.studies.comparison.measures import Measure
 from clr_loop.studies.comparison.noise_scale import NoiseScale
-from clr_loop.studies.comparison.scaling import fitted_power
+from clr_loop.studies.comparison.scaling import fitted_power, scaling
 from clr_loop.studies.comparison.tuning import Search, Trial
 from clr_loop.studies.pictures.comparison import comparison_pictures
 from clr_loop.studies.report.files import write
@@ -307,6 +307,20 @@ def test_a_seed_that_does_not_reach_the_target_counts_as_infinite():
     ]  # fmt: skip
 
 
+def test_a_batch_size_whose_runs_end_before_or_as_they_reach_the_target_is_told_apart_from_one_that_scales_no_more():
+    last = {size: 2 * (60000 // size) for size in (32, 128, 512, 2048)}  # Two epochs.
+    reached = {32: (1000, 1000, 1000), 128: (300, 310, 320), 512: (last[512],) * 3, 2048: (None, None, last[2048])}
+    compared = comparison_reaching(reached)
+    found = scaling(compared)["constant"]
+    assert (found.largest, found.at_budget) == (128, (512, 2048))
+    context = Context("mnist", "relu_mlp", noise_scale=NoiseScale((0,), (50.0,), (0.5,), ((1.0, 0.0, 1e-3),), 1000, 20))
+    words = " ".join(markdown(compared, context).split())
+    assert "up to batch 128 (constant). At batch 512, 2048 (constant) the median run reaches the target at its" in words
+    all_early = scaling(comparison_reaching({32: (1000,), 128: (600,), 512: (70,)}))["constant"]
+    assert (all_early.largest, all_early.at_budget) == (512, ())
+    assert scaling(comparison_reaching({32: (None,), 128: (60,)}))["constant"].largest is None
+
+
 def test_a_target_that_is_not_reached_at_two_batch_sizes_draws_no_line():
     one, none = comparison_reaching({32: (1, 2), 128: (None, None)}), comparison_reaching({32: (None,), 128: (None,)})
     assert "Not reached by any arm; the best mean after the last epoch is 0.5." in target_section(none)
@@ -326,29 +340,36 @@ def searches(rates, values=(0.9, 0.95, 0.93)):
 
 def test_the_power_of_the_batch_size_is_recovered():
     exact = fitted_power(searches({size: 0.001 * (size / 32) ** 0.5 for size in (32, 128, 512)}))
-    assert exact == pytest.approx((0.5, 0.0), abs=1e-6)
+    assert exact == pytest.approx((0.5, 0.5, 0.5), abs=1e-6)
     x, y = np.log([32.0, 128.0, 512.0]), np.log([0.001, 0.003, 0.004])
     slope, intercept = np.polyfit(x, y, 1)
     error = np.sqrt(((y - slope * x - intercept) ** 2).sum() / ((x - x.mean()) ** 2).sum())
     fitted = fitted_power(searches({32: 0.001, 128: 0.003, 512: 0.004}))
-    assert fitted == pytest.approx((slope, error))
-    assert fitted_power(searches({32: 0.001, 128: 0.004})) == (pytest.approx(1.0), None)
-    assert fitted_power(searches({32: 0.001})) is None
+    # With one degree of freedom, Student's t is Cauchy's distribution: its quantile is a tangent.
+    margin = np.tan(np.pi * 0.475) * error
+    assert fitted == pytest.approx((slope, slope - margin, slope + margin))
+    assert fitted_power(searches({32: 0.001, 128: 0.004})) is None
 
 
 def test_the_report_shows_what_was_tried_what_it_cost_and_what_the_rules_would_have_chosen():
     compared = comparison_reaching({32: (100, 200, 300), 128: (60, 70, 80)})
     tried = searches({32: 0.001, 128: 0.003})
-    noise = NoiseScale((0, 10, 20), (50.0, 90.0, 40.0), (0.5, 0.3, -0.1), 1000)
+    noise = NoiseScale((0, 10, 20), (50.0, 90.0, 40.0), (0.5, 0.3, -0.1), ((1.0, 0.0, 1e-3),) * 3, 1000, 20)
     text = markdown(compared, Context("mnist", "relu_mlp", "steps", tried, noise))
     assert text.splitlines()[6].startswith("This report compares schedules, each at its best")
     assert "All arms take as many steps, rounded to whole epochs." in text
     words = " ".join(text.split())
     assert "Tuning took 6 trial runs, with 12 seconds of training." in words
-    assert "100 examples at the beginning, 300 in the median of 3 points, more than 10,000 at the end" in words
+    assert (
+        "100 examples (88 to 116) at the beginning, 300 examples (245 to 385) in the median of 3 points, at " in words
+    )
+    assert "at least 10,000 examples at the end" in words
+    assert "a batch twice as large still takes 75% of its steps" in words
     assert "stay below twice those of perfect scaling up to batch 128 (constant)." in words
     assert ["constant", "128", "0.003", "0.004", "0.002"] in cells_of(text, "constant")
-    assert "Fitted power: constant 0.79." in words
+    assert "Fitted power" not in words
+    of_three = markdown(compared, Context("mnist", "relu_mlp", "steps", searches({32: 1e-3, 128: 3e-3, 512: 4e-3})))
+    assert "Fitted power, with its 95% interval: constant 0.50 (-1.65 to 2.65). The power is" in of_three
     pictures = comparison_pictures(compared, tried, noise)
     assert set(pictures) == {"comparison", "comparison.tuning", "comparison.scaling"}
 

@@ -6,7 +6,7 @@ import pytest
 
 from clr_loop.schedules import Triangular, describe
 from clr_loop.studies.range_test.curves import Curve, first_divergence, smooth
-from clr_loop.studies.range_test.suggestions import Bounds, NoSuggestionError, Suggestion, bounds, suggest
+from clr_loop.studies.range_test.suggestions import Bounds, NoSuggestionError, Suggestion, bounds, disagreement, suggest
 
 NAMES = ["base_lr", "max_lr", "steepest", "valley"]
 
@@ -225,6 +225,28 @@ def test_seeds_give_their_median_and_their_range():
         assert suggestion.learning_rate == pytest.approx(sorted(alone)[1])
         assert (suggestion.to_json()["low"], suggestion.to_json()["high"]) == pytest.approx((min(alone), max(alone)))
         assert f"({min(alone):.2g}–{max(alone):.2g} over 3 seeds)" in str(suggestion)
+
+
+def test_seeds_whose_max_lr_differ_more_than_threefold_are_told_apart():
+    def of(*rates):
+        return [Suggestion("base_lr", "", (0.001, 0.1), ()), Suggestion("max_lr", "", rates, ())]
+
+    assert disagreement(of(0.002, None, 0.026)) == (
+        "the seeds do not agree on max_lr: the highest, 0.026, is 13 times the lowest, 0.002; raise --seeds, or tune "
+        "the rate"
+    )
+    assert disagreement(of(0.01, 0.029)) is None
+    assert disagreement(of(None, None)) is None
+
+
+def test_a_loss_that_falls_to_nothing_and_stays_there_is_told_to_be_fitted():
+    loss = 2.3 * np.concatenate([np.ones(300), np.geomspace(1.0, 1e-7, 700)])
+    falling = curve_of(loss, np.concatenate([np.full(300, 0.1), np.linspace(0.1, 1.0, 700)]))
+    reason = (
+        "the loss falls to 3e-07 and does not rise again, because the model fits its examples before the rate is too "
+        "high for it; lower --num_steps, or give more examples"
+    )
+    assert reasons_of(falling)["max_lr"] == reasons_of(falling)["valley"] == (reason,)
 
 
 def test_a_seed_without_a_suggestion_is_counted_and_most_seeds_decide():

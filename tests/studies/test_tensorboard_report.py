@@ -35,7 +35,7 @@ def compared():
 def shown(compared, tmp_path_factory):
     directory = tmp_path_factory.mktemp("shown") / FOLDER
     png = to_png(arms_picture(compared).alone()["last"])
-    noise = NoiseScale((0, 600), (50.0, 90.0), (0.5, 0.3), 1000)
+    noise = NoiseScale((0, 600), (50.0, 90.0), (0.5, 0.3), ((1.0, 0.0, 0.001),) * 2, 1000, 20)
     for text in ("an earlier report", "the report"):
         write_events(compared, directory, text, {"comparison/last": png}, noise)
     return directory

@@ -9,7 +9,16 @@ import pytest
 
 from clr_loop.data import Examples, build_model, hold_out, load
 from clr_loop.loop.options import StepOptions
-from clr_loop.schedules import Constant, CosineRestarts, ExponentialRamp, OneCycle, Triangular
+from clr_loop.schedules import (
+    Constant,
+    CosineDecay,
+    CosineRestarts,
+    ExponentialRamp,
+    LinearDecay,
+    OneCycle,
+    OneTriangle,
+    Triangular,
+)
 from clr_loop.studies.arms import Arm
 from clr_loop.studies.comparison import tuning
 from clr_loop.studies.comparison.measures import Measure
@@ -21,6 +30,7 @@ ARMS = [
     for size in (100, 2000)
     for name, schedule in {"constant": Constant(0.1), "triangular": Triangular(0.001, 0.006, 10)}.items()
 ]
+CONTROLS = (OneTriangle, LinearDecay, CosineDecay)
 PLAN = Plan(ARMS, [tuning.SEED], 1)
 
 
@@ -96,6 +106,15 @@ def test_a_schedule_at_a_rate_has_it_as_its_highest_and_a_fourth_as_the_base_of_
         assert at_rate.base_lr == pytest.approx(0.075)
     for name in ("step_size", "first_cycle_steps", "total_steps"):
         assert getattr(at_rate, name, None) == getattr(schedule, name, None)
+
+
+@pytest.mark.parametrize("total_steps", [450, 449])
+def test_tuned_controls_have_the_highest_lowest_and_mean_rate_of_two_cycles_up_to_rounded_lengths(total_steps):
+    steps, quarter = np.arange(total_steps), math.ceil(total_steps / 4)
+    schedules = [Triangular(0.001, 0.006, quarter), *(kind(0.001, 0.006, total_steps) for kind in CONTROLS)]
+    for rates in [tuning.at_rate(schedule, 0.3)(steps) for schedule in schedules]:
+        assert (rates.min(), rates.max()) == pytest.approx((0.075, 0.3))
+        assert rates.mean() == pytest.approx(0.1875, rel=2 / total_steps)
 
 
 def test_what_cannot_be_tuned_is_refused():

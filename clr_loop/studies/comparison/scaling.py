@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
@@ -12,29 +13,43 @@ from clr_loop.studies.comparison.compare import Comparison
 from clr_loop.studies.comparison.tuning import Search
 
 
-def fitted_power(searches: Sequence[Search]) -> tuple[float, float | None] | None:
-    """Fit rate = constant · batch_size ** exponent to the best rates of one schedule; None from a single batch size.
+def fitted_power(searches: Sequence[Search]) -> tuple[float, float, float] | None:
+    """Fit rate = constant · batch_size ** exponent to the best rates of one schedule.
 
     Returns:
-        The exponent and its standard error, which is None from two batch sizes: a line always goes through them.
+        The exponent and its 95% interval (Student's t, from the distances to the line); None from fewer than three
+        batch sizes, because a line goes through any two.
     """
-    if len(searches) < 2:
+    if len(searches) < 3:
         return None
     sizes = np.log([search.arm.batch_size for search in searches])
     fit = stats.linregress(sizes, np.log([search.best.learning_rate for search in searches]))
-    return float(fit.slope), float(fit.stderr) if len(searches) > 2 else None
+    margin = float(stats.t.ppf(0.975, len(searches) - 2) * fit.stderr)
+    return float(fit.slope), float(fit.slope) - margin, float(fit.slope) + margin
 
 
-def largest_scaling_sizes(comparison: Comparison) -> dict[str, int]:
-    """Return for each schedule the largest batch size whose steps to the target are below twice the perfect ones.
+@dataclass(frozen=True)
+class Scaling:
+    """How the steps of one schedule to a target fall with the batch size.
 
-    Perfect scaling takes the examples that the smallest batch size takes. A schedule whose smallest batch size does not
-    reach the target is left out.
+    Attributes:
+        largest: int, the largest batch size whose steps are below twice the perfect ones, or None if the smallest batch
+            size does not reach the target. Perfect scaling takes the examples that the smallest batch size takes.
+        at_budget: ints, the batch sizes whose median run reaches the target at its last validation, or not at all. More
+            steps, or a schedule that ends earlier, would give these another number.
     """
-    largest = {}
+
+    largest: int | None
+    at_budget: tuple[int, ...]
+
+
+def scaling(comparison: Comparison) -> dict[str, Scaling]:
+    """Return the scaling of each schedule by its name."""
+    found = {}
     for name, arms in comparison.by_schedule().items():
-        examples = {arm.arm.batch_size: arm.median_to_target("steps") * arm.arm.batch_size for arm in arms}
-        perfect = next(iter(examples.values()))
-        if math.isfinite(perfect):
-            largest[name] = max(size for size, taken in examples.items() if taken <= 2 * perfect)
-    return largest
+        steps = {arm.arm.batch_size: arm.median_to_target("steps") for arm in arms}
+        perfect = arms[0].arm.batch_size * steps[arms[0].arm.batch_size]
+        within = [size for size, taken in steps.items() if math.isfinite(perfect) and size * taken <= 2 * perfect]
+        at_budget = tuple(arm.arm.batch_size for arm in arms if steps[arm.arm.batch_size] >= arm.steps)
+        found[name] = Scaling(max(within, default=None), at_budget)
+    return found

@@ -4,7 +4,8 @@ tests = run_seeds(loop, make_model, range(3))
 print(text(tests, epochs=15))
 """
 
-from clr_loop.studies.range_test.files import text, write
+from clr_loop.studies.range_test.files import notes, text, write
+from clr_loop.studies.range_test.held_out import split
 from clr_loop.studies.range_test.suggestions import Bounds, NoSuggestionError, suggest
 from clr_loop.studies.range_test.sweep import RangeTest, bounds_or_reason, run, run_seeds, suggested_bounds
 
@@ -13,8 +14,10 @@ __all__ = [
     "NoSuggestionError",
     "RangeTest",
     "bounds_or_reason",
+    "notes",
     "run",
     "run_seeds",
+    "split",
     "suggest",
     "suggested_bounds",
     "text",

@@ -25,10 +25,12 @@ class Curve:
     Attributes:
         learning_rate: float64 [n], at least 0, rising.
         loss: float64 [n], of the batch of each step; a value may be NaN or infinite.
-        score: float64 [n], of the batch of each step; higher is better. Without such a metric it is the negative loss.
+        score: float64 [n], of the batch of each step or of held-out examples before it; higher is better. Without such
+            a metric it is the negative loss.
         time_constant: float, of the smoothing, in steps.
         divergence_factor: float above 1, see `first_divergence`.
-        measure: the name of the score, such as "accuracy"; "loss" where the score is the negative loss.
+        measure: the name of the score, such as "accuracy", or "val_accuracy" of held-out examples; "loss" or "val_loss"
+            where the score is the negative loss.
     """
 
     learning_rate: Values
@@ -37,6 +39,11 @@ class Curve:
     time_constant: float
     divergence_factor: float = DIVERGENCE_FACTOR
     measure: str = "accuracy"
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether the score is a negative loss."""
+        return self.measure in ("loss", "val_loss")
 
     @cached_property
     def num_usable(self) -> int:

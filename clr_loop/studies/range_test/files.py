@@ -13,8 +13,9 @@ from clr_loop.runs import events
 from clr_loop.runs import files as run_files
 from clr_loop.runs.settings import versions
 from clr_loop.studies.pictures.canvas import Format, save, to_png
+from clr_loop.studies.range_test.held_out import MOST_EPOCHS
 from clr_loop.studies.range_test.picture import range_test_picture
-from clr_loop.studies.range_test.suggestions import Bounds, suggest
+from clr_loop.studies.range_test.suggestions import Bounds, disagreement, suggest
 from clr_loop.studies.range_test.sweep import RangeTest, bounds_or_reason
 
 
@@ -25,10 +26,24 @@ def text(tests: Sequence[RangeTest], epochs: int) -> str:
     """
     lines = [f"seed {test.settings['seed']}: {test.stop_reason}" for test in tests]
     lines += [str(suggestion) for suggestion in suggest([test.curve for test in tests])]
+    lines += [f"note: {note}" for note in notes(tests)]
     pair = bounds_or_reason(tests, epochs)
     if isinstance(pair, Bounds):
         lines.append(f"two whole cycles in {epochs} epochs at batch {tests[0].settings['batch_size']}:")
     return "\n".join([*lines, str(pair)])
+
+
+def notes(tests: Sequence[RangeTest]) -> list[str]:
+    """Return what makes the suggestions of these tests doubtful, a sentence each."""
+    settings, found = tests[0].settings, disagreement(suggest([test.curve for test in tests]))
+    epochs = max(len(test.curve.loss) for test in tests) / settings["steps_per_epoch"]
+    if settings["held_out"] or epochs <= MOST_EPOCHS:
+        return [found] if found else []
+    seen = (
+        f"the {tests[0].curve.measure} is that of training examples, which the sweep visited {epochs:.3g} times, so "
+        "max_lr may be too high; lower --num_steps, or give more examples"
+    )
+    return [seen, *([found] if found else [])]
 
 
 def write(
@@ -52,6 +67,7 @@ def write(
         "tests": [{**test.settings, "stop_reason": test.stop_reason, "steps": len(test.curve.loss)} for test in tests],
         "measure": tests[0].curve.measure,
         "suggestions": [suggestion.to_json() for suggestion in suggest([test.curve for test in tests])],
+        "notes": notes(tests),
         "bounds": dataclasses.asdict(pair) if isinstance(pair, Bounds) else {"reason": str(pair)},
         "versions": versions(),
     }

@@ -45,11 +45,12 @@ def range_test_picture(tests: Mapping[int, Sequence[RangeTest]], settings: Mappi
 
 def _draw_sweeps(tests: Sequence[RangeTest], name: str, place: str, axes: Axes) -> None:
     """Draw one measure of one batch size; its place is named where there are others beside it."""
-    top = _set_loss_limits(tests, axes) if name == "loss" else np.inf
+    top = _set_loss_limits(tests, name, axes) if "loss" in name else np.inf
+    points = "held-out examples" if name.startswith("val_") else "each batch"
     for test, color in zip(tests, COLORS * len(tests), strict=False):
         columns = test.columns()
         rates, smoothed = columns["learning_rate"], columns[f"smoothed_{name}"]
-        axes.plot(rates, columns[name], color=color, linewidth=0.7, alpha=0.6, label="thin: each batch")
+        axes.plot(rates, columns[name], color=color, linewidth=0.7, alpha=0.6, label=f"thin: {points}")
         axes.plot(rates, smoothed, color=color, linewidth=2, label="bold: smoothed")
         for end in np.flatnonzero(np.isfinite(smoothed))[-1:]:
             looks: dict[str, Any] = {"color": color, "ms": 9, "mec": "black", "clip_on": False, "zorder": 3}
@@ -68,12 +69,13 @@ def _draw_sweeps(tests: Sequence[RangeTest], name: str, place: str, axes: Axes) 
     finish(axes, name)
 
 
-def _set_loss_limits(tests: Sequence[RangeTest], axes: Axes) -> float:
+def _set_loss_limits(tests: Sequence[RangeTest], name: str, axes: Axes) -> float:
     """Let the axis end at most as far above the start as it begins below it; return its end.
 
     A spike would press everything else to the floor.
     """
-    smoothed = [test.curve.smoothed_loss[np.isfinite(test.curve.smoothed_loss)] for test in tests]
+    curves = [test.columns()[f"smoothed_{name}"] for test in tests]
+    smoothed = [curve[np.isfinite(curve)] for curve in curves]
     if not all(map(len, smoothed)):
         return np.inf
     start, low = max(values[0] for values in smoothed), min(0.0, *(values.min() for values in smoothed))

@@ -27,6 +27,10 @@ _NEARLY_OVER = 0.9
 _PLATEAU = 0.05
 
 _MIN_POINTS = 30
+# Below this share of its first value a loss has nothing left to fall, and its gradient nothing to do harm with.
+_FITTED = 1e-3
+# Seeds whose highest max_lr is more than this many times their lowest do not agree.
+_MOST_SPREAD = 3.0
 
 
 class NoSuggestionError(ValueError):
@@ -127,6 +131,17 @@ def bounds(suggestions: Sequence[Suggestion], total_steps: int) -> Bounds:
     return Bounds(base_lr, max_lr, max(total_steps // 4, 1))
 
 
+def disagreement(suggestions: Sequence[Suggestion]) -> str | None:
+    """Return a sentence on the seeds' max_lr where they differ more than threefold, else None."""
+    rates = next(suggestion for suggestion in suggestions if suggestion.name == "max_lr").known_rates
+    if not rates or rates[-1] <= _MOST_SPREAD * rates[0]:
+        return None
+    return (
+        f"the seeds do not agree on max_lr: the highest, {rates[-1]:.2g}, is {rates[-1] / rates[0]:.2g} times the "
+        f"lowest, {rates[0]:.2g}; raise --seeds, or tune the rate"
+    )
+
+
 class _Rise:
     """How far a smoothed curve rises: to its peak, from its lowest value before it.
 
@@ -182,7 +197,7 @@ class _Reading:
         loss, score = curve.loss[kept], curve.score[kept]
         self.fall = _Rise(-loss, -curve.smoothed_loss[kept], curve.time_constant)
         self._check_falls()
-        is_share = curve.measure != "loss" and score.min() >= 0.0 and score.max() <= 1.0
+        is_share = not curve.is_loss and score.min() >= 0.0 and score.max() <= 1.0
         self.rise = _Rise(score, curve.smoothed_score[kept], curve.time_constant, is_share)
 
     def middle(self, first: int, last: int) -> float:
@@ -205,6 +220,11 @@ class _Reading:
         """Refuse a sweep that ended before the loss turned: nobody knows what higher rates would have done."""
         fall = self.fall
         if fall.values[fall.peak] - fall.values[fall.peak :].min() <= fall.threshold:
+            if not self.diverged and 0.0 <= -fall.values[-1] < _FITTED * -fall.values[0]:
+                raise NoSuggestionError(
+                    f"the loss falls to {-fall.values[-1]:.1g} and does not rise again, because the model fits its "
+                    "examples before the rate is too high for it; lower --num_steps, or give more examples"
+                )
             self.check_ends_inside(len(self.rates), "the loss does not rise again")
 
     def check_score_rises(self) -> None:
@@ -288,4 +308,4 @@ def _suggestion(name: str, explanation: str, rule: Callable[[_Reading], float], 
 
 def _verbs(curve: Curve) -> tuple[str, str]:
     """Return in a word what the measure does as it gets better, and as it gets worse."""
-    return ("fall", "rise") if curve.measure == "loss" else ("rise", "fall")
+    return ("fall", "rise") if curve.is_loss else ("rise", "fall")

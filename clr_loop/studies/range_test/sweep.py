@@ -15,15 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clr_loop.arguments import checked_choice, checked_integer, checked_number, checked_types, checked_whole
+from clr_loop.data import Examples
+from clr_loop.data.nests import num_examples
 from clr_loop.loop.loop import Metrics, TrainLoop
 from clr_loop.runs.result import direction_of
 from clr_loop.schedules import ExponentialRamp, LinearRamp
 from clr_loop.studies.range_test.curves import DIVERGENCE_FACTOR, Curve
+from clr_loop.studies.range_test.held_out import NUM_STEPS, HeldOutScore
 from clr_loop.studies.range_test.suggestions import Bounds, NoSuggestionError, bounds, suggest
 from clr_loop.studies.seeds import MakeModel, initial_state
-
-NUM_STEPS = 1000
-"""The steps of a sweep unless told otherwise: 125 for each decade of the default range, enough for noisy curves."""
 
 _COLUMNS = ("learning_rate", "loss", "score")
 
@@ -40,7 +40,8 @@ class RangeTest:
     """The result of one sweep.
 
     Attributes:
-        settings: JSON types: the arguments of `run`, and batch_size, seed and steps_per_epoch of its loop.
+        settings: JSON types: the arguments of `run`, with the number of held-out examples; batch_size and seed of its
+            loop; and steps_per_epoch, of the loop's examples and the held-out ones together.
         curve: raw and smoothed loss and score over the rates, up to and including the step at which the sweep stopped.
         stop_reason: "finished: …", "divergence: …", "non-finite loss: …" or "non-finite updates: …", with the rate.
     """
@@ -51,8 +52,8 @@ class RangeTest:
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """Return the curve as columns [n]: learning_rate, and loss and score raw and smoothed, each by its name."""
-        curve = self.curve
-        score = {curve.measure: curve.score, f"smoothed_{curve.measure}": curve.smoothed_score}
+        curve, sign = self.curve, -1.0 if self.curve.is_loss else 1.0
+        score = {curve.measure: sign * curve.score, f"smoothed_{curve.measure}": sign * curve.smoothed_score}
         loss = {"loss": curve.loss, "smoothed_loss": curve.smoothed_loss}
         return {"learning_rate": curve.learning_rate, **loss, **(score if curve.measure != "loss" else {})}
 
@@ -77,6 +78,7 @@ def run(
     num_steps: int = NUM_STEPS,
     sweep: Literal["exponential", "linear"] = "exponential",
     early_stop: float | None = DIVERGENCE_FACTOR,
+    held_out: Examples | None = None,
     on_block: Callable[[int, Metrics], None] = lambda num_steps, metrics: None,
 ) -> RangeTest:
     """Take num_steps steps with rates from start_lr to end_lr, then put the loop back as it was.
@@ -84,6 +86,10 @@ def run(
     The steps go on from where the loop stands, on its own batches, over as many epochs as they need. Whatever happens,
     an exception or Ctrl-C included, variables, optimizer, step and data order are then restored from memory. The score
     is the first compiled metric for which higher is better; for a model without one, the suggestions read the loss.
+
+    A model that sees its examples again memorizes some of them. Its training score then goes on rising at rates that
+    teach it nothing about others, and the suggested max_lr is too high. So give held-out examples where the sweep takes
+    more than two epochs; `split` makes them.
 
     Args:
         loop: at any step. Its compiled block is used, so training after it does not compile again.
@@ -93,6 +99,9 @@ def run(
         sweep: "exponential", equal ratios between neighbors; or "linear", equal differences.
         early_stop: stop when the smoothed loss has diverged by this factor, float above 1; see
             `curves.first_divergence`. A loss that is not finite stops the sweep, too. None takes every step.
+        held_out: examples that the loop does not train on. The score is read on them, in inference mode, once in
+            each time constant of the smoothing, and is interpolated in between. None reads it on the batch of each
+            step, as does a model whose evaluation does not give the metric.
         on_block: called after each block with the number of steps taken so far and the metrics of the block.
 
     Returns:
@@ -109,46 +118,68 @@ def run(
             f"early_stop is {early_stop:g}; it is a multiple of the best loss and must be finite and above 1. A usual "
             f"one is {DIVERGENCE_FACTOR:g}, and None takes every step."
         )
-    loop_settings = {name: getattr(loop, name) for name in ("batch_size", "seed", "steps_per_epoch")}
-    arguments = {
+    score = _score_of(loop, held_out)
+    curve, num_skipped = _sweep(loop, rates, early_stop, score, on_block)
+    num_held_out = 0 if isinstance(score, str) else num_examples(held_out)
+    steps_for_all = math.ceil((loop.num_examples + num_held_out) / loop.batch_size)
+    settings = {
+        "batch_size": loop.batch_size,
+        "seed": loop.seed,
+        "steps_per_epoch": steps_for_all if num_held_out else loop.steps_per_epoch,
         "start_lr": start_lr,
         "end_lr": end_lr,
         "num_steps": num_steps,
         "sweep": sweep,
         "early_stop": early_stop,
+        "held_out": num_held_out,
     }
-    curve, num_skipped = _sweep(loop, rates, early_stop, on_block)
-    return RangeTest({**loop_settings, **arguments}, curve, _why(curve, num_steps, num_skipped, early_stop))
+    return RangeTest(settings, curve, _why(curve, num_steps, num_skipped, early_stop))
+
+
+def _score_of(loop: TrainLoop, held_out: Examples | None) -> str | HeldOutScore:
+    """Return what a sweep is scored by: the held-out examples, or a metric of each batch, by its name."""
+    measure = next((name for name in loop.metric_names[1:] if direction_of(name) == "max"), "loss")
+    if held_out is None or measure not in loop.evaluate(held_out):  # A model's own test_step may return anything.
+        return measure
+    return HeldOutScore(loop, held_out, measure)
 
 
 def _sweep(
-    loop: TrainLoop, rates: NDArray[np.float32], early_stop: float | None, on_block: Callable[[int, Metrics], None]
+    loop: TrainLoop,
+    rates: NDArray[np.float32],
+    early_stop: float | None,
+    score: str | HeldOutScore,
+    on_block: Callable[[int, Metrics], None],
 ) -> tuple[Curve, int]:
     """Take a step with each rate and undo them; return the curve and the number of skipped updates.
 
-    A loop that skips an update that is not finite takes its rate with the next batch.
+    A loop that skips an update that is not finite takes its rate with the next batch. The score is that of held-out
+    examples, or the metric of this name of each batch.
     """
-    measure = next((name for name in loop.metric_names[1:] if direction_of(name) == "max"), "loss")
+    measure = score if isinstance(score, str) else score.name
     time_constant = max(len(rates) * _SMOOTHING, 1.0)
+    block_steps = loop.block_steps if isinstance(score, str) else int(time_constant)
 
     def curve_of(columns: NDArray[np.float64]) -> Curve:
-        learning_rate, loss, score = columns
-        return Curve(learning_rate, loss, score, time_constant, early_stop or DIVERGENCE_FACTOR, measure)
+        learning_rate, loss, of_batches = columns
+        return Curve(learning_rate, loss, of_batches, time_constant, early_stop or DIVERGENCE_FACTOR, measure)
 
     columns = np.empty((3, 0))
     num_done = num_skipped_in_a_row = 0
     before = loop.snapshot()
     try:
         while num_done < len(rates):
-            block = rates[num_done : num_done + loop.block_steps]
+            block = rates[num_done : num_done + block_steps]
+            if isinstance(score, HeldOutScore):
+                score.read(columns.shape[1])
             metrics = loop.run(block)
             num_skipped = loop.num_skipped - before.num_skipped
             num_skipped_in_a_row = 0 if len(metrics["loss"]) else num_skipped_in_a_row + len(block)
             if num_skipped_in_a_row > max(time_constant, _MOST_HALVINGS):
                 columns = np.hstack([columns, [[block[0]], [np.nan], [np.nan]]])
                 break
-            score = -metrics["loss"] if measure == "loss" else metrics[measure]
-            columns = np.hstack([columns, [metrics["learning_rate"], metrics["loss"], score]])
+            of_batches = -metrics["loss"] if measure == "loss" else metrics[measure]
+            columns = np.hstack([columns, [metrics["learning_rate"], metrics["loss"], of_batches]])
             num_done = int(np.searchsorted(rates, columns[0].max(initial=-1.0), side="right"))
             on_block(num_done, metrics)
             if early_stop is not None and curve_of(columns).num_usable < columns.shape[1]:
@@ -156,7 +187,10 @@ def _sweep(
     finally:
         loop.restore(before)
     kept = None if early_stop is None else curve_of(columns).num_usable + 1
-    return curve_of(columns[:, :kept]), num_skipped
+    curve = curve_of(columns[:, :kept])
+    if isinstance(score, HeldOutScore):
+        curve = dataclasses.replace(curve, score=score.along(len(curve.loss)), measure=f"val_{measure}")
+    return curve, num_skipped
 
 
 @checked_types

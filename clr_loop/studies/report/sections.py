@@ -14,7 +14,7 @@ from clr_loop.studies.comparison.compare import ArmSummary, Comparison
 from clr_loop.studies.comparison.failures import RULE
 from clr_loop.studies.comparison.measures import Measure, count
 from clr_loop.studies.comparison.noise_scale import NoiseScale
-from clr_loop.studies.comparison.scaling import fitted_power, largest_scaling_sizes
+from clr_loop.studies.comparison.scaling import fitted_power, scaling
 from clr_loop.studies.comparison.tuning import Search, by_schedule
 from clr_loop.studies.range_test.sweep import RangeTest
 from clr_loop.studies.report.tables import table_of
@@ -49,8 +49,16 @@ Medians over seeds of what it took until the first validation that reached the t
 counts as infinite, so there is no median where half of the seeds did not."""
 _RULE_NOTE = """\
 The linear rule multiplies the rate of the first batch size by the ratio of the batch sizes, the square-root rule by its
-root. The power is that of a straight line through the tuned rates on logarithmic axes, with its standard error; 1 is
-the linear rule, 0.5 the square-root rule, 0 none."""
+root."""
+_POWER_NOTE = """\
+The power is that of a straight line through the tuned rates on logarithmic axes, and the interval says how far these
+few rates settle it: a power inside is not excluded. 1 is the linear rule, 0.5 the square-root rule, 0 the same rate
+everywhere."""
+_NOISE_NOTE = """\
+In brackets is the 95% interval over examples. In the model of the source (McCandlish et al., arXiv 1812.06162) a run
+takes S_min · (1 + noise scale / batch size) steps. So at a batch size equal to the noise scale it takes twice the
+fewest steps and twice the fewest examples, and a batch twice as large still takes 75% of its steps. It is a rough
+guide, and where the noise scale changes along the run it names a range of batch sizes."""
 _EFFECTS_NOTE = """\
 Each effect is a difference taken seed by seed (same initial weights, same order of the data), averaged over the levels
 of the other factor. It speaks of the typical run: seeds with which one of its arms failed are left out. ± is its
@@ -253,8 +261,7 @@ def _rule_section(searches: Sequence[Search]) -> str:
     for name, of_schedule in by_schedule(searches).items():
         power, first = fitted_power(of_schedule), of_schedule[0]
         if power is not None:
-            exponent, error = power
-            powers.append(f"{name} {exponent:.2f}" + ("" if error is None else f" ± {error:.2f}"))
+            powers.append("{} {:.2f} ({:.2f} to {:.2f})".format(name, *power))
         for search in of_schedule:
             ratio = search.arm.batch_size / first.arm.batch_size
             row = {
@@ -265,24 +272,29 @@ def _rule_section(searches: Sequence[Search]) -> str:
                 "square-root rule": f"{first.best.learning_rate * math.sqrt(ratio):.3g}",
             }
             rows.append(row)
-    if not powers:
+    if len({row["batch size"] for row in rows}) < 2:
         return ""
-    return f"## Rate against batch size\n\n{table_of(rows)}\n\nFitted power: {'; '.join(powers)}. {_RULE_NOTE}"
+    fitted = f"\n\nFitted power, with its 95% interval: {'; '.join(powers)}. {_POWER_NOTE}" if powers else ""
+    return f"## Rate against batch size\n\n{table_of(rows)}\n\n{_RULE_NOTE}{fitted}"
 
 
 def _noise_section(comparison: Comparison, noise_scale: NoiseScale | None) -> str:
     """Return the section on the gradient noise scale; "" if it was not measured."""
     if noise_scale is None:
         return ""
-    text = (
-        f"Along a run of {comparison.arms[0].arm.label}: {noise_scale}. Up to about this batch size, a batch twice as "
-        "large should take little more than half the steps; far above it, hardly fewer."
-    )
-    largest = [f"{size} ({name})" for name, size in largest_scaling_sizes(comparison).items()]
+    text = f"Along a run of {comparison.arms[0].arm.label}: {noise_scale}. {' '.join(_NOISE_NOTE.split())}"
+    scalings = {} if comparison.measure.target is None else scaling(comparison)
+    largest = [f"{found.largest} ({name})" for name, found in scalings.items() if found.largest is not None]
     if largest:
         text += (
             " Measured, steps to the target stay below twice those of perfect scaling up to batch "
             f"{', '.join(largest)}."
+        )
+    at_budget = [f"{', '.join(map(str, of.at_budget))} ({name})" for name, of in scalings.items() if of.at_budget]
+    if at_budget:
+        text += (
+            f" At batch {'; '.join(at_budget)} the median run reaches the target at its last validation or not at all, "
+            "so the length of the runs decides there, and not the batch size."
         )
     return f"## Gradient noise scale\n\n{textwrap.fill(text, 120)}"
 
