@@ -43,7 +43,7 @@ def test_the_plan_is_kept_with_its_digest_and_another_is_refused(tmp_path):
     before = path.read_bytes()
     assert PLAN.keep(path, {"rates": "given"}) == words
     with pytest.raises(
-        ValueError, match="plan.json was written before the first run, with another plan: seeds d"
+        ValueError, match="was written before the first run, with another plan: seeds differ"
     ):
         dataclasses.replace(PLAN, seeds=range(12)).keep(path, {"rates": "given"})
     with pytest.raises(ValueError, match="another plan: rates differ"):
