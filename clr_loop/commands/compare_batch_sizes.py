@@ -150,7 +150,7 @@ def _with_schedules(plan: Plan, schedule_of: Callable[[Arm], schedules.Schedule]
 
 
 def _tune(held_out: data.Dataset, plan: Plan, measured: arm_flags.Measured, output_dir: Path) -> list[Search]:
-    """Find the best rate of every arm on held-out examples."""
+    """Find the best rate of every arm on held-out examples, with seeds that no compared run has."""
     from clr_loop.studies.comparison import tuning
 
     centers = measured.centers(held_out)
@@ -159,22 +159,24 @@ def _tune(held_out: data.Dataset, plan: Plan, measured: arm_flags.Measured, outp
     trials_dir = output_dir / "tuning"
     trials_dir.mkdir(exist_ok=True)
     epochs = {arm.batch_size: plan.epochs_of(arm) for arm in plan.arms}
-    trials = dataclasses.replace(plan, arms=arm_flags.arms(held_out.num_examples, epochs), seeds=[tuning.SEED])
+    seeds = tuning.trial_seeds(FLAGS.trials, taken=plan.seeds)
+    trials = dataclasses.replace(plan, arms=arm_flags.arms(held_out.num_examples, epochs), seeds=seeds)
 
     def run_trials(trial_plan: Plan) -> list[ArmRun]:
         return _run_all(_Work(trial_plan, trials_dir, model_flags.settings(held_out), are_trials=True), held_out)
 
     searches = tuning.tune(trials, centers, FLAGS.tune, run_trials)
     for search in searches:
-        at_edge = f", at the {search.edge} edge of what was tried" if search.edge else ""
-        terminal.say(f"best rate of {search.arm.label}: {search.best.learning_rate:g}{at_edge}")
+        at_edge = f"; the best mean is at the {search.edge} edge of what was tried" if search.edge else ""
+        interval = " to ".join(f"{rate:.3g}" for rate in search.peak.interval)
+        terminal.say(f"best rate of {search.arm.label}: {search.learning_rate:g} ({interval}){at_edge}")
     return searches
 
 
 def _tuned(plan: Plan, searches: Sequence[Search]) -> Plan:
     from clr_loop.studies.comparison.tuning import at_rate
 
-    rates = {search.arm.label: search.best.learning_rate for search in searches}
+    rates = {search.arm.label: search.learning_rate for search in searches}
     return _with_schedules(plan, lambda arm: at_rate(arm.schedule, rates[arm.label]))
 
 
@@ -205,7 +207,9 @@ class _Work:
     are_trials: bool = False
 
     def label(self, arm: Arm, seed: int) -> str:
-        return f"trial of {arm.label}" if self.are_trials else f"{arm.label}, seed {seed}"
+        if self.are_trials:
+            return f"trial {self.plan.seeds.index(seed) + 1} of {arm.label}"
+        return f"{arm.label}, seed {seed}"
 
 
 def _run_all(work: _Work, dataset: data.AnyDataset) -> list[ArmRun]:

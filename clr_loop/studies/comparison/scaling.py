@@ -13,7 +13,7 @@ from clr_loop.studies.comparison.tuning import Search
 
 
 def fitted_power(searches: Sequence[Search]) -> tuple[float, float | None] | None:
-    """Fit rate = constant · batch_size ** exponent to the best rates of one schedule; None from a single batch size.
+    """Fit rate = constant · batch_size ** exponent to the tuned rates of one schedule; None from a single batch size.
 
     Returns:
         The exponent and its standard error, which is None from two batch sizes: a line always goes through them.
@@ -21,7 +21,7 @@ def fitted_power(searches: Sequence[Search]) -> tuple[float, float | None] | Non
     if len(searches) < 2:
         return None
     sizes = np.log([search.arm.batch_size for search in searches])
-    fit = stats.linregress(sizes, np.log([search.best.learning_rate for search in searches]))
+    fit = stats.linregress(sizes, np.log([search.learning_rate for search in searches]))
     return float(fit.slope), float(fit.stderr) if len(searches) > 2 else None
 
 
