@@ -297,7 +297,7 @@ def test_the_report_shows_what_was_tried_what_it_cost_and_what_the_rules_would_h
         f"{100 * first.regret:.2f} points", "3 rates × 2 seeds", "0.0005 to 0.002", "inside",
     ]  # fmt: skip
     assert first.regret == pytest.approx(second.regret)
-    assert f"is expected to lose {100 * first.regret:.2f} points of validation accuracy." in words
+    assert f"is expected to lose at most {100 * first.regret:.2f} points of validation accuracy." in words
     assert "100 examples at the beginning, 300 in the median of 3 points, more than 10,000 at the end" in words
     assert "stay below twice those of perfect scaling up to batch 128 (constant)." in words
     assert ["constant", "128", "0.003", "0.004", "0.002"] in cells_of(text, "constant")

@@ -48,13 +48,12 @@ def _what_was_tried(searches: Sequence[Search]) -> str:
 
 def _what_picks_cost(searches: Sequence[Search]) -> str:
     """Say where the picked rates come from, what they cost, and where a better rate may lie beyond those tried."""
-    measure, regrets = searches[0].measure, sorted(search.peak.regret for search in searches)
-    costs = " to ".join(dict.fromkeys(_amount(regret, measure) for regret in (regrets[0], regrets[-1])))
+    measure, regrets = searches[0].measure, [search.peak.regret for search in searches]
     note = (
         "The picked rate is the top of a curve through the mean scores near the best: two half parabolas over the "
         "logarithm of the rate. Its regret is what it falls short of the best rate: with these picks, an arm is "
-        f"expected to lose {costs} of {measure.words}. The expected square of the regret is a part of the intervals "
-        "and p values below."
+        f"expected to lose at most {_amount(max(regrets), measure)} of {measure.words}. The expected square of the "
+        "regret is a part of the intervals and p values below."
     )
     at_edge = [search.arm.label for search in searches if search.edge]
     if at_edge:
