@@ -7,6 +7,8 @@ the standard deviation of a trial's score. The effects are those of a comparison
 The whole table: PYTHONPATH=tests python -m helpers.tuned_comparisons
 """
 
+import itertools
+
 import numpy as np
 from scipy import stats
 
@@ -40,7 +42,7 @@ def regret(place, peak, steepness, lean):
     return steepness * np.where(place > peak, lean, 1.0) * (place - peak) ** 2
 
 
-def simulate(rule, steepness, lean, spread, num_comparisons, rng, num_trials=3):
+def simulate(rule, steepness, lean, spread, num_comparisons, rng, failing=0.0):
     """Tune four equal arms again and again, and compare them.
 
     Args:
@@ -48,15 +50,16 @@ def simulate(rule, steepness, lean, spread, num_comparisons, rng, num_trials=3):
         steepness: by how much the score falls at one octave below its peak.
         lean: how many times as much it falls at one octave above.
         spread: the standard deviation of the compared runs' scores.
+        failing: the share of trials that fall 50 standard deviations below the others at their rate.
 
     Returns:
         The mean regret, and the share of comparisons that show anything for each number of seeds.
     """
     shape = (num_comparisons, 4)
     peaks = rng.uniform(2.5, 4.5, shape)
-    scores = -regret(PLACES, peaks[..., None], steepness, lean)[..., None] + rng.standard_normal(
-        (*shape, 8, num_trials)
-    )
+    means = -regret(PLACES, peaks[..., None], steepness, lean)
+    scores = means[..., None] + rng.standard_normal((*shape, 8, 3))
+    scores = np.where(rng.random(scores.shape) < failing, scores - 50, scores)
     picks, variances = np.transpose([[rule(of_arm) for of_arm in arms] for arms in scores], (2, 0, 1))
     regrets = regret(picks, peaks, steepness, lean)
     return regrets.mean(), [share_shown(regrets, variances, n, spread, rng) for n in SEEDS]
@@ -71,19 +74,17 @@ def share_shown(regrets, variances, num_seeds, spread, rng):
     return np.mean((holm(p) <= ALPHA).any(axis=-1))
 
 
-def main(num_comparisons=1000):
+def main():
     rng = np.random.default_rng(0)
-    print("steeper above | spread | rule         | mean regret | % shown at 5, 11 and 20 seeds; for steepness 0.1 to 3")
-    for lean in (1, 2, 4):
-        for spread in (1.0, 0.6):
+    print("steeper above | spread | failing | rule         | mean regret | % shown at 5, 11 and 20 seeds")
+    for failing in (0.0, 0.1):
+        for lean, spread in itertools.product((1, 2, 4), (1.0, 0.6)):
             for rule in (best_single, best_mean, top_of_curve):
-                found = [
-                    simulate(rule, steepness, lean, spread, num_comparisons, rng) for steepness in (0.1, 0.3, 1, 3)
-                ]
+                found = [simulate(rule, steepness, lean, spread, 1000, rng, failing) for steepness in (0.1, 0.3, 1, 3)]
                 regrets, shown = zip(*found, strict=True)
-                ranges = [f"{100 * min(each):.0f}-{100 * max(each):.0f}" for each in zip(*shown, strict=True)]
-                costs = f"{min(regrets):.2f}-{max(regrets):.2f}"
-                print(f"{lean:<13} | {spread:<6} | {rule.__name__:12} | {costs:11} | {', '.join(ranges)}", flush=True)
+                ranges = [f"{100 * min(each):.1f}-{100 * max(each):.1f}" for each in zip(*shown, strict=True)]
+                case = f"{lean:<13} | {spread:<6} | {failing:<7} | {rule.__name__:12}"
+                print(f"{case} | {min(regrets):.2f}-{max(regrets):.2f}   | {', '.join(ranges)}", flush=True)
 
 
 if __name__ == "__main__":

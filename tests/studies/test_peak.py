@@ -112,7 +112,7 @@ def test_scores_that_show_no_curve_or_no_noise_are_refused(num_rates, num_trials
 @pytest.mark.parametrize("lean", [1, 2, 4])
 def test_tuning_makes_no_difference_between_equal_schedules_and_the_best_mean_would(lean):
     rng = np.random.default_rng(lean)
-    _, of_means = simulate(best_mean, 1.0, lean, 0.6, 300, rng)
-    _, of_curves = simulate(top_of_curve, 1.0, lean, 0.6, 300, rng)
+    _, of_means = simulate(best_mean, 1.0, lean, 0.6, 150, rng)
+    _, of_curves = simulate(top_of_curve, 1.0, lean, 0.6, 150, rng)
     assert max(of_curves) <= 0.05
     assert of_means[-1] > 0.2

@@ -73,7 +73,7 @@ def find_peak(rates: ArrayLike, scores: ArrayLike) -> Peak:
         ValueError: if there are fewer than 2 trials of each rate or fewer than 3 rates at which none diverged.
     """
     all_x, all_scores = np.log2(np.asarray(rates, np.float64)), np.asarray(scores, np.float64)
-    num_finite, num_trials = int(np.isfinite(all_scores).all(axis=1).sum()), all_scores.shape[1]
+    num_finite, num_trials = int(np.isfinite(all_scores.sum(axis=1)).sum()), all_scores.shape[1]
     if num_finite < 3 or num_trials < 2:
         what = f"{num_trials} finite scores of each of {num_finite} rates"
         raise ValueError(f"A peak cannot be found from {what}; give at least 2 of at least 3 rates.")
@@ -87,7 +87,7 @@ def find_peak(rates: ArrayLike, scores: ArrayLike) -> Peak:
     places = np.linspace(below if best == x[0] else x[0], above if best == x[-1] else x[-1], _NUM_PEAKS)
     peaks, leans = (grid.ravel() for grid in np.meshgrid(places, _LEANS, indexing="ij"))
     weights, tops, steepness, variances = _fits(y, _falls(x, peaks, leans))
-    between = [rate for rate in x if below <= rate <= above and rate not in left_out]
+    between = [rate for rate in x if below <= rate <= above]
     candidates = np.linspace(between[0], between[-1], _NUM_PEAKS)
     falls = _falls(candidates, peaks, leans)
     regrets = (weights * steepness) @ falls
@@ -105,7 +105,7 @@ def find_peak(rates: ArrayLike, scores: ArrayLike) -> Peak:
 
 def _are_sound(x: _Floats, scores: _Floats) -> NDArray[np.bool_]:
     """Return at which rates no trial diverged or failed; if those are fewer than 3, at which none diverged."""
-    are_finite = np.isfinite(scores).all(axis=1)
+    are_finite = np.isfinite(scores.sum(axis=1))
     medians = np.median(scores[are_finite], axis=1)
     drops = medians.max() - scores
     near = drops[are_finite][_near_best(x[are_finite], medians)]
