@@ -49,7 +49,7 @@ def short(arguments):
         return [script, *flags, "--help"]
     more = list(SHORT.get(Path(script).name, []))
     if "compare" in script:
-        more += ["--tune=3", "--batch_sizes=100"] if "--tune=8" in flags else ["--batch_sizes=50,200"]
+        more += ["--tune=3", "--trials=2", "--batch_sizes=100"] if "--tune=8" in flags else ["--batch_sizes=50,200"]
     if "train.py" in script or "compare" in script or "range_test" in script:
         more.append(f"--dataset={os.environ['SMALL']}")
     return [script, *flags, *more]

@@ -46,9 +46,16 @@ flags.DEFINE_enum(
 flags.DEFINE_integer(
     "tune",
     0,
-    "Tune every arm first: try so many rates (8 are usual) around an LR range test, with a seed of their own, on a "
+    "Tune every arm first: try so many rates (8 are usual) around an LR range test, with seeds of their own, on a "
     "held-out tenth of the training examples. 0: do not.",
     lower_bound=0,
+)
+flags.DEFINE_integer(
+    "trials",
+    3,
+    "Runs of every rate that --tune tries, each with another seed; the rate at the top of a curve through their means "
+    "is taken, and its error is a part of the intervals and the p values.",
+    lower_bound=2,
 )
 
 # What was found before the first run, so that --resume goes on with the same.

@@ -144,7 +144,7 @@ def _compare(dataset: data.AnyDataset, output_dir: Path) -> Path:
     for arm in plan.arms:
         length = output_flags.run_length(dataset.num_examples, arm.batch_size, epochs[arm.batch_size])
         terminal.say(f"{arm.label}:\n{schedules.describe(arm.schedule, length[1], length[0])}\n")
-    comparison = _looked_at(_Work(plan, output_dir, settings), dataset)
+    comparison = _looked_at(_Work(plan, output_dir, settings), dataset, searches)
     noise_scale = None
     if FLAGS.noise_scale and isinstance(dataset, data.Dataset):
         noise_scale = _noise_scale(dataset, plan, measured)
@@ -175,7 +175,7 @@ def _measure(dataset: data.AnyDataset) -> Measure:
 def _rates(plan: Plan) -> dict[str, Any]:
     """Return what is decided of the rates before the first run."""
     if FLAGS.tune:
-        return {"rates tried with each arm": FLAGS.tune}
+        return {"rates tried with each arm": FLAGS.tune, "trials of each rate": FLAGS.trials}
     return {arm.label: arm.schedule.to_config() for arm in plan.arms}
 
 
@@ -185,28 +185,30 @@ def _with_schedules(plan: Plan, schedule_of: Callable[[Arm], schedules.Schedule]
 
 
 def _tune(held_out: data.Dataset, plan: Plan, measured: arm_flags.Measured, output_dir: Path) -> list[Search]:
-    """Find the best rate of every arm on held-out examples."""
+    """Find the best rate of every arm on held-out examples, with seeds that no compared run has."""
     from clr_loop.studies.comparison import tuning
 
     trials_dir = output_dir / "tuning"
     trials_dir.mkdir(exist_ok=True)
     epochs = {arm.batch_size: plan.epochs_of(arm) for arm in plan.arms}
-    trials = dataclasses.replace(plan, arms=arm_flags.arms(held_out.num_examples, epochs), seeds=[tuning.SEED])
+    seeds = tuning.trial_seeds(FLAGS.trials, taken=plan.seeds)
+    trials = dataclasses.replace(plan, arms=arm_flags.arms(held_out.num_examples, epochs), seeds=seeds)
 
     def run_trials(trial_plan: Plan) -> list[ArmRun]:
         return _run_all(_Work(trial_plan, trials_dir, model_flags.settings(held_out), are_trials=True), held_out)
 
     searches = tuning.tune(trials, measured.centers(held_out), FLAGS.tune, run_trials)
     for search in searches:
-        at_edge = f", at the {search.edge} edge of what was tried" if search.edge else ""
-        terminal.say(f"best rate of {search.arm.label}: {search.best.learning_rate:g}{at_edge}")
+        at_edge = f"; the best mean is at the {search.edge} edge of what was tried" if search.edge else ""
+        interval = " to ".join(f"{rate:.3g}" for rate in search.peak.interval)
+        terminal.say(f"best rate of {search.arm.label}: {search.learning_rate:g} ({interval}){at_edge}")
     return searches
 
 
 def _tuned(plan: Plan, searches: Sequence[Search]) -> Plan:
     from clr_loop.studies.comparison.tuning import at_rate
 
-    rates = {search.arm.label: search.best.learning_rate for search in searches}
+    rates = {search.arm.label: search.learning_rate for search in searches}
     return _with_schedules(plan, lambda arm: at_rate(arm.schedule, rates[arm.label]))
 
 
@@ -238,18 +240,24 @@ class _Work:
     diverged: set[tuple[Arm, int]] = dataclasses.field(default_factory=set)
 
     def label(self, arm: Arm, seed: int) -> str:
-        return f"trial of {arm.label}" if self.are_trials else f"{arm.label}, seed {seed}"
+        if self.are_trials:
+            return f"trial {self.plan.seeds.index(seed) + 1} of {arm.label}"
+        return f"{arm.label}, seed {seed}"
 
 
-def _looked_at(work: _Work, dataset: data.AnyDataset) -> Comparison:
+def _looked_at(work: _Work, dataset: data.AnyDataset, searches: Sequence[Search]) -> Comparison:
     """Run the seeds up to the look at which the answer is known, or all of them, and compare."""
     from clr_loop.studies.comparison.compare import compare
+    from clr_loop.studies.comparison.tuning import pick_variances
     from clr_loop.studies.report.words import answer
 
     plan, runs = work.plan, []
+    variances = pick_variances(searches, plan) if searches else {}
     for look, seeds in enumerate(plan.seeds_between_looks(), start=1):
         runs += _run_all(dataclasses.replace(work, plan=dataclasses.replace(plan, seeds=seeds, looks=1)), dataset)
-        comparison = compare(runs, plan.measure, diverged=list(work.diverged), alpha=plan.alpha)
+        comparison = compare(
+            runs, plan.measure, diverged=list(work.diverged), pick_variances=variances, alpha=plan.alpha
+        )
         if plan.looks > 1:
             terminal.say(f"look {look} of {plan.looks}, {len(comparison.seeds)} seeds: {answer(comparison)}")
         if comparison.question is not None and comparison.question.verdict == "shown":

@@ -93,7 +93,8 @@ def _run_all(dataset: data.Dataset, policies: Sequence[Policy], output_dir: Path
     from clr_loop.runs.progress import ProgressBar
     from clr_loop.studies import smith
     from clr_loop.studies.arms import Arm
-    from clr_loop.studies.comparison.runner import Plan, run_arms
+    from clr_loop.studies.comparison.plan import Plan
+    from clr_loop.studies.comparison.runner import run_arms
 
     def say_run(run: ArmRun) -> None:
         accuracy = run.result.final["val_accuracy"]

@@ -5,11 +5,13 @@ import json
 import pytest
 
 from clr_loop.schedules import to_steps
+from clr_loop.studies.comparison.peak import find_peak
 
 
 def flags_of(separable, output_dir):
     return [
         f"--dataset={separable}", "--model=relu_mlp", "--batch_sizes=50,200", "--epochs=2", "--seeds=1", "--tune=3",
+        "--trials=2",
         "--noise_scale", "--validate_every=4", f"--output_dir={output_dir}",
     ]  # fmt: skip
 
@@ -20,19 +22,21 @@ def tuned(commands, separable, tmp_path_factory):
     return commands.succeed("compare_batch_sizes", *flags_of(separable, output_dir)), output_dir
 
 
-def test_every_arm_runs_at_the_best_of_its_own_trials(tuned):
+def test_every_arm_runs_at_the_peak_of_its_own_trials(tuned):
     done, output_dir = tuned
     content = json.loads((output_dir / "comparison.json").read_text())
     assert len(content["tuning"]) == 4
     for search in content["tuning"]:
-        assert len(search["trials"]) == (4 if search["widened"] else 3)
-        finished = [trial for trial in search["trials"] if trial["value"] is not None]
-        assert max(finished, key=lambda t: (t["value"], -t["learning_rate"]))["learning_rate"] == search["best"]
+        assert len(search["trials"]) in (range(4, 7) if search["widened"] else [3])
+        assert {len(trials["values"]) for trials in search["trials"]} == {2}
+        assert search["trials"][0]["learning_rate"] <= search["learning_rate"] <= search["trials"][-1]["learning_rate"]
+        rates, values = zip(*((trials["learning_rate"], trials["values"]) for trials in search["trials"]), strict=True)
+        assert search["learning_rate"] == float(f"{find_peak(rates, values).learning_rate:.3g}")
         place = output_dir / f"{search['schedule']}_batch_{search['batch_size']}" / "seed_0"
         schedule = json.loads((place / "config.json").read_text())["schedule"]
-        assert schedule.get("max_lr", schedule.get("learning_rate")) == search["best"]
+        assert schedule.get("max_lr", schedule.get("learning_rate")) == search["learning_rate"]
         if search["schedule"] == "triangular":
-            assert schedule["base_lr"] == search["best"] / 4
+            assert schedule["base_lr"] == search["learning_rate"] / 4
             steps = {50: 36, 200: 10}[search["batch_size"]]
             assert schedule["step_size"] == to_steps("25%", steps // 2, steps, "step_size")
     assert "compares schedules, each at its best" in done.stdout
@@ -42,10 +46,12 @@ def test_every_arm_runs_at_the_best_of_its_own_trials(tuned):
     }  # fmt: skip
 
 
-def test_trials_train_on_what_is_left_with_a_seed_of_their_own_and_never_see_the_test_set(tuned):
-    _, output_dir = tuned
+def test_trials_train_on_what_is_left_with_seeds_of_their_own_and_never_see_the_test_set(tuned):
+    done, output_dir = tuned
+    for trial in ("trial 1 of constant_", "trial 2 of triangular_"):
+        assert any(line.startswith(trial) and ", batch 200: val_accuracy" in line for line in done.stdout.splitlines())
     trials = sorted((output_dir / "tuning").glob("*/*"))
-    assert {path.name for path in trials} == {f"seed_{2**32 - 1}"}
+    assert {path.name for path in trials} == {f"seed_{2**32 - 1}", f"seed_{2**32 - 2}"}
     configs = [json.loads((path / "config.json").read_text()) for path in trials]
     results = [json.loads((path / "result.json").read_text()) for path in trials if (path / "result.json").exists()]
     assert {result["num_examples"] for result in results} == {810}

@@ -6,8 +6,9 @@ from matplotlib.ticker import PercentFormatter
 
 from clr_loop.studies.comparison.compare import compare
 from clr_loop.studies.comparison.measures import Measure
-from clr_loop.studies.comparison.tuning import Search, Trial
-from clr_loop.studies.pictures.comparison import arms_picture, tuning_picture
+from clr_loop.studies.comparison.tuning import Search, Trials
+from clr_loop.studies.pictures.comparison import arms_picture
+from clr_loop.studies.pictures.tuning import tuning_picture
 from helpers.made_up_runs import ARMS, make_run
 
 
@@ -97,14 +98,21 @@ def test_each_panel_stands_alone_with_the_title_and_the_arms_that_are_in_it():
 
 
 @pytest.mark.parametrize(("name", "place"), [("val_accuracy", 0), ("val_loss", 1)])
-def test_a_trial_that_diverged_is_a_cross_at_the_worse_end_of_the_axis(name, place):
-    values = (0.5, 0.9, 0.7) if name == "val_accuracy" else (0.9, 0.2, 0.5)
-    trials = [Trial(rate, value, 1.0) for rate, value in zip((0.1, 0.2, 0.4), values, strict=True)]
-    search = Search(ARMS[0], (*trials, Trial(0.8, None, 0.0)), Measure(name))
-    compared = compare([make_run(ARMS[0], 0, 0.5)])
-    (axes,) = tuning_picture(compared, [search]).together().axes
-    curve, best, cross = axes.lines
-    assert curve.get_ydata()[:3] == pytest.approx(values)
-    assert (best.get_marker(), *best.get_data()) == ("*", [0.2], [values[1]])
-    assert (cross.get_marker(), *cross.get_data()) == ("X", [0.8], [axes.get_ylim()[place]])
-    assert tuning_picture(compared, []) is None
+def test_trials_that_failed_or_diverged_are_at_the_worse_end_of_an_axis_that_shows_those_near_the_best(name, place):
+    sign = 1 if name == "val_accuracy" else -1
+    values = {0.1: (0.8, 0.82), 0.2: (0.9, 0.92), 0.4: (0.7, 0.72), 0.8: (0.66, 0.1), 1.6: (0.5, None)}
+    trials = [
+        Trials(rate, tuple(None if value is None else sign * value for value in of_rate), 1.0)
+        for rate, of_rate in values.items()
+    ]
+    search = Search(ARMS[0], tuple(trials), Measure(name))
+    (axes,) = tuning_picture([search], {}).together().axes
+    curve, dots, interval, pick, below, cross = axes.lines
+    assert curve.get_ydata()[:4] == pytest.approx([sign * value for value in (0.81, 0.91, 0.71, 0.38)])
+    assert dots.get_ydata()[:4] == pytest.approx([sign * value for value in (0.8, 0.82, 0.9, 0.92)])
+    assert (pick.get_marker(), *pick.get_data()) == ("*", [search.learning_rate], [search.peak.score])
+    assert interval.get_xdata() == pytest.approx(search.peak.interval)
+    worst = axes.get_ylim()[place]
+    assert 0.66 < sign * worst < 0.7
+    assert (below.get_marker(), *map(list, below.get_data())) == ("v" if sign > 0 else "^", [0.8, 1.6], [worst] * 2)
+    assert (cross.get_marker(), *cross.get_data()) == ("X", [1.6], [worst])

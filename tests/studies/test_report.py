@@ -15,10 +15,11 @@ from clr_loop.studies.comparison.compare import compare
 from clr_loop.studies.comparison.measures import Measure
 from clr_loop.studies.comparison.noise_scale import NoiseScale
 from clr_loop.studies.comparison.scaling import fitted_power, scaling
-from clr_loop.studies.comparison.tuning import Search, Trial
+from clr_loop.studies.comparison.tuning import Search, Trials
 from clr_loop.studies.pictures.comparison import comparison_pictures
 from clr_loop.studies.report.files import write
-from clr_loop.studies.report.sections import Context, latex, markdown, target_section, tuning_section
+from clr_loop.studies.report.sections import Context, latex, markdown, target_section
+from clr_loop.studies.report.tuning import tuning_section
 from clr_loop.studies.report.words import answer, conclusions, verdict
 from helpers.made_up_runs import ARMS, make_run, make_runs
 
@@ -327,11 +328,12 @@ def test_a_target_that_is_not_reached_at_two_batch_sizes_draws_no_line():
     assert set(comparison_pictures(one)) == set(comparison_pictures(none)) == {"comparison"}
 
 
-def searches(rates, values=(0.9, 0.95, 0.93)):
+def searches(rates, values=((0.91, 0.93), (0.94, 0.96), (0.91, 0.93))):
+    """Searches whose means are equally high below and above these rates."""
     return [
         Search(
             Arm(size, "constant", Constant(0.1)),
-            tuple(Trial(rate * f, value, 2.0) for f, value in zip((0.5, 1, 2), values, strict=True)),
+            tuple(Trials(rate * f, of_rate, 2.0) for f, of_rate in zip((0.5, 1, 2), values, strict=True)),
             Measure(),
         )
         for size, rate in rates.items()
@@ -359,7 +361,15 @@ def test_the_report_shows_what_was_tried_what_it_cost_and_what_the_rules_would_h
     assert text.splitlines()[6].startswith("This report compares schedules, each at its best")
     assert "All arms take as many steps, rounded to whole epochs." in text
     words = " ".join(text.split())
-    assert "Tuning took 6 trial runs, with 12 seconds of training." in words
+    assert "Tuning took 12 trial runs, with 12 seconds of training." in words
+    first, second = (search.peak for search in tried)
+    (row,) = cells_of(tuning_section(tried), "constant, batch 32")
+    assert row[1:] == [
+        "0.001", f"{first.interval[0]:.3g} to {first.interval[1]:.3g}", "0.9500 ± 0.0141 at 0.001",
+        f"{100 * first.regret:.2f} points", "3 rates × 2 seeds", "0.0005 to 0.002", "inside",
+    ]  # fmt: skip
+    assert first.regret == pytest.approx(second.regret)
+    assert f"is expected to lose at most {100 * first.regret:.2f} points of validation accuracy." in words
     assert (
         "100 examples (88 to 116) at the beginning, 300 examples (245 to 385) in the median of 3 points, at " in words
     )
@@ -374,11 +384,12 @@ def test_the_report_shows_what_was_tried_what_it_cost_and_what_the_rules_would_h
     assert set(pictures) == {"comparison", "comparison.tuning", "comparison.scaling"}
 
 
-def test_a_diverged_trial_is_counted_and_never_the_best():
-    (search,) = searches({32: 0.001}, values=(0.9, None, math.nan))
-    assert search.best.learning_rate == 0.0005
-    assert search.edge == "lower"
-    assert "1 of them diverged" in tuning_section([search])
-    (nothing,) = searches({32: 0.001}, values=(None, None, None))
-    with pytest.raises(ValueError, match=r"constant, batch 32 diverged in each trial, at rates from 0\.0005 to 0\.002"):
-        nothing.best  # noqa: B018
+def test_trials_that_diverged_are_counted_and_an_edge_is_told():
+    (search,) = searches({32: 0.001}, values=((0.95, 0.96), (0.93, 0.94), (0.9, 0.91)))
+    beyond = Trials(0.004, (0.99, None), 1.0)
+    section = tuning_section([dataclasses.replace(search, trials=(*search.trials, beyond), widened=True)])
+    words = " ".join(section.split())
+    assert "Tuning took 8 trial runs, with 7 seconds of training; 1 of them diverged." in words
+    assert "A better rate may lie beyond those tried for constant, batch 32." in words
+    (row,) = cells_of(section, "constant, batch 32")
+    assert row[-2:] == ["0.0005 to 0.004 (widened)", "at the lower edge"]

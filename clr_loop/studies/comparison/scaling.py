@@ -14,7 +14,7 @@ from clr_loop.studies.comparison.tuning import Search
 
 
 def fitted_power(searches: Sequence[Search]) -> tuple[float, float, float] | None:
-    """Fit rate = constant · batch_size ** exponent to the best rates of one schedule.
+    """Fit rate = constant · batch_size ** exponent to the tuned rates of one schedule.
 
     Returns:
         The exponent and its 95% interval (Student's t, from the distances to the line); None from fewer than three
@@ -23,7 +23,7 @@ def fitted_power(searches: Sequence[Search]) -> tuple[float, float, float] | Non
     if len(searches) < 3:
         return None
     sizes = np.log([search.arm.batch_size for search in searches])
-    fit = stats.linregress(sizes, np.log([search.best.learning_rate for search in searches]))
+    fit = stats.linregress(sizes, np.log([search.learning_rate for search in searches]))
     margin = float(stats.t.ppf(0.975, len(searches) - 2) * fit.stderr)
     return float(fit.slope), float(fit.slope) - margin, float(fit.slope) + margin
 

@@ -7,10 +7,11 @@ Shallue et al., Measuring the Effects of Data Parallelism on Neural Network Trai
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,69 +21,132 @@ from clr_loop.arguments import checked_types, checked_whole
 from clr_loop.schedules import Schedule
 from clr_loop.studies.arms import Arm, ArmRun
 from clr_loop.studies.comparison.measures import Measure
-from clr_loop.studies.comparison.runner import Plan
+from clr_loop.studies.comparison.peak import Peak, best_place, find_peak
+from clr_loop.studies.comparison.plan import Plan
 
 SEED = 2**32 - 1
-"""The seed of all trials. Compared runs take others."""
+"""The seed of what is measured before tuning, and of the first trials."""
 
-# The grid reaches from 1/32 of the max_lr that a range test found to 4 times it: seven octaves, so eight trials double.
+# The grid reaches from 1/32 of the max_lr that a range test found to 4 times it: seven octaves, so eight rates double.
 _LOWEST, _HIGHEST = 1 / 32, 4.0
 # L. N. Smith, arXiv 1506.01186, section 3.3: the lower bound is a third or a fourth of the upper one.
 _MAX_OVER_BASE = 4.0
 
 
+def trial_seeds(num_trials: int, taken: Container[int] = ()) -> list[int]:
+    """Return the seeds of trials: the highest ones, falling, without those that are taken by compared runs."""
+    free = (seed for seed in itertools.count(SEED, -1) if seed not in taken)
+    return list(itertools.islice(free, num_trials))
+
+
 @dataclass(frozen=True)
-class Trial:
-    """A trial run.
+class Trials:
+    """The trial runs of an arm at one rate.
 
     Attributes:
-        learning_rate: float, the highest rate of its schedule.
-        value: the measure on the held-out examples after the last epoch; None if the run diverged.
-        seconds: float, of training; 0 if the run diverged.
+        learning_rate: float, the highest rate of the schedule.
+        values: the measure on the held-out examples after the last epoch, by seed; None for a run that diverged.
+        seconds: float, of training, of all runs that did not diverge.
     """
 
     learning_rate: float
-    value: float | None
+    values: tuple[float | None, ...]
     seconds: float
+
+    @property
+    def finished(self) -> tuple[float, ...] | None:
+        """The values; None if a run diverged."""
+        values = tuple(value for value in self.values if value is not None)
+        return values if len(values) == len(self.values) else None
 
 
 @dataclass(frozen=True)
 class Search:
-    """The trials of one arm.
+    """The trials of one arm, and the rate that follows from them.
+
+    A rate at which a run diverged is not considered.
 
     Attributes:
         arm: the arm, with the schedule that its batch size and name had before it was tuned.
-        trials: rising in the rate.
+        trials: rising in the rate, each with as many runs.
         measure: what they are judged by.
-        widened: whether the best of the first grid was at its edge, so more trials were made beyond that edge.
+        widened: whether the best of the first grid was at its edge, so more rates were tried beyond that edge.
     """
 
     arm: Arm
-    trials: tuple[Trial, ...]
+    trials: tuple[Trials, ...]
     measure: Measure
     widened: bool = False
 
-    @property
-    def best(self) -> Trial:
-        """The best trial; of equal ones the one with the lowest rate. Raises ValueError if all have diverged."""
-        finished = [trial for trial in self.trials if trial.value is not None and math.isfinite(trial.value)]
-        if not finished:
-            rates = f"{self.trials[0].learning_rate:g} to {self.trials[-1].learning_rate:g}"
-            raise ValueError(f"{self.arm.label} diverged in each trial, at rates from {rates}; check model and data.")
+    @cached_property
+    def peak(self) -> Peak:
+        """The rate at the top of a curve through the means, and its regret; see `peak.find_peak`.
+
+        Raises:
+            ValueError: if fewer than three rates are left, or there are fewer than two runs of each.
+        """
+        finished = self._finished
+        if len(finished) < 3:
+            tried = f"{self.trials[0].learning_rate:g} to {self.trials[-1].learning_rate:g}"
+            raise ValueError(
+                f"{self.arm.label} has runs that diverged at {len(self.trials) - len(finished)} of {len(self.trials)} "
+                f"rates, from {tried}, and three rates without are needed; check model and data."
+            )
         sign = 1.0 if self.measure.higher_is_better else -1.0
-        return max(finished, key=lambda trial: (sign * (trial.value or 0.0), -trial.learning_rate))
+        peak = find_peak(list(finished), sign * np.array(list(finished.values())))
+        return replace(peak, score=sign * peak.score)
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate that is picked: that of the peak, to three digits."""
+        return float(f"{self.peak.learning_rate:.3g}")
+
+    @property
+    def nearest(self) -> Trials:
+        """The trials at the rate nearest to the picked one, of those where no run diverged."""
+        ratios = {rate: abs(math.log(rate / self.learning_rate)) for rate in self._finished}
+        nearest = min(ratios, key=ratios.__getitem__)
+        return next(trials for trials in self.trials if trials.learning_rate == nearest)
+
+    @property
+    def best(self) -> Trials:
+        """The trials with the best mean, of those where no run diverged; of several equal ones, those in the middle."""
+        finished = self._finished
+        sign = 1.0 if self.measure.higher_is_better else -1.0
+        rate = list(finished)[best_place([sign * sum(values) for values in finished.values()])]
+        return next(trials for trials in self.trials if trials.learning_rate == rate)
 
     @property
     def edge(self) -> str | None:
-        """Which end of the grid the best trial is at, "lower" or "upper"; None for neither."""
+        """Which end of the grid the best mean is at, "lower" or "upper"; None for neither.
+
+        Where runs diverged at so many rates that fewer than three are left, it is "lower".
+        """
+        if len(self._finished) < 3:
+            return "lower"
         ends = {self.trials[0]: "lower", self.trials[-1]: "upper"}
         return ends.get(self.best)
 
+    @property
+    def _finished(self) -> dict[float, tuple[float, ...]]:
+        """The values at each rate at which no run diverged."""
+        return {trials.learning_rate: trials.finished for trials in self.trials if trials.finished is not None}
+
     def to_json(self) -> dict[str, Any]:
         """Return the search as JSON types."""
-        trials = [dataclasses.asdict(trial) for trial in self.trials]
         arm = {"batch_size": self.arm.batch_size, "schedule": self.arm.schedule_name}
-        return {**arm, "best": self.best.learning_rate, "edge": self.edge, "widened": self.widened, "trials": trials}
+        peak = {**asdict(self.peak), "learning_rate": self.learning_rate, "edge": self.edge, "widened": self.widened}
+        return {**arm, **peak, "trials": [asdict(trials) for trials in self.trials]}
+
+
+def pick_variances(searches: Sequence[Search], plan: Plan) -> dict[Arm, float]:
+    """Return for each arm of a tuned plan the expected square of what its picked rate costs.
+
+    With a weight w for each arm, an effect on the measure has the variance Σ w² · E[regret²] beside that of its seeds.
+    A regret is never below 0, so its square is taken from 0 and not from its mean.
+    """
+    variances = {search.arm.label: search.peak.regret_variance for search in searches}
+    return {arm: variances[arm.label] for arm in plan.arms}
 
 
 def by_schedule(searches: Sequence[Search]) -> dict[str, list[Search]]:
@@ -93,59 +157,75 @@ def by_schedule(searches: Sequence[Search]) -> dict[str, list[Search]]:
 
 @checked_types
 def tune(
-    plan: Plan, centers: Mapping[int, float], num_trials: int, run_trials: Callable[[Plan], Sequence[ArmRun]]
+    plan: Plan, centers: Mapping[int, float], num_rates: int, run_trials: Callable[[Plan], Sequence[ArmRun]]
 ) -> list[Search]:
-    """Try the same number of rates with each arm of a plan; if the best is at the grid's edge, widen it there, once.
+    """Try the same number of rates with each arm of a plan; as long as the best is at the grid's edge, widen it there.
 
-    All schedules of a batch size are tried at the same rates. A grid that is widened gets half as many more.
+    All schedules of a batch size are tried at the same rates. A grid is widened by half as many rates at a time, until
+    it has twice as many.
 
     Args:
-        plan: the arms, and how long a trial takes. Its seed should be `SEED` alone.
+        plan: the arms, and how long a trial takes. Its seeds should be `trial_seeds`, at least 2.
         centers: batch size → the rate to try others around: the max_lr that a range test suggests.
-        num_trials: int, at least 3.
+        num_rates: int, at least 3.
         run_trials: runs a plan on the examples that are left after `data.hold_out`, and leaves out runs that diverge;
             see `runner.run_arms`.
 
     Raises:
-        ValueError: if num_trials is below 3, a schedule has no rate to tune, or an arm diverged at each rate.
+        ValueError: if num_rates is below 3, the plan has fewer than 2 seeds, a schedule has no rate to tune, or an arm
+            has diverged at so many rates that no three are left.
     """
-    checked_whole("tune", num_trials, low=3)
-    searches = []
+    checked_whole("tune", num_rates, low=3)
+    checked_whole("trials", len(plan.seeds), low=2)
+    ratio = (_HIGHEST / _LOWEST) ** (1 / (num_rates - 1))
+    found: dict[Arm, Search] = {}
     for size in dict.fromkeys(arm.batch_size for arm in plan.arms):
-        arms = [arm for arm in plan.arms if arm.batch_size == size]
-        rates = np.geomspace(_LOWEST * centers[size], _HIGHEST * centers[size], num_trials)
-        first = _try(plan, {arm: rates for arm in arms}, run_trials)
-        ratio = (rates[-1] / rates[0]) ** (1 / (num_trials - 1))
-        factors = ratio ** np.arange(1, num_trials // 2 + 1)
-        beyond = {"lower": rates[0] / factors, "upper": rates[-1] * factors}
-        at_edge = {search.arm: beyond[search.edge] for search in first if search.edge is not None}
-        more = {search.arm: search.trials for search in (_try(plan, at_edge, run_trials) if at_edge else ())}
-        for search in first:
-            trials = sorted([*search.trials, *more.get(search.arm, ())], key=lambda trial: trial.learning_rate)
-            searches.append(dataclasses.replace(search, trials=tuple(trials), widened=search.arm in more))
-    return searches
+        grid = _LOWEST * centers[size] * ratio ** np.arange(num_rates)
+        rates = {arm: grid for arm in plan.arms if arm.batch_size == size}
+        while rates:
+            tried = _try(plan, rates, run_trials)
+            found |= {arm: _joined(found.get(arm), search) for arm, search in tried.items()}
+            at_edge = [found[arm] for arm in rates if found[arm].edge and len(found[arm].trials) < 2 * num_rates]
+            rates = {search.arm: _beyond(search, ratio, num_rates // 2) for search in at_edge}
+    return [found[arm] for arm in plan.arms]
 
 
-def _try(plan: Plan, rates: Mapping[Arm, Any], run_trials: Callable[[Plan], Sequence[ArmRun]]) -> list[Search]:
+def _joined(before: Search | None, search: Search) -> Search:
+    """Return a search with the trials of an earlier one, too."""
+    if before is None:
+        return search
+    trials = sorted((*before.trials, *search.trials), key=lambda trials: trials.learning_rate)
+    return replace(search, trials=tuple(trials), widened=True)
+
+
+def _beyond(search: Search, ratio: float, num_rates: int) -> Any:
+    """Return so many rates beyond the edge that the best one is at."""
+    factors = ratio ** np.arange(1, num_rates + 1)
+    lowest, highest = search.trials[0].learning_rate, search.trials[-1].learning_rate
+    return lowest / factors if search.edge == "lower" else highest * factors
+
+
+def _try(plan: Plan, rates: Mapping[Arm, Any], run_trials: Callable[[Plan], Sequence[ArmRun]]) -> dict[Arm, Search]:
     """Run arms of one batch size at their rates, as arms of one plan, which compiles once."""
 
     def at(arm: Arm, rate: float) -> Arm:
         return Arm(arm.batch_size, f"{arm.schedule_name}_{rate:g}", at_rate(arm.schedule, rate))
 
-    rounded = {arm: [float(f"{rate:.3g}") for rate in of_arm] for arm, of_arm in rates.items()}
+    rounded = {arm: sorted(float(f"{rate:.3g}") for rate in of_arm) for arm, of_arm in rates.items()}
     trial_arms = {arm: {rate: at(arm, rate) for rate in of_arm} for arm, of_arm in rounded.items()}
     arms = [trial_arm for by_rate in trial_arms.values() for trial_arm in by_rate.values()]
-    results = {run.arm: run.result for run in run_trials(dataclasses.replace(plan, arms=arms))}
+    results = {(run.arm, run.seed): run.result for run in run_trials(replace(plan, arms=arms))}
 
-    def trial(rate: float, arm: Arm) -> Trial:
-        if arm not in results:
-            return Trial(rate, None, 0.0)
-        return Trial(rate, results[arm].final[plan.measure.name], results[arm].train_seconds)
+    def trials(rate: float, arm: Arm) -> Trials:
+        of_rate = [results.get((arm, seed)) for seed in plan.seeds]
+        finals = [math.nan if result is None else result.final[plan.measure.name] for result in of_rate]
+        seconds = sum(result.train_seconds for result in of_rate if result is not None)
+        return Trials(rate, tuple(final if math.isfinite(final) else None for final in finals), seconds)
 
-    return [
-        Search(arm, tuple(trial(rate, trial_arm) for rate, trial_arm in by_rate.items()), plan.measure)
+    return {
+        arm: Search(arm, tuple(trials(rate, trial_arm) for rate, trial_arm in by_rate.items()), plan.measure)
         for arm, by_rate in trial_arms.items()
-    ]
+    }
 
 
 def at_rate(schedule: Schedule, highest: float) -> Schedule:

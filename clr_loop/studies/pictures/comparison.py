@@ -15,9 +15,10 @@ from clr_loop.studies.arms import ArmRun
 from clr_loop.studies.comparison.compare import Comparison
 from clr_loop.studies.comparison.measures import count, in_words
 from clr_loop.studies.comparison.noise_scale import NoiseScale
-from clr_loop.studies.comparison.tuning import Search, by_schedule
+from clr_loop.studies.comparison.tuning import Search
 from clr_loop.studies.pictures.bands import Band, validation_bands
 from clr_loop.studies.pictures.canvas import COLORS, Picture, about, finish, is_wide, show_range, style
+from clr_loop.studies.pictures.tuning import tuning_picture
 from clr_loop.studies.range_test.curves import smooth
 from clr_loop.studies.range_test.picture import range_test_picture
 from clr_loop.studies.range_test.sweep import RangeTest
@@ -36,7 +37,7 @@ def comparison_pictures(
     pictures = {
         "comparison": arms_picture(comparison),
         "comparison.range_test": range_test_picture(range_tests, settings) if range_tests else None,
-        "comparison.tuning": tuning_picture(comparison, searches),
+        "comparison.tuning": tuning_picture(searches, settings) if searches else None,
         "comparison.scaling": _scaling_picture(comparison, noise_scale),
         "comparison.loss_against_rate": _loss_picture(comparison),
     }
@@ -181,46 +182,6 @@ def _draw_rates_over_steps(results: Mapping[str, Sequence[TrainingResult]], axes
         axes.plot(history["step"], history["learning_rate"], label=name, **style(i))
     axes.set(yscale="log", xlabel="step", ylabel="learning rate")
     finish(axes)
-
-
-def tuning_picture(comparison: Comparison, searches: Sequence[Search]) -> Picture | None:
-    """Draw the held-out measure against the highest rate, a panel for each batch size and a line for each schedule."""
-    if not searches:
-        return None
-    sizes = list(dict.fromkeys(search.arm.batch_size for search in searches))
-    rows = [[f"batch {size}" for size in sizes[i : i + 3]] for i in range(0, len(sizes), 3)]
-    return Picture(
-        f"{about(comparison.runs[0].result.settings)}: trials of one seed, on held-out training examples",
-        rows,
-        {f"batch {size}": partial(_draw_trials, searches, size) for size in sizes},
-        "star: the best",
-        (4.2 * len(rows[0]), 0.8 + 3.4 * len(rows)),
-    )
-
-
-def _draw_trials(searches: Sequence[Search], size: int, axes: Axes) -> None:
-    measure = searches[0].measure
-    tried = {search.arm: np.array([trial.value for trial in search.trials], np.float64) for search in searches}
-    near = []
-    for search in searches:
-        place = search.trials.index(search.best)
-        # A rate that is far too high or too low would press the best and its neighbors into a line.
-        near.append(tried[search.arm][max(place - 1, 0) : place + 2])
-    show_range(axes, np.concatenate(near), np.concatenate(list(tried.values())), bool(measure.higher_is_better))
-    for (name, of_schedule), color in zip(by_schedule(searches).items(), COLORS * len(searches), strict=False):
-        for search in of_schedule:
-            if search.arm.batch_size != size:
-                continue
-            rates = np.array([trial.learning_rate for trial in search.trials])
-            values, best = tried[search.arm], search.trials.index(search.best)
-            axes.plot(rates, values, "o-", color=color, ms=4, label=name)
-            axes.plot(rates[best], values[best], "*", color=color, ms=14)
-            diverged = rates[~np.isfinite(values)]
-            if len(diverged):
-                worst = np.full(len(diverged), axes.get_ylim()[0 if measure.higher_is_better else 1])
-                axes.plot(diverged, worst, "X", color=color, ms=8, clip_on=False, zorder=3, label="cross: diverged")
-    axes.set(xscale="log", title=f"batch {size}", xlabel="highest learning rate", ylabel=f"{measure.words}, held out")
-    finish(axes, measure.name)
 
 
 def _scaling_picture(comparison: Comparison, noise_scale: NoiseScale | None) -> Picture | None:

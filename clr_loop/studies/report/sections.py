@@ -18,6 +18,7 @@ from clr_loop.studies.comparison.scaling import fitted_power, scaling
 from clr_loop.studies.comparison.tuning import Search, by_schedule
 from clr_loop.studies.range_test.sweep import RangeTest
 from clr_loop.studies.report.tables import table_of
+from clr_loop.studies.report.tuning import tuning_section
 from clr_loop.studies.report.words import amount, answer, conclusions, confidence, interval, p_in_words, verdict
 
 # "Implementing Cyclic Learning Rates in Keras": (batch size, schedule) → training seconds, validation accuracy.
@@ -32,8 +33,8 @@ This report compares settings, not schedules: each arm ran with the learning rat
 rates the result may be the opposite. `python scripts/compare_batch_sizes.py --tune=8`, with the other flags as they
 were, compares schedules: it tunes every arm with the same effort first."""
 _TUNED = """\
-This report compares schedules, each at its best: every arm ran at the best of the rates that were tried with it on
-held-out training examples, with the same effort and another seed."""
+This report compares schedules, each at its best: every arm ran at the rate at the top of a curve through its trials on
+held-out training examples, with the same effort and other seeds."""
 _BUDGETS = {
     "epochs": "All arms visit every example equally often.",
     "steps": "All arms take as many steps, rounded to whole epochs.",
@@ -230,31 +231,6 @@ def _target_row(arm: ArmSummary) -> dict[str, str]:
     return {"arm": arm.arm.label, "seeds that reached it": f"{arm.num_reached} of {len(arm.reached)}", **cells}
 
 
-def tuning_section(searches: Sequence[Search]) -> str:
-    """Return the section on tuning; "" if nothing was tuned."""
-    if not searches:
-        return ""
-    trials = [trial for search in searches for trial in search.trials]
-    diverged = sum(trial.value is None for trial in trials)
-    cost = (
-        f"Tuning took {len(trials)} trial runs, with {sum(trial.seconds for trial in trials):.0f} seconds of training"
-        f"{f'; {diverged} of them diverged' if diverged else ''}. The highest rate of each schedule was tuned; the "
-        "base_lr of a cycle is a fourth of it, and its step_size makes two whole cycles unless it was given."
-    )
-    rows = [
-        {
-            "arm": search.arm.label,
-            "best rate": f"{search.best.learning_rate:g}",
-            f"{search.measure.words}, held out": f"{search.best.value:{search.measure.form}}",
-            "trials": f"{len(search.trials)}{' (widened)' if search.widened else ''}",
-            "rates tried": f"{search.trials[0].learning_rate:g} to {search.trials[-1].learning_rate:g}",
-            "best in the grid": f"at its {search.edge} edge" if search.edge else "inside",
-        }
-        for search in searches
-    ]
-    return f"## Tuning\n\n{table_of(rows)}\n\n{textwrap.fill(cost, 120)}"
-
-
 def _rule_section(searches: Sequence[Search]) -> str:
     """Return the section on the rate against the batch size; "" unless a schedule was tuned at two."""
     rows, powers = [], []
@@ -267,9 +243,9 @@ def _rule_section(searches: Sequence[Search]) -> str:
             row = {
                 "schedule": name,
                 "batch size": str(search.arm.batch_size),
-                "tuned": f"{search.best.learning_rate:g}",
-                "linear rule": f"{first.best.learning_rate * ratio:.3g}",
-                "square-root rule": f"{first.best.learning_rate * math.sqrt(ratio):.3g}",
+                "tuned": f"{search.learning_rate:g}",
+                "linear rule": f"{first.learning_rate * ratio:.3g}",
+                "square-root rule": f"{first.learning_rate * math.sqrt(ratio):.3g}",
             }
             rows.append(row)
     if len({row["batch size"] for row in rows}) < 2:
