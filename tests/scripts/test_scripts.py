@@ -135,7 +135,10 @@ def test_compare_writes_and_prints_the_report(compared):
         "comparison.found.json", "comparison.loss_against_rate.png",
         "constant_batch_64", "triangular_batch_64", "constant_batch_300", "triangular_batch_300",
     }  # fmt: skip
-    assert (output_dir / "report.md").read_text() in done.stdout
+    report = (output_dir / "report.md").read_text()
+    follows = report.partition("## What follows\n\n")[2].partition("\n\n## Pictures")[0]
+    assert follows in done.stdout  # Which says where the rest is, too.
+    assert f"report:  {output_dir / 'report.md'} has the rest and the pictures" in done.stdout
     opened = [line.partition("--logdir ")[2].split()[0] for line in done.stdout.splitlines() if "--logdir" in line]
     assert opened == [str(output_dir / "report"), str(output_dir)]  # The summary, and then all runs.
     content = content_of(output_dir)
