@@ -121,6 +121,7 @@ def _compare(dataset: data.AnyDataset, output_dir: Path) -> Path:
         from clr_loop.studies.report.files import write
         from clr_loop.studies.report.sections import Context
         from clr_loop.studies.report.tensorboard import FOLDER
+        from clr_loop.studies.report.terminal import in_terminal
 
         measure = _measure(dataset)
     measured = arm_flags.Measured(dataset, output_dir)
@@ -154,7 +155,8 @@ def _compare(dataset: data.AnyDataset, output_dir: Path) -> Path:
         )
         write(comparison, output_dir, context, FLAGS.figure_format)
     terminal.say("")
-    terminal.say_markdown((output_dir / "report.md").read_text())
+    terminal.say_markdown(in_terminal(comparison))
+    terminal.say(f"\nreport:  {output_dir / 'report.md'} has the rest and the pictures")
     return output_dir / FOLDER
 
 

@@ -63,6 +63,9 @@ _WRITTEN_OUT = {
     "lr": "learning_rate", "bs": "batch_size", "wd": "weight_decay", "out": "output_dir", "output": "output_dir",
 }  # fmt: skip
 
+# TensorBoard's pages Scalars and Custom Scalars select all runs at first, but none of more than so many.
+_MOST_SELECTED = 40
+
 flags.DEFINE_bool("help", False, "Print the flags that matter most.", short_name="h")
 flags.DEFINE_bool("helpfull", False, "Print all flags.")
 
@@ -260,7 +263,9 @@ def where(directory: Path, summary: Path | None = None) -> str:
     # TensorBoard draws 1,000 random points of a longer series unless told otherwise; 0, once "all", now means none.
     every_step = _tensorboard(directory, "--samples_per_plugin", "scalars=1000000000")
     look = every_step if summary is None else f"{_tensorboard(summary)}\nall:     {every_step}"
-    return f"results: {directory}\nlook:    {look}"
+    num_runs = len({path.parent for path in directory.rglob("*.tfevents.*")})
+    toggle = f"\n         (its pages of scalars select none of {num_runs} runs at first: press Toggle all runs)"
+    return f"results: {directory}\nlook:    {look}{toggle if num_runs > _MOST_SELECTED else ''}"
 
 
 def _tensorboard(directory: Path, *options: str) -> str:

@@ -104,6 +104,7 @@ def _train(start: Callable[..., TrainingResult], run_dir: Path) -> int | None:
     from clr_loop.commands.callbacks import SignalWatch
     from clr_loop.runs import events
     from clr_loop.runs.fit import TrainingInterruptedError
+    from clr_loop.runs.result import Monitor
 
     signals = SignalWatch()
     try:
@@ -124,7 +125,7 @@ def _train(start: Callable[..., TrainingResult], run_dir: Path) -> int | None:
         from clr_loop.studies.pictures.canvas import save, to_png
         from clr_loop.studies.pictures.runs import training_picture  # It brings Matplotlib, which nothing needs before.
 
-        curves = training_picture(result)
+        curves = training_picture(result, Monitor(FLAGS.monitor, FLAGS.mode))
         save(curves.together(), run_dir / "curves.png", FLAGS.figure_format)
         events.write_pictures(run_dir, {f"curves/{name}": to_png(figure) for name, figure in curves.alone().items()})
     metrics = ", ".join(f"{name} {value:#.4g}" for name, value in result.final.items())

@@ -1,10 +1,15 @@
 """Arrays → TensorBoard events, written in bulk between blocks and never from inside a step.
 
-One event carries all values of a step. Under the run directory, which TensorBoard shows as a run:
+One event carries all values of a step. TensorBoard shows a run directory as one run, because some of its pages select
+none of more than 40 at first. They list the tags by the alphabet, so what a reader looks for first comes first:
 
-    train/       learning_rate, loss and the metrics at every step; epoch_seconds at every epoch's last step
-    validation/  loss and the metrics at every step after which the model was validated
-    .            the settings as text; for the HParams page hyperparameters and final/… values
+    train/…          learning_rate, loss and the metrics at every step
+    validation/…     loss and the metrics at every step after which the model was validated
+    wall_time/…      epoch_seconds at every epoch's last step
+    when_finished/…  the final values, for the HParams page, which has the hyperparameters, too
+
+Keras writes two runs, train and validation, so that a chart shows both. Here Custom Scalars has these charts. The
+settings are there as text.
 
 What a comparison adds to its runs is in `studies.report.tensorboard`. The HParams page takes its columns from the first
 list of columns that it finds in any run. So a run has none, and the page shows what its runs have; the report of a
@@ -17,6 +22,7 @@ files; it computes their checksums in Python, though, and takes 11 ms for 600 st
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import struct
 import time
@@ -43,6 +49,12 @@ HYPERPARAMETERS = (
 )  # fmt: skip
 """The settings that the HParams page shows, where a run has them. Every schedule has a highest rate."""
 
+# The trials of a tuning count their seeds down from the last one.
+_TRIAL_SEEDS = range(2**32 - 1000, 2**32)
+
+FINAL = "when_finished"
+"""The group of tags for the HParams page's columns."""
+
 
 @contextlib.contextmanager
 def _os_errors() -> Iterator[None]:
@@ -67,58 +79,46 @@ class SummaryWriter:
 
     @_os_errors()
     def __init__(self, run_dir: Path, settings: Mapping[str, Any] | None) -> None:
-        self._train = _EventFile(run_dir / "train")
-        self._validation = _EventFile(run_dir / "validation")
-        self._run = _EventFile(run_dir)
+        self._file = _EventFile(run_dir)
         if settings is not None:
             table = "\n".join(["| setting | value |", "|---|---|", *(f"| {k} | {v} |" for k, v in settings.items())])
-            self._run.add(0, text.text_pb("settings", table))
+            self._file.add(0, text.text_pb("settings", table))
             # Runs may have equal settings, so the directory, not a hash of them, names the trial.
             trial = "/".join(run_dir.absolute().parts[-2:])
-            self._run.add(0, hparams_api.hparams_pb(_hyperparameters(settings), trial_id=trial))
-        self._run.flush()
+            self._file.add(0, hparams_api.hparams_pb(_hyperparameters(settings), trial_id=trial))
+            if "arm" not in settings:  # The report of a comparison has charts of its own, over examples.
+                self._file.add(0, _layout({"over steps": _run_charts(settings.get("metric_names", ()))}))
+        self._file.flush()
 
     @_os_errors()
     def add_steps(
         self, first_step: int, metrics: Mapping[str, NDArray[np.float32]], began: float, ended: float
     ) -> None:
-        """Write an event for each step of a block, from `first_step` on, to `train/`; metrics: tag → float32 [n].
+        """Write an event for each step of a block, from `first_step` on; metrics: name → float32 [n].
 
         The steps of a compiled block have no times of their own, so theirs are spread evenly between `began` and
         `ended`, in seconds since 1970.
         """
-        self._train.check()
+        self._file.check()
         columns = [values.tolist() for values in metrics.values()]
         num_steps = len(columns[0])
         times = np.linspace(began, ended, num_steps + 1)[1:].tolist()
         # One message is filled again for each step: to make a new one takes three times as long.
-        event = event_pb2.Event(summary=_scalars(dict.fromkeys(metrics, 0.0)))
+        event = event_pb2.Event(summary=_scalars(dict.fromkeys(metrics, 0.0), "train"))
         value_pbs = list(event.summary.value)
         for i, (wall_time, row) in enumerate(zip(times, zip(*columns, strict=True), strict=True)):
             event.step, event.wall_time = first_step + i, wall_time
             for value_pb, value in zip(value_pbs, row, strict=True):
                 value_pb.simple_value = value
-            self._train.add_event(event)
-        self._train.flush()
+            self._file.add_event(event)
+        self._file.flush()
 
     @_os_errors()
-    def add_scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write values by their tags to `train/`."""
-        self._train.check()
-        self._train.add(step, _scalars(values))
-        self._train.flush()
-
-    @_os_errors()
-    def add_validation(self, step: int, values: Mapping[str, float]) -> None:
-        """Write the values of a validation to `validation/`."""
-        self._validation.check()
-        self._validation.add(step, _scalars(values))
-        self._validation.flush()
-
-    @_os_errors()
-    def add_final(self, step: int, values: Mapping[str, float]) -> None:
-        """Write what the HParams page compares, as `final/<name>`."""
-        self._run.add(step, _finals(values))
+    def add_scalars(self, group: str, step: int, values: Mapping[str, float]) -> None:
+        """Write values by their names, as tags `<group>/<name>`."""
+        self._file.check()
+        self._file.add(step, _scalars(values, group))
+        self._file.flush()
 
     def __enter__(self) -> SummaryWriter:
         return self
@@ -126,9 +126,8 @@ class SummaryWriter:
     @_os_errors()
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         status = api_pb2.STATUS_SUCCESS if kind is None else api_pb2.STATUS_FAILURE
-        self._run.add(0, summary.session_end_pb(status))
-        for file in (self._train, self._validation, self._run):
-            file.close()
+        self._file.add(0, summary.session_end_pb(status))
+        self._file.close()
 
 
 @_os_errors()
@@ -154,7 +153,7 @@ class Chart(NamedTuple):
 
     Attributes:
         title: above the chart.
-        tag: of the curve.
+        tag: of the curve; without a band, a regular expression of the tags of several.
         lower, upper: the tags of the band's bounds, or None for a curve alone.
     """
 
@@ -170,6 +169,21 @@ class Chart(NamedTuple):
             return layout_pb2.Chart(title=self.title, multiline=lines)
         series = layout_pb2.MarginChartContent.Series(value=self.tag, lower=self.lower, upper=self.upper)
         return layout_pb2.Chart(title=self.title, margin=layout_pb2.MarginChartContent(series=[series]))
+
+
+def _layout(rows: Mapping[str, Sequence[Chart]]) -> summary_pb2.Summary:
+    """Return the page Custom Scalars: title of a row → its charts."""
+    categories = [
+        layout_pb2.Category(title=title, chart=[chart.to_layout() for chart in of_row])
+        for title, of_row in rows.items()
+    ]
+    return custom_scalar.pb(layout_pb2.Layout(category=categories))
+
+
+def _run_charts(metric_names: Sequence[str]) -> list[Chart]:
+    """Return the charts of a run: its rate, and each metric in training and validation."""
+    both = [Chart(name, f"(train|validation)/{re.escape(name)}") for name in metric_names]
+    return [Chart("learning rate", "train/learning_rate"), *both]
 
 
 @_os_errors()
@@ -191,17 +205,11 @@ def write_report(
             have, and that differ, have columns. Without rows TensorBoard chooses the columns.
         measures: names of the final values that have columns → whether more of it is better.
     """
-    layout = layout_pb2.Layout(
-        category=[
-            layout_pb2.Category(title=title, chart=[chart.to_layout() for chart in of_row])
-            for title, of_row in (charts or {}).items()
-        ]
-    )
     for earlier in run_dir.rglob(f"*{EVENTS_SUFFIX}"):  # TensorBoard would show both.
         earlier.unlink()
     file = _EventFile(run_dir)
     file.add(0, text.text_pb("report", report))
-    file.add(0, custom_scalar.pb(layout))
+    file.add(0, _layout(charts or {}))
     if rows:
         file.add(0, hparams_api.hparams_config_pb(*_columns([_hyperparameters(each) for each in rows], measures or {})))
     file.close()
@@ -213,7 +221,7 @@ def write_means(run_dir: Path, settings: Mapping[str, Any], means: Mapping[str, 
     """Write a row of the page HParams for several runs: the settings they share, and means of their final values."""
     file = _EventFile(run_dir)
     file.add(0, hparams_api.hparams_pb(_hyperparameters(settings), trial_id=f"{run_dir.name}/mean"))
-    file.add(0, _finals(means))
+    file.add(0, _scalars(means, FINAL))
     file.add(0, summary.session_end_pb(api_pb2.STATUS_SUCCESS))
     file.close()
 
@@ -223,8 +231,16 @@ def _hyperparameters(settings: Mapping[str, Any]) -> dict[str, str | float]:
     given = {**settings, "highest_rate": _highest_rate(settings)}
     given = {name: given[name] for name in HYPERPARAMETERS if given.get(name) is not None}
     # A seed is a name: the page would write the number as 0.0000, and a row of means has words in its place.
-    is_number = {name: isinstance(value, int | float) and name != "seed" for name, value in given.items()}
-    return {name: float(value) if is_number[name] else str(value) for name, value in given.items()}
+    if "seed" in given:
+        given["seed"] = _seed_name(given["seed"], "arm" in given)
+    return {name: float(v) if isinstance(v, int | float) else str(v) for name, v in given.items()}
+
+
+def _seed_name(seed: object, is_of_arm: bool) -> str:
+    """Return a seed as the page names it."""
+    if is_of_arm and isinstance(seed, int) and seed in _TRIAL_SEEDS:
+        return f"trial {_TRIAL_SEEDS.stop - seed}"
+    return str(seed)
 
 
 def _highest_rate(config: Mapping[str, Any]) -> float | None:
@@ -244,7 +260,7 @@ def _columns(
     values = {name: list(dict.fromkeys(run[name] for run in runs)) for name in shared}
     hparams = [hparams_api.HParam(name, hparams_api.Discrete(many)) for name, many in values.items() if len(many) > 1]
     arrows = {name: "↑" if is_higher_better else "↓" for name, is_higher_better in measures.items()}
-    return hparams, [hparams_api.Metric(f"final/{name}", display_name=f"{name} {arrows[name]}") for name in measures]
+    return hparams, [hparams_api.Metric(f"{FINAL}/{name}", display_name=f"{name} {arrows[name]}") for name in measures]
 
 
 def _image(tag: str, png: bytes) -> summary_pb2.Summary:
@@ -286,9 +302,7 @@ class _EventFile:
         self._records.write(event.SerializeToString())
 
 
-def _scalars(values: Mapping[str, float]) -> summary_pb2.Summary:
-    return summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=t, simple_value=v) for t, v in values.items()])
-
-
-def _finals(values: Mapping[str, float]) -> summary_pb2.Summary:
-    return _scalars({f"final/{name}": value for name, value in values.items()})
+def _scalars(values: Mapping[str, float], group: str = "") -> summary_pb2.Summary:
+    start = group and f"{group}/"
+    values_pb = [summary_pb2.Summary.Value(tag=f"{start}{name}", simple_value=v) for name, v in values.items()]
+    return summary_pb2.Summary(value=values_pb)

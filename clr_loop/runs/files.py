@@ -30,10 +30,9 @@ CHECKPOINTS, MANIFEST, VARIABLES = "checkpoints", "manifest.json", "variables.np
 # The end of our event files' names tells them from those of others, which TensorBoard would show just as well.
 EVENTS_SUFFIX = ".clr_loop"
 _EVENTS = f"events.out.tfevents.*{EVENTS_SUFFIX}"
-_EVENT_FILES = (_EVENTS, f"train/{_EVENTS}", f"validation/{_EVENTS}")
 MODELS = ("final", "best", "averaged")
 SNAPSHOTS = "snapshots"
-_FOLDERS = (CHECKPOINTS, SNAPSHOTS, "train", "validation")
+_FOLDERS = (CHECKPOINTS, SNAPSHOTS)
 _MODEL_FILES = tuple(f"{start}{name}{end}" for name in MODELS for start, end in (
     ("", ".keras"), ("", ".weights.h5"), (".", ".draft.keras"), (".", ".draft.weights.h5"),
 ))  # fmt: skip
@@ -42,7 +41,7 @@ _OWN = re.compile("|".join((
     r"config\.json|result\.json|\.config\.json\.draft|\.result\.json\.draft",
     r"(history|epochs|validations|snapshots)\.csv|(curves|snapshots)\.(png|svg|pdf)",
     *map(re.escape, _MODEL_FILES),
-    rf"((train|validation)/)?events\.out\.tfevents\.\d{{10}}\..+\.\d{{6}}{re.escape(EVENTS_SUFFIX)}",
+    rf"events\.out\.tfevents\.\d{{10}}\..+\.\d{{6}}{re.escape(EVENTS_SUFFIX)}",
     r"checkpoints/(step_\d{10}(_skipped_\d{6})?(_again_\d+)?|\.draft_\d+)/(variables\.npz|\.?manifest\.json(\.draft)?)",
     r"snapshots/(cycle_\d{2,}|\.cycle_\d{2,}\.draft)\.(keras|weights\.h5)",
 )))  # fmt: skip
@@ -436,7 +435,7 @@ class GrowingFiles:
 
     def _paths(self) -> dict[str, Path]:
         """Return the files that are there, by their paths in the directory."""
-        patterns = (*_CSV, *_EVENT_FILES)
+        patterns = (*_CSV, _EVENTS)
         paths = [path for pattern in patterns for path in _without_links(self._directory, pattern)]
         files = [path for path in paths if path.is_file() and not path.is_symlink()]
         return {path.relative_to(self._directory).as_posix(): path for path in files}

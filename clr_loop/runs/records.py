@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from clr_loop.loop.loop import Metrics, TrainLoop
 from clr_loop.runs import files as run_files
 from clr_loop.runs.checkpoints import Checkpoint, CheckpointError, RunCheckpoints, best_of
-from clr_loop.runs.events import SummaryWriter
+from clr_loop.runs.events import FINAL, SummaryWriter
 from clr_loop.runs.result import Best, EpochRecord, Monitor, TrainingResult
 from clr_loop.runs.settings import in_words
 
@@ -199,7 +199,7 @@ class RunRecords:
         """Record a whole epoch. Raises OSError if a file of the run is gone."""
         self._growing.check()
         self._files.add_epoch(record.to_row())
-        self.add_scalars(record.step, {"epoch_seconds": record.epoch_seconds})
+        self._summaries.add_scalars("wall_time", record.step, {"epoch_seconds": record.epoch_seconds})
         self._show_validation(record)
 
     def add_validation(self, record: EpochRecord) -> None:
@@ -210,11 +210,11 @@ class RunRecords:
     def _show_validation(self, record: EpochRecord) -> None:
         values = {n.replace("val_", "", 1): v for n, v in record.metrics.items() if n.startswith(("val_", "averaged_"))}
         if values:
-            self._summaries.add_validation(record.step, values)
+            self._summaries.add_scalars("validation", record.step, values)
 
     def add_scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write values of training to TensorBoard alone."""
-        self._summaries.add_scalars(step, values)
+        """Write values of training to TensorBoard alone, as `train/<name>`."""
+        self._summaries.add_scalars("train", step, values)
 
     def save_checkpoint(self, progress: Progress) -> None:
         """Save the state of the run, if it keeps checkpoints; see `RunCheckpoints.save`.
@@ -263,7 +263,7 @@ class RunRecords:
         final = {name: value for name, value in result.final.items() if name in _measures(self._settings)}
         if result.is_timed:
             final["epoch_seconds"] = result.median_epoch_seconds
-        self._summaries.add_final(result.epochs[-1].step, final)
+        self._summaries.add_scalars(FINAL, result.epochs[-1].step, final)
         records = run_files.digests(self.directory)
         run_files.write_json(self.directory / run_files.RESULT, {**result.to_json(), "records": records})
 

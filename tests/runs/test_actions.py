@@ -22,9 +22,9 @@ def train(run_dir, **arguments):
 
 def test_the_norm_of_the_weights_is_that_after_each_third_step_and_resumed_it_is_the_same(tmp_path):
     train(tmp_path / "whole")
-    events = EventAccumulator(str(tmp_path / "whole" / "train"), size_guidance={"scalars": 0}).Reload()
+    events = EventAccumulator(str(tmp_path / "whole"), size_guidance={"scalars": 0}).Reload()
     loop = loop_again()
-    for event, step in zip(events.Scalars("weight_norm"), (2, 5, 8, 11), strict=True):
+    for event, step in zip(events.Scalars("train/weight_norm"), (2, 5, 8, 11), strict=True):
         loop.run(SCHEDULE(np.arange(loop.step, step + 1)))
         weights = np.concatenate([variable.numpy().ravel() for variable in loop.model.trainable_variables])
         assert event.step == step

@@ -70,8 +70,9 @@ def test_it_is_validated_beside_the_weights_and_saved(tmp_path):
     saved = clr_loop.load_run(tmp_path / "run").model("averaged")
     assert saved.evaluate(*VALIDATION, verbose=0)[0] == pytest.approx(expected["loss"], rel=1e-5)
     assert np.isnan(read_result(tmp_path / "run").epochs[0].metrics["averaged_val_loss"])
-    tags = EventAccumulator(str(tmp_path / "run" / "validation")).Reload().Tags()["scalars"]
-    assert {"loss", "accuracy", "averaged_loss", "averaged_accuracy"} <= set(tags)
+    tags = EventAccumulator(str(tmp_path / "run")).Reload().Tags()["scalars"]
+    names = ("loss", "accuracy", "averaged_loss", "averaged_accuracy")
+    assert {f"validation/{name}" for name in names} <= set(tags)
 
 
 @pytest.mark.parametrize("average", [0.9, "swa"])

@@ -37,8 +37,8 @@ def test_each_holds_the_validation_of_its_own_step_and_the_epoch_so_far(tmp_path
         assert record.metrics["loss"] == pytest.approx(result.history["loss"][since].mean(), rel=1e-6)
         assert 0.0 < record.epoch_seconds < result.epochs[record.epoch - 1].epoch_seconds
     assert read_result(tmp_path / "run").validations == result.validations
-    events = EventAccumulator(str(tmp_path / "run" / "validation"), size_guidance={"scalars": 0}).Reload()
-    steps = [event.step for event in events.Scalars("loss")]
+    events = EventAccumulator(str(tmp_path / "run"), size_guidance={"scalars": 0}).Reload()
+    steps = [event.step for event in events.Scalars("validation/loss")]
     assert steps == sorted(record.step for record in [*result.validations, *result.epochs])
 
 

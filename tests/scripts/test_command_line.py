@@ -115,6 +115,16 @@ def test_flags_can_be_read_from_a_file(commands, tmp_path):
     assert "0.25" in done.stdout
 
 
+@pytest.mark.parametrize(("num_runs", "is_said"), [(40, False), (41, True)])
+def test_of_more_runs_than_tensorboard_selects_it_is_said_how_to_see_them(tmp_path, num_runs, is_said):
+    for i in range(num_runs):
+        for number in range(2):  # A resumed run has two files and is one run.
+            path = tmp_path / f"seed_{i}" / f"events.out.tfevents.1764403200.host.00000{number}.clr_loop"
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+    assert ("press Toggle all runs" in terminal.where(tmp_path)) == is_said
+
+
 def test_a_report_fits_into_100_columns_of_a_terminal_and_goes_to_a_file_as_it_is(monkeypatch, capsys):
     cells = [f"a cell with words {n}" for n in range(9)]
     report = f"# A report\n\n{'words ' * 50}\n\n{table_of([dict(zip(cells, cells, strict=True))])}\n"

@@ -38,8 +38,8 @@ def trained(small_flags, tmp_path_factory):
 def test_train_writes_its_files(trained):
     _, run_dir = trained
     assert {path.name for path in run_dir.iterdir() if "tfevents" not in path.name} == {
-        "config.json", "history.csv", "epochs.csv", "result.json", "curves.png", "train", "validation", "checkpoints",
-        "run.lock", "final.keras", "best.keras",
+        "config.json", "history.csv", "epochs.csv", "result.json", "curves.png", "checkpoints", "run.lock",
+        "final.keras", "best.keras",
     }  # fmt: skip
     result = json.loads((run_dir / "result.json").read_text())
     assert result["steps"] == 10
@@ -135,7 +135,10 @@ def test_compare_writes_and_prints_the_report(compared):
         "comparison.found.json", "comparison.loss_against_rate.png",
         "constant_batch_64", "triangular_batch_64", "constant_batch_300", "triangular_batch_300",
     }  # fmt: skip
-    assert (output_dir / "report.md").read_text() in done.stdout
+    report = (output_dir / "report.md").read_text()
+    follows = report.partition("## What follows\n\n")[2].partition("\n\n## Pictures")[0]
+    assert follows in done.stdout  # Which says where the rest is, too.
+    assert f"report:  {output_dir / 'report.md'} has the rest and the pictures" in done.stdout
     opened = [line.partition("--logdir ")[2].split()[0] for line in done.stdout.splitlines() if "--logdir" in line]
     assert opened == [str(output_dir / "report"), str(output_dir)]  # The summary, and then all runs.
     content = content_of(output_dir)

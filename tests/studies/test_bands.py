@@ -28,7 +28,7 @@ def results(num_seeds, num_steps, steps_per_epoch, num_examples, batch_size):
 
 
 def test_a_short_run_has_every_step_with_its_mean_and_standard_deviation_over_the_examples_visited():
-    bands = training_bands(results(3, num_steps=9, steps_per_epoch=3, num_examples=25, batch_size=10))
+    bands = training_bands(results(3, num_steps=9, steps_per_epoch=3, num_examples=25, batch_size=10), 9)
     assert set(bands) == {"learning_rate", "loss"}
     # The last batch of an epoch is short.
     np.testing.assert_array_equal(bands["loss"].examples, [10, 20, 25, 35, 45, 50, 60, 70, 75])
@@ -42,13 +42,20 @@ def test_a_short_run_has_every_step_with_its_mean_and_standard_deviation_over_th
 def test_a_long_run_is_cut_into_parts_that_leave_no_step_out():
     num_steps = 2 * MOST_POINTS + 500
     made = results(2, num_steps=num_steps, steps_per_epoch=500, num_examples=5000, batch_size=10)
-    loss, rate = (training_bands(made)[name] for name in ("loss", "learning_rate"))
+    loss, rate = (training_bands(made, MOST_POINTS)[name] for name in ("loss", "learning_rate"))
     assert len(loss.mean) == MOST_POINTS
-    assert loss.examples[-1] == 10 * num_steps
-    lengths = np.diff(loss.examples, prepend=0) // 10
+    np.testing.assert_array_equal(loss.examples, 25 * np.arange(1, MOST_POINTS + 1))
+    ends = loss.examples // 10  # The steps that are done by then.
+    lengths = np.diff(ends, prepend=0)
     assert set(lengths) == {2, 3}
     assert np.sum(lengths * loss.mean) == pytest.approx(1.5 * np.arange(num_steps).sum())
-    np.testing.assert_allclose(rate.mean, made[0].history["learning_rate"][loss.examples // 10 - 1])
+    np.testing.assert_allclose(rate.mean, made[0].history["learning_rate"][ends - 1])
+
+
+def test_a_run_of_fewer_steps_than_points_has_the_value_of_a_step_at_each_point_within_it():
+    bands = training_bands(results(1, num_steps=4, steps_per_epoch=2, num_examples=20, batch_size=10), 10)
+    np.testing.assert_array_equal(bands["loss"].examples, 4 * np.arange(1, 11))
+    np.testing.assert_array_equal(bands["loss"].mean, [0, 0, 0, 1, 1, 2, 2, 2, 3, 3])
 
 
 def test_validations_are_those_of_the_epochs_ends_and_one_seed_has_no_spread():
@@ -63,5 +70,6 @@ def test_validations_are_those_of_the_epochs_ends_and_one_seed_has_no_spread():
 def test_a_run_that_skipped_an_update_is_compared_as_far_as_the_shortest():
     made = results(2, 9, 3, 25, 10)
     shorter = {name: values[:8] for name, values in made[1].history.items()}
-    bands = training_bands([made[0], dataclasses.replace(made[1], history=shorter)])
-    assert {len(band.mean) for band in bands.values()} == {8}
+    bands = training_bands([made[0], dataclasses.replace(made[1], history=shorter)], 8)
+    np.testing.assert_array_equal(bands["loss"].examples, [10, 20, 25, 35, 45, 50, 60, 70])
+    np.testing.assert_allclose(bands["loss"].mean, 1.5 * np.arange(8))

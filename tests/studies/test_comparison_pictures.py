@@ -1,19 +1,28 @@
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.ticker import PercentFormatter
 
+from clr_loop.studies.arms import Arm
 from clr_loop.studies.comparison.compare import compare
 from clr_loop.studies.comparison.measures import Measure
+from clr_loop.studies.comparison.noise_scale import NoiseScale
 from clr_loop.studies.comparison.tuning import Search, Trials
-from clr_loop.studies.pictures.comparison import arms_picture
+from clr_loop.studies.pictures.canvas import arm_looks
+from clr_loop.studies.pictures.comparison import arms_picture, comparison_pictures
 from clr_loop.studies.pictures.tuning import tuning_picture
 from helpers.made_up_runs import ARMS, make_run
 
 
 def is_in_percent(axes):
     return isinstance(axes.yaxis.get_major_formatter(), PercentFormatter)
+
+
+def legend_of(axes):
+    return axes.get_legend_handles_labels()[1]
 
 
 def comparison_of(values, measure="val_accuracy", arm=ARMS[0], **arguments):
@@ -66,13 +75,12 @@ def test_constants_of_one_rate_show_beside_each_other_and_cycles_fill_a_linear_p
     runs = [make_run(arm, 0, 0.5, num_epochs=15) for arm in ARMS]
     *_, linear, log = arms_picture(compare(runs, Measure())).together().axes
     assert (linear.get_yscale(), log.get_yscale()) == ("linear", "log")
-    assert [line.get_label() for line in linear.lines] == ["triangular, batch 100", "triangular, batch 2000"]
+    assert legend_of(linear) == ["triangular", "batch 100", "batch 2000"]
     assert linear.get_title() == "the arms whose rate changes"
     assert linear.get_ylim()[0] == 0.0
     assert 0.006 < linear.get_ylim()[1] < 0.007
-    first, first_cycle, second, second_cycle = (line.get_linewidth() for line in log.lines)
+    first, first_cycle, second, second_cycle = (line.get_linewidth() for line in log.lines if len(line.get_xdata()))
     assert first > second == first_cycle == second_cycle
-    assert len({line.get_color() for line in log.lines}) == 4
 
 
 @pytest.mark.parametrize(("name", "limits"), [("val_accuracy", (0.4, 0.9)), ("val_loss", (0.1, 0.6))])
@@ -92,8 +100,8 @@ def test_each_panel_stands_alone_with_the_title_and_the_arms_that_are_in_it():
     assert set(figures) == {"seconds", "examples", "last", "rate", "rate_log"}
     assert {figure.get_suptitle() for figure in figures.values()} == {"Adam, 1 seed"}
     named = {name: [text.get_text() for text in f.legends[0].get_texts()] for name, f in figures.items() if f.legends}
-    assert named["examples"] == named["rate_log"] == [arm.label for arm in ARMS]
-    assert named["rate"] == ["triangular, batch 100", "triangular, batch 2000"]
+    assert named["examples"] == named["rate_log"] == ["constant", "triangular", "batch 100", "batch 2000"]
+    assert named["rate"] == ["triangular", "batch 100", "batch 2000"]
     assert "last" not in named  # Its rows have the arms' names.
 
 
@@ -116,3 +124,68 @@ def test_trials_that_failed_or_diverged_are_at_the_worse_end_of_an_axis_that_sho
     assert 0.66 < sign * worst < 0.7
     assert (below.get_marker(), *map(list, below.get_data())) == ("v" if sign > 0 else "^", [0.8, 1.6], [worst] * 2)
     assert (cross.get_marker(), *cross.get_data()) == ("X", [1.6], [worst])
+
+
+NAMES = ("constant", "triangular", "linear_decay", "cosine_decay", "one_triangle", "triangular2")
+SIZES = (32, 8192, 512, 128, 2048)
+MANY = [Arm(size, name, ARMS[0].schedule) for size in SIZES for name in NAMES]
+
+
+def lightness(color):
+    """The luminance of a color as eyes see it (CIE L*, 0 to 100), which is what a gray print keeps of it."""
+    linear = np.array([c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)])
+    return 116.0 * np.cbrt(linear @ (0.2126, 0.7152, 0.0722)) - 16.0 if linear.any() else 0.0
+
+
+@pytest.mark.parametrize("arms", [MANY, ARMS], ids=["five batch sizes", "two"])
+def test_in_gray_a_line_tells_the_schedule_and_a_shade_the_batch_size_darker_for_smaller_ones(arms):
+    looks = arm_looks(arms)
+    for of_line in ("linestyle", "marker"):
+        of_schedules = {arm.schedule_name: look[of_line] for arm, look in looks.items()}
+        assert len(set(of_schedules.values())) == len(of_schedules)
+        assert all(look[of_line] == of_schedules[arm.schedule_name] for arm, look in looks.items())
+    shades = {arm.batch_size: lightness(look["color"]) for arm, look in looks.items()}
+    assert all(lightness(look["color"]) == shades[arm.batch_size] for arm, look in looks.items())
+    rising = [shades[size] for size in sorted(shades)]
+    assert min(np.diff(rising)) > 10.0
+    assert rising[-1] < 80.0  # White is 100.
+    by_seconds, *_ = arms_picture(compare([make_run(arm, 0, 0.5, num_epochs=2) for arm in arms])).together().axes
+    drawn = [(line.get_color(), line.get_marker()) for line in by_seconds.lines[: len(arms)]]
+    assert drawn == [(looks[arm]["color"], looks[arm]["marker"]) for arm in arms]
+
+
+def test_thirty_arms_have_a_row_each_and_a_legend_of_their_schedules_and_sizes():
+    figure = arms_picture(compare([make_run(arm, 0, 0.5, num_epochs=2) for arm in MANY])).together()
+    sizes = [f"batch {size}" for size in sorted(SIZES)]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [*NAMES, *sizes]
+    figure.canvas.draw()
+    last = figure.axes[2]
+    boxes = [label.get_window_extent() for label in last.get_yticklabels()]
+    assert len(boxes) == 30
+    assert all(above.y0 > below.y1 for above, below in itertools.pairwise(boxes))
+
+
+def test_the_picture_of_a_target_names_the_schedules_first_and_writes_its_axes_in_plain_numbers():
+    arms = [Arm(size, name, ARMS[0].schedule) for size in (50, 100, 400) for name in NAMES[:3]]
+    seconds = {50: 0.98, 100: 0.91, 400: 0.87}
+    runs = [make_run(arm, 0, 0.95, num_epochs=2, epoch_seconds=seconds[arm.batch_size]) for arm in arms]
+    noise = NoiseScale((0, 600), (50.0, 90.0), (0.5, 0.3), ((1.0, 0.0, 1e-3),) * 2, 1000, 20)
+    picture = comparison_pictures(compare(runs, Measure(target=0.9)), noise_scale=noise)["comparison.scaling"]
+    figure = picture.together()
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert named == [*NAMES[:3], "thin: perfect scaling", "gradient noise scale, median"]
+    figure.canvas.draw()
+    for axes in figure.axes:
+        low, high = axes.get_ylim()
+        ticks = [float(t.get_text().replace(",", "")) for t in axes.get_yticklabels(which="both") if t.get_text()]
+        assert sum(low <= tick <= high for tick in ticks) >= 2
+
+
+def test_loss_against_rate_has_two_logarithmic_axes_and_a_marker_at_each_end():
+    comparison = compare([make_run(arm, 0, 0.5, num_epochs=15) for arm in ARMS])
+    (axes,) = comparison_pictures(comparison)["comparison.loss_against_rate"].together().axes
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert legend_of(axes) == ["triangular", "batch 100", "batch 2000"]
+    ends = [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 1]
+    rates = [comparison.results(arm)[0].history["learning_rate"][-1] for arm in (ARMS[1], ARMS[3])]
+    np.testing.assert_array_equal(ends, rates)

@@ -1,7 +1,10 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from matplotlib.ticker import PercentFormatter
 
+from clr_loop.runs.result import Monitor
 from clr_loop.studies.pictures.runs import training_picture
 from clr_loop.studies.range_test.curves import Curve
 from clr_loop.studies.range_test.picture import range_test_picture
@@ -33,6 +36,22 @@ def test_training_curves_have_a_panel_for_each_metric_and_its_validation_where_t
     assert [axes.get_yscale() for axes in figure.axes] == ["linear", "log", "linear", "linear"]
     figure.canvas.draw()
     assert rates.child_axes[0].get_xlim() == pytest.approx(np.array(rates.get_xlim()) / 600)
+
+
+def test_the_best_epoch_by_the_monitor_and_the_averaged_weights_are_marked():
+    run = make_run(ARMS[1], 0, 0.7, num_epochs=3)
+    values = {"val_accuracy": (0.5, 0.8, 0.8), "val_loss": (0.3, 0.9, 0.2), "averaged_val_loss": (np.nan, 0.4, 0.1)}
+    for i, record in enumerate(run.result.epochs):
+        metrics = {**record.metrics, **{name: of_epochs[i] for name, of_epochs in values.items()}}
+        run.result.epochs[i] = dataclasses.replace(record, metrics=metrics, step=600 * (i + 1) - 1)
+    for monitor, best in ((Monitor(), 2), (Monitor("val_loss"), 3)):
+        rates, loss = training_picture(run.result, monitor).together().axes
+        _, validation, averaged, mark = loss.lines
+        assert validation.get_ydata() == pytest.approx(values["val_loss"])
+        assert averaged.get_ydata() == pytest.approx(values["averaged_val_loss"], nan_ok=True)
+        assert averaged.get_linestyle() != validation.get_linestyle()
+        assert (mark.get_label(), mark.get_xdata()[0]) == (f"best epoch: {best}", 600 * best - 1)
+        assert len(rates.lines) == 1
 
 
 def test_rates_over_more_than_a_decade_and_a_half_have_a_log_panel_beside_the_linear_one():

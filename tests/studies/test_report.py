@@ -3,9 +3,12 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 
 import numpy as np
 import pytest
+from rich.console import Console
+from rich.markdown import Markdown
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from clr_loop.runs.result import EpochRecord
@@ -19,6 +22,7 @@ from clr_loop.studies.comparison.tuning import Search, Trials
 from clr_loop.studies.pictures.comparison import comparison_pictures
 from clr_loop.studies.report.files import write
 from clr_loop.studies.report.sections import Context, latex, markdown, target_section
+from clr_loop.studies.report.terminal import in_terminal
 from clr_loop.studies.report.tuning import tuning_section
 from clr_loop.studies.report.words import answer, conclusions, verdict
 from helpers.made_up_runs import ARMS, make_run, make_runs
@@ -177,14 +181,34 @@ def test_the_files_hold_the_comparison(clear, written):
     assert [float(row["median"]) for row in of_arm] == pytest.approx([np.median(values) for values in CLEAR])
     assert {(row["n"], row["failures"]) for row in of_arm} == {("4", "0")}
     text = (written / "report.md").read_text()
-    assert text == markdown(clear, ARTICLE)
+    report, _, shown = text.partition("\n## Pictures\n")
+    assert report == markdown(clear, ARTICLE)
+    embedded = re.findall(r"^!\[.+\]\((.+)\)$", shown, re.MULTILINE)
+    assert embedded == [f"{name}.png" for name in comparison_pictures(clear)]
+    assert all((written / name).is_file() for name in embedded)
     assert (written / "comparison.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     events = EventAccumulator(str(written / "report"), size_guidance={"tensors": 0, "images": 0}).Reload()
     panels = {f"{name.removeprefix('comparison.')}/{panel}" for name, picture in comparison_pictures(clear).items()
               for panel in picture.panels}  # fmt: skip
     assert set(events.Tags()["images"]) == panels
     texts = [tag for tag in events.Tags()["tensors"] if not tag.startswith("_hparams_")]
-    assert text.encode() in [events.Tensors(tag)[0].tensor_proto.string_val[0] for tag in texts]
+    assert report.encode() in [events.Tensors(tag)[0].tensor_proto.string_val[0] for tag in texts]
+
+
+@pytest.mark.parametrize("values", [CLEAR, NOISY])
+def test_on_a_terminal_the_arms_and_what_follows_take_at_most_forty_lines(values):
+    comparison = make_comparison([of_arm * 4 for of_arm in values], num_timed=12)
+    text = in_terminal(comparison)
+    for summary in comparison.arms:
+        ((_, seconds, final, failures),) = cells_of(text, summary.arm.label)
+        assert float(seconds) == summary.epoch_seconds
+        assert failures == "0 of 16"
+        assert final.startswith(f"{summary.final.mean:.4f} ± {summary.final.sd:.4f} [")
+    assert [line.removeprefix("- ") for line in text.splitlines() if line.startswith("- ")] == conclusions(comparison)
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(Markdown(text))
+    assert len(captured.get().splitlines()) <= 40
 
 
 def test_a_seed_that_ran_beside_others_in_one_arm_is_timed_in_none():

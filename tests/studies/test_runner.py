@@ -125,8 +125,8 @@ def test_every_run_has_its_files_and_a_tensorboard_run(compared):
         place = compared.directory / run.arm.directory / f"seed_{run.seed}"
         assert {file.name for file in place.iterdir()} >= {"config.json", "history.csv", "epochs.csv", "result.json"}
         assert not list(place.glob("checkpoints/step_*"))
-        events = EventAccumulator(str(place / "train"), size_guidance={"scalars": 0}).Reload()
-        rates = [event.value for event in events.Scalars("learning_rate")]
+        events = EventAccumulator(str(place), size_guidance={"scalars": 0}).Reload()
+        rates = [event.value for event in events.Scalars("train/learning_rate")]
         np.testing.assert_array_equal(np.float32(rates), run.arm.schedule(np.arange(len(rates))).astype(np.float32))
 
 

@@ -37,12 +37,10 @@ def _records(run_dir: Path) -> dict[str, list[Any]]:
     values["weights_sha256"] = [result.weights_sha256]
     for name, records in (("epochs.csv", result.epochs), ("validations.csv", result.validations)):
         values[name] = [dataclasses.replace(e, epoch_seconds=0.0, input_wait_seconds=0.0) for e in records]
-    for place in ("train", "validation"):
-        events = EventAccumulator(str(run_dir / place), size_guidance={"scalars": 0}).Reload()
-        for tag in events.Tags()["scalars"]:
-            if not tag.endswith("_seconds"):
-                points = sorted((event.step, event.value) for event in events.Scalars(tag))
-                values[f"TensorBoard, {place}/{tag}"] = points
+    events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0}).Reload()
+    for tag in events.Tags()["scalars"]:
+        if not tag.endswith("_seconds"):
+            values[f"TensorBoard, {tag}"] = sorted((event.step, event.value) for event in events.Scalars(tag))
     return values
 
 

@@ -52,19 +52,24 @@ class Band:
         return self.mean + self.sd
 
 
-def training_bands(results: Sequence[TrainingResult]) -> dict[str, Band]:
-    """Return the learning rate, the loss and the metrics of training of one arm, at most `MOST_POINTS` of each.
+def training_bands(results: Sequence[TrainingResult], num_points: int) -> dict[str, Band]:
+    """Return the learning rate, the loss and the metrics of training of one arm.
 
-    A longer run is cut into as many equal parts. Each gives the mean over its steps, and of a rate the last one.
+    The run is cut into equal parts, one for each point, which lies at its end. A part gives the mean over its steps,
+    and of a rate the last one. A part within a step gives what the step has.
 
     Args:
         results: of one arm, one for each seed.
+        num_points: equal in all arms of a chart: TensorBoard leaves the outermost 5% of all points on each side out of
+            an axis, and of a curve with few points among others with many that would be the peaks.
     """
     histories = [result.history for result in results]
     num_steps = min(len(history["step"]) for history in histories)  # Skipped updates leave a run a little shorter.
-    ends = np.linspace(0, num_steps, min(num_steps, MOST_POINTS) + 1).astype(np.int64)[1:]
-    starts = np.append(0, ends[:-1])
-    examples = results[0].examples_visited(histories[0]["step"][ends - 1])
+    bounds = np.arange(num_points + 1) * num_steps
+    starts = bounds[:-1] // num_points
+    ends = np.maximum(starts + 1, bounds[1:] // num_points)
+    visited = np.append(0, results[0].examples_visited(histories[0]["step"][:num_steps]))
+    examples = np.interp(bounds[1:] / num_points, np.arange(num_steps + 1), visited).round().astype(np.int64)
 
     def points(name: str, values: NDArray[Any]) -> NDArray[np.float64]:
         return values[ends - 1] if name in RATES else np.add.reduceat(values, starts) / (ends - starts)

@@ -11,18 +11,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from clr_loop.studies.arms import Arm
 from clr_loop.studies.comparison.measures import is_share
 
 Format = Literal["png", "svg", "pdf"]
 
 # Okabe and Ito's palette, whose colors the color-blind can tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+# Six each: a constant rate, the cycles, and their controls.
+_LINES = ("solid", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 2, 1, 2)), (0, (9, 3)), (0, (4, 1.5, 1, 1.5, 1, 1.5)))
+_MARKERS = ("o", "^", "s", "v", "D", "P")
 
 # Inches. TensorBoard shrinks pictures to some 350 pixels, where letters can be read in one of this size.
 _ALONE = (5.2, 3.9)
@@ -75,10 +83,12 @@ class Picture:
                 labeled.setdefault(label.partition(":")[0] if is_short and len(label) > 24 else label, handle)
         if labeled:
             handles = list(labeled.values())
-            wrapped = [textwrap.fill(label, letters - 6, subsequent_indent="    ") for label in labeled]
-            columns = max(1, letters // (max(map(len, labeled)) + 6))
+            wrapped = [textwrap.fill(label, letters - 8, subsequent_indent="    ") for label in labeled]
+            columns = max(1, letters // (max(map(len, labeled)) + 8))
             note = None if is_short and len(self.note) > letters else textwrap.fill(self.note, letters) or None
-            figure.legend(handles, wrapped, loc="outside lower center", ncols=columns, title=note, fontsize=9)
+            figure.legend(
+                handles, wrapped, loc="outside lower center", ncols=columns, title=note, fontsize=9, handlelength=3.2
+            )
         figure.suptitle(textwrap.fill(self.title, letters), fontsize=11)
 
 
@@ -118,9 +128,25 @@ def finish(axes: Axes, measure: str = "") -> None:
 
 
 def style(i: int) -> dict[str, Any]:
-    """Return the color and line style of an arm."""
+    """Return the color and line style of the i-th of many curves."""
     turn, place = divmod(i, len(COLORS))
     return {"color": COLORS[place], "linestyle": ("solid", "dashed", "dotted")[turn % 3]}
+
+
+def schedule_looks(i: int) -> dict[str, Any]:
+    """Return the line and the marker of the i-th schedule, which tell six apart in gray, too."""
+    return {"linestyle": _LINES[i % len(_LINES)], "marker": _MARKERS[i % len(_MARKERS)]}
+
+
+def arm_looks(arms: Sequence[Arm]) -> dict[Arm, dict[str, Any]]:
+    """Return how each arm is drawn: the color says the batch size, lighter if it is larger; the line, the schedule."""
+    sizes = sorted({arm.batch_size for arm in arms})
+    names = list(dict.fromkeys(arm.schedule_name for arm in arms))
+    # Plasma gets lighter at an even pace, so that gray tells its colors apart. Its last fifth is too light for a line.
+    colors = dict(zip(sizes, colormaps["plasma"](np.linspace(0.0, 0.8, len(sizes))), strict=True))
+    return {
+        arm: {"color": to_hex(colors[arm.batch_size]), **schedule_looks(names.index(arm.schedule_name))} for arm in arms
+    }
 
 
 def about(settings: Mapping[str, Any]) -> str:
@@ -132,6 +158,24 @@ def is_wide(rates: NDArray[Any]) -> bool:
     """Return whether the rates span more than a decade and a half, so that a linear axis hides the low ones."""
     above = rates[rates > 0]
     return len(above) > 0 and bool(above.max() > 10**1.5 * above.min())
+
+
+def explain_looks(axes: Axes, looks: Mapping[Arm, Mapping[str, Any]]) -> None:
+    """Put what the lines and the colors of arms mean into the legend: the schedules, and then the batch sizes."""
+    lines = {arm.schedule_name: {**of_arm, "color": "black"} for arm, of_arm in looks.items()}
+    colors = {arm.batch_size: {"color": of_arm["color"], "lw": 5} for arm, of_arm in looks.items()}
+    sizes = {f"batch {size}": colors[size] for size in sorted(colors)}
+    for label, look in {**lines, **sizes}.items():
+        axes.plot([], [], label=label, **look)
+
+
+def write_log_ticks(axis: Axis) -> None:
+    """Write a few round numbers along a logarithmic axis, where Matplotlib may write "9×10⁻¹" or a single power."""
+    low, high = axis.get_view_interval()
+    subs = (1.0, 2.0, 5.0) if high < 500 * low else (1.0,)
+    axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]) if high < 5 * low else LogLocator(subs=subs))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1000 else f"{value:.4g}")
 
 
 def add_epochs(axes: Axes, steps_per_epoch: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,13 +12,25 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from clr_loop.runs.result import TrainingResult, direction_of
-from clr_loop.studies.arms import ArmRun
+from clr_loop.studies.arms import Arm, ArmRun
 from clr_loop.studies.comparison.compare import Comparison
 from clr_loop.studies.comparison.measures import count, in_words
 from clr_loop.studies.comparison.noise_scale import NoiseScale
 from clr_loop.studies.comparison.tuning import Search
 from clr_loop.studies.pictures.bands import Band, validation_bands
-from clr_loop.studies.pictures.canvas import COLORS, Picture, about, finish, is_wide, show_range, style
+from clr_loop.studies.pictures.canvas import (
+    COLORS,
+    Picture,
+    about,
+    arm_looks,
+    explain_looks,
+    finish,
+    is_wide,
+    schedule_looks,
+    show_range,
+    style,
+    write_log_ticks,
+)
 from clr_loop.studies.pictures.tuning import tuning_picture
 from clr_loop.studies.range_test.curves import smooth
 from clr_loop.studies.range_test.picture import range_test_picture
@@ -49,12 +62,14 @@ def _title(comparison: Comparison) -> str:
     return f"{about(comparison.runs[0].result.settings)}, {count(len(comparison.seeds), 'seed')}"
 
 
-def _draw_band(
-    axes: Axes, x: NDArray[np.float64] | list[int], band: Band, i: int, label: str, marker: str = ""
-) -> None:
-    """Draw the mean of the i-th arm as a line, and its standard deviation to both sides."""
-    axes.plot(x, band.mean, marker=marker, label=label, **style(i))
-    axes.fill_between(x, band.lower, band.upper, color=style(i)["color"], alpha=0.15, linewidth=0)
+def _draw_band(axes: Axes, x: NDArray[np.float64] | list[int], band: Band, looks: Mapping[str, Any]) -> None:
+    """Draw the mean of an arm as a line, and its standard deviation to both sides."""
+    axes.plot(x, band.mean, **looks)
+    axes.fill_between(x, band.lower, band.upper, color=looks["color"], alpha=0.15, linewidth=0)
+
+
+def _looks(comparison: Comparison) -> dict[Arm, dict[str, Any]]:
+    return arm_looks([summary.arm for summary in comparison.arms])
 
 
 def arms_picture(comparison: Comparison) -> Picture:
@@ -95,11 +110,11 @@ def _measure_band(comparison: Comparison, results: Sequence[TrainingResult]) -> 
 def _draw_measure(
     comparison: Comparison, bands: Sequence[Band], places: Sequence[NDArray[np.float64]], what: str, axes: Axes
 ) -> None:
-    for i, (summary, band, x) in enumerate(zip(comparison.arms, bands, places, strict=True)):
-        _draw_band(axes, x, band, i, summary.arm.label, marker="." if len(x) > 1 else "o")
+    for (arm, looks), band, x in zip(_looks(comparison).items(), bands, places, strict=True):
+        _draw_band(axes, x, band, {**looks, "ms": 3 if len(x) > 1 else 6})
         if len(x) == 1:
-            label = f" {summary.arm.label}"
-            axes.annotate(label, (x[0], band.mean[0]), color=style(i)["color"], va="bottom")
+            axes.annotate(f" {arm.label}", (x[0], band.mean[0]), color=looks["color"], va="bottom")
+    explain_looks(axes, _looks(comparison))
     ends = [end for band in bands for end in (band.lower, band.upper)]
     later = [end[(len(end) - 1) // 2 :] for end in ends]
     show_range(axes, np.concatenate(later), np.concatenate(ends), bool(comparison.measure.higher_is_better))
@@ -113,19 +128,20 @@ def _draw_measure(
 
 def _draw_last(comparison: Comparison, axes: Axes) -> None:
     """Draw the last value of each seed, and their mean and standard deviation, in a row for each arm."""
-    measure = comparison.measure
+    measure, looks = comparison.measure, _looks(comparison)
     for i, summary in enumerate(comparison.arms):
-        final, color = summary.final, style(i)["color"]
+        final, color = summary.final, looks[summary.arm]["color"]
         heights = i + np.linspace(-0.25, 0.25, len(final.values) + 2)[1:-1]
-        axes.plot(final.values, heights, "o", color=color, alpha=0.5, markeredgewidth=0)
+        axes.plot(final.values, heights, looks[summary.arm]["marker"], color=color, alpha=0.6, markeredgewidth=0)
         axes.errorbar(final.mean, i, xerr=final.sd, fmt="|", color=color, ms=22, mew=2, capsize=4)
     form, factor, unit = (".2f", 100.0, "%") if measure.is_share else (".4g", 1.0, "")
-    labels = [f"{summary.arm.label}\n{summary.final.in_words(form, factor)}{unit}" for summary in comparison.arms]
-    axes.set_yticks(range(len(labels)), labels, fontsize=9)
+    gap = "\n" if len(comparison.arms) <= 8 else "  "
+    labels = [f"{summary.arm.label}{gap}{summary.final.in_words(form, factor)}{unit}" for summary in comparison.arms]
+    axes.set_yticks(range(len(labels)), labels, fontsize=min(9, 170 / len(labels)))
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.margins(x=0.1)
     axes.locator_params(axis="x", nbins=5)
-    dots = "dots: seeds; bar: mean ± standard deviation" if len(comparison.seeds) > 1 else "one seed"
+    dots = "points: seeds;\nbar: mean ± standard deviation" if len(comparison.seeds) > 1 else "one seed"
     axes.set_xlabel(f"{measure.words} after the last epoch\n({dots})")
     finish(axes)
     if measure.is_share:
@@ -139,12 +155,16 @@ def _draw_rates(comparison: Comparison, panel: str, is_wide_range: bool, axes: A
     bounds = [(history.min(), history.max()) for history in histories]
     changing = [low < high for low, high in bounds]
     is_part = panel == "rate" and is_wide_range and any(changing)
+    shown = changing if is_part else [True] * len(changing)
+    curves = [history[np.arange(100) * len(history) // 100] for history in histories]
+    drawn = {arm: {**looks, "marker": ""} for i, (arm, looks) in enumerate(_looks(comparison).items()) if shown[i]}
     for i, (result, history) in enumerate(zip(results, histories, strict=True)):
-        if changing[i] or not is_part:
+        if shown[i]:
             epochs = np.linspace(0, len(result.epochs), len(history), endpoint=False)
             # Arms of one schedule may share a curve; a narrower line lets the one below be seen on both sides.
-            width = 1.5 + 3.0 * sum(np.allclose(bounds[i], other, rtol=0.05) for other in bounds[i + 1 :])
-            axes.plot(epochs, history, linewidth=width, label=comparison.arms[i].arm.label, **style(i))
+            width = 1.5 + 2.0 * sum(np.abs(curves[i] - other).max() < 0.05 * other.max() for other in curves[i + 1 :])
+            axes.plot(epochs, history, linewidth=width, **drawn[comparison.arms[i].arm])
+    explain_looks(axes, drawn)
     axes.set(xlabel="epoch", ylabel="learning rate", yscale="linear" if panel == "rate" else "log")
     if is_part:
         axes.set_ylim(bottom=0)
@@ -167,7 +187,7 @@ def _draw_policies(results: Mapping[str, Sequence[TrainingResult]], measure: str
     for i, (name, of_policy) in enumerate(results.items()):
         steps = [record.step + 1 for record in of_policy[0].validated]
         band = validation_bands(of_policy)[measure]
-        _draw_band(axes, steps, band, i, name)
+        _draw_band(axes, steps, band, {"label": name, **style(i)})
         axes.plot(steps[-1], band.mean[-1], "o", color=style(i)["color"])
         ends += [band.lower, band.upper]
     later = [end[len(end) // 3 :] for end in ends]
@@ -202,14 +222,17 @@ def _draw_to_target(comparison: Comparison, noise_scale: NoiseScale | None, what
     by_name = comparison.by_schedule()
     sizes = [arm.arm.batch_size for arm in next(iter(by_name.values()))]
     axes.set(xscale="log", yscale="log", xlabel="batch size", ylabel=f"{what} to the target, median over seeds")
+    medians = {name: np.array([arm.median_to_target(what) for arm in arms]) for name, arms in by_name.items()}
+    for i, (name, values) in enumerate(medians.items()):
+        reached = np.where(np.isfinite(values), values, np.nan)
+        axes.plot(sizes, reached, label=name, color=COLORS[i % len(COLORS)], **schedule_looks(i))
+    for i, values in enumerate(medians.values()):
+        if what == "steps" and np.isfinite(values[0]):
+            perfect = values[0] * sizes[0] / np.array(sizes)
+            axes.plot(sizes, perfect, color=COLORS[i % len(COLORS)], lw=0.7, label="thin: perfect scaling")
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
-    for (name, arms), color in zip(by_name.items(), COLORS * len(by_name), strict=False):
-        medians = np.array([arm.median_to_target(what) for arm in arms])
-        axes.plot(sizes, np.where(np.isfinite(medians), medians, np.nan), "o-", color=color, label=name)
-        if what == "steps" and np.isfinite(medians[0]):
-            perfect = [medians[0] * sizes[0] / size for size in sizes]
-            axes.plot(sizes, perfect, ":", color=color, label=f"{name}, perfect scaling")
+    write_log_ticks(axes.yaxis)
     middle = np.median(noise_scale.batch_sizes) if noise_scale is not None else np.inf
     if what == "steps" and np.isfinite(middle):
         axes.axvline(middle, color="gray", linestyle="--", label="gradient noise scale, median")
@@ -225,17 +248,21 @@ def _loss_picture(comparison: Comparison) -> Picture | None:
         f"{about(results[0].settings)}, seed {comparison.seeds[0]}: loss against learning rate",
         [["loss"]],
         {"loss": partial(_draw_loss, comparison, results)},
-        "dot: the end of the run",
+        "marker: the end of the run",
         (8, 5),
     )
 
 
 def _draw_loss(comparison: Comparison, results: Sequence[TrainingResult], axes: Axes) -> None:
-    for i, (summary, result) in enumerate(zip(comparison.arms, results, strict=True)):
+    every = zip(_looks(comparison).items(), results, strict=True)
+    drawn = {arm: (looks, result) for (arm, looks), result in every if np.ptp(result.history["learning_rate"]) > 0}
+    for looks, result in drawn.values():
         rates, losses = result.history["learning_rate"], result.history["loss"]
-        if np.ptp(rates) > 0:
-            smoothed = smooth(losses.astype(np.float64), max(len(losses) / 80, 1.0))
-            axes.plot(rates, smoothed, label=summary.arm.label, **style(i))
-            axes.plot(rates[-1], smoothed[-1], "o", color=style(i)["color"])
-    axes.set(xlabel="learning rate", ylabel="training loss, smoothed", yscale="log")
+        smoothed = smooth(losses.astype(np.float64), max(len(losses) / 80, 1.0))
+        axes.plot(rates, smoothed, **looks | {"marker": ""})
+        axes.plot(rates[-1], smoothed[-1], looks["marker"], color=looks["color"])
+    explain_looks(axes, {arm: looks for arm, (looks, _) in drawn.items()})
+    axes.set(xlabel="learning rate", ylabel="training loss, smoothed", xscale="log", yscale="log")
+    write_log_ticks(axes.xaxis)
+    write_log_ticks(axes.yaxis)
     finish(axes)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from clr_loop.runs.result import TrainingResult, direction_of
+from clr_loop.runs.result import Best, EpochRecord, Monitor, TrainingResult, direction_of
 from clr_loop.studies.pictures.bands import RATES
 from clr_loop.studies.pictures.canvas import (
     COLORS,
@@ -24,17 +24,22 @@ from clr_loop.studies.pictures.canvas import (
     mosaic,
     new_figure,
     show_range,
+    write_log_ticks,
 )
 
 _RATE_PANELS = (*RATES, "learning_rate_log")
 
 
-def training_picture(result: TrainingResult) -> Picture:
-    """Draw the learning rate and every metric of a run over its steps, and the values of each validation."""
+def training_picture(result: TrainingResult, monitor: Monitor = Monitor()) -> Picture:
+    """Draw the learning rate and every metric of a run over its steps, and the values of each validation.
+
+    The values of averaged weights are beside them, and a line at the end of the epoch that the monitor rates best.
+    """
     names = [name for name in result.history if name != "step"]
     if is_wide(result.history["learning_rate"]):
         names.insert(1, "learning_rate_log")
-    panels = {name: partial(_draw_curve, result, name) for name in names}
+    best = _best_epoch(result, monitor)
+    panels = {name: partial(_draw_curve, result, name, best) for name in names}
     size = (9, 1.4 + 2.4 * len(names))
     return Picture(_title(result.settings), [[name] for name in names], panels, size=size, shares_x=True)
 
@@ -43,25 +48,40 @@ def _title(settings: Mapping[str, Any]) -> str:
     return f"{about(settings)}, batch {settings['batch_size']}, seed {settings['seed']}"
 
 
-def _draw_curve(result: TrainingResult, name: str, axes: Axes) -> None:
+def _best_epoch(result: TrainingResult, monitor: Monitor) -> EpochRecord | None:
+    """Return the epoch that the monitor rates best, the first of several; None if it rates none."""
+    best = Best(monitor)
+    return next(reversed([record for record in result.epochs if best.is_better(record.metrics)]), None)
+
+
+def _draw_curve(result: TrainingResult, name: str, best: EpochRecord | None, axes: Axes) -> None:
     metric = name.removesuffix("_log")
     steps, values = result.history["step"], result.history[metric]
     looks = {"lw": 1.5} if name in _RATE_PANELS else {"lw": 0.7, "alpha": 0.6, "label": "training, each step"}
     axes.plot(steps, values, color=COLORS[0], **looks)
-    validated = [(r.step, r.metrics[f"val_{metric}"]) for r in result.validated if f"val_{metric}" in r.metrics]
-    if validated:
-        axes.plot(*zip(*validated, strict=True), "o-", color=COLORS[1], ms=4, label="validation")
+    steps_validated = [record.step for record in result.validated]
+    validated = {
+        label: [record.metrics[tag] for record in result.validated]
+        for label, tag in (("validation", f"val_{metric}"), ("validation, averaged weights", f"averaged_val_{metric}"))
+        if tag in result.final
+    }
+    for (label, seen), form, color in zip(validated.items(), ("o-", "s--"), COLORS[1:3], strict=False):
+        axes.plot(steps_validated, seen, form, color=color, ms=4, label=label)
+    if best is not None and name not in _RATE_PANELS:
+        axes.axvline(best.step, color="black", lw=1, ls=":", label=f"best epoch: {best.epoch}")
     if name == "learning_rate_log" or (name == "loss" and not (values <= 0).any()):
         axes.set_yscale("log")
     elif name not in _RATE_PANELS:
-        seen = [value for _, value in validated]
-        later = np.append(values[len(values) // 2 :], seen[len(seen) // 2 :])
-        show_range(axes, later, np.append(values, seen), direction_of(name) != "min")
+        curves = [values, *map(np.array, validated.values())]
+        later = np.concatenate([curve[len(curve) // 2 :] for curve in curves])
+        show_range(axes, later, np.concatenate(curves), direction_of(name) != "min")
     if name == "learning_rate":
         axes.set_ylim(bottom=0)
         add_epochs(axes, result.settings["steps_per_epoch"])
     axes.set(xlabel="step", ylabel=metric.replace("_", " "))
     finish(axes, metric)
+    if axes.get_yscale() == "log":
+        write_log_ticks(axes.yaxis)
 
 
 def snapshots_picture(rows: Sequence[Mapping[str, float]], settings: Mapping[str, Any]) -> Picture:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from clr_loop.runs import files as run_files
 from clr_loop.studies.arms import ArmRun
 from clr_loop.studies.comparison.compare import ArmSummary, Comparison
 from clr_loop.studies.comparison.measures import Measure
-from clr_loop.studies.pictures.canvas import Format, save, to_png
+from clr_loop.studies.pictures.canvas import Format, Picture, save, to_png
 from clr_loop.studies.pictures.comparison import comparison_pictures
 from clr_loop.studies.report.sections import Context, latex, markdown
 from clr_loop.studies.report.tensorboard import FOLDER, write_events
@@ -22,7 +23,8 @@ def write(comparison: Comparison, output_dir: Path, context: Context, figure_for
     comparison.range_test.png, .tuning.png, .scaling.png and .loss_against_rate.png; and each of them in figure_format.
     """
     measure, text = comparison.measure, markdown(comparison, context)
-    (output_dir / "report.md").write_text(text)
+    pictures = comparison_pictures(comparison, context.searches, context.noise_scale, context.range_tests)
+    (output_dir / "report.md").write_text(f"{text}\n{_picture_section(pictures)}")
     content = {
         "measure": vars(measure),
         "runs": [{"arm": run.arm.label, **run.result.to_json()} for run in comparison.runs],
@@ -36,13 +38,18 @@ def write(comparison: Comparison, output_dir: Path, context: Context, figure_for
     run_files.write_csv(output_dir / "comparison.csv", rows)
     run_files.write_csv(output_dir / "arms.csv", [_csv_row_of_arm(arm) for arm in comparison.arms])
     (output_dir / "comparison.tex").write_text(latex(comparison))
-    pictures = comparison_pictures(comparison, context.searches, context.noise_scale, context.range_tests)
     panels: dict[str, bytes] = {}
     for name, picture in pictures.items():
         save(picture.together(), output_dir / f"{name}.png", figure_format)
         tag = name.removeprefix("comparison.")
         panels |= {f"{tag}/{panel}": to_png(figure) for panel, figure in picture.alone().items()}
     write_events(comparison, output_dir / FOLDER, text, panels, context.noise_scale)
+
+
+def _picture_section(pictures: Mapping[str, Picture]) -> str:
+    """Return the section of the report that shows the pictures, which lie beside it."""
+    embedded = [f"![{picture.title}]({name}.png)" for name, picture in pictures.items()]
+    return "\n\n".join(["## Pictures", *embedded]) + "\n"
 
 
 def _csv_row_of_arm(arm: ArmSummary) -> dict[str, Any]:

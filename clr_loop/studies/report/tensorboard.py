@@ -19,7 +19,7 @@ from clr_loop.runs.result import direction_of
 from clr_loop.studies.comparison.compare import Comparison
 from clr_loop.studies.comparison.measures import in_words
 from clr_loop.studies.comparison.noise_scale import NoiseScale
-from clr_loop.studies.pictures.bands import RATES, Band, training_bands, validation_bands
+from clr_loop.studies.pictures.bands import MOST_POINTS, RATES, Band, training_bands, validation_bands
 
 FOLDER = "report"
 """Where it is, in the directory of a comparison."""
@@ -48,11 +48,12 @@ def write_events(
     rows = [*(flat(run.result.settings) for run in comparison.runs), *settings.values()]
     better = {**{name: direction_of(name) != "min" for name in names}, "epoch_seconds": False}
     events.write_report(directory, text, pictures, _charts(comparison), rows, better)
+    num_points = min(MOST_POINTS, max(len(run.result.history["step"]) for run in comparison.runs))
     for summary in comparison.arms:
         place, of_arm = directory / summary.arm.directory, results[summary.arm]
         means = {name: statistics.fmean(result.final[name] for result in of_arm) for name in names}
         events.write_means(place, settings[summary.arm], {**means, "epoch_seconds": summary.epoch_seconds})
-        for bands in (training_bands(of_arm), validation_bands(of_arm)):
+        for bands in (training_bands(of_arm, num_points), validation_bands(of_arm)):
             _write_bands(place, bands)
     if noise_scale is not None:
         examples = np.array(noise_scale.steps) * comparison.arms[0].arm.batch_size

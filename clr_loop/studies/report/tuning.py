@@ -5,8 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from clr_loop.studies.comparison.sample import Sample
 from clr_loop.studies.comparison.measures import Measure
+from clr_loop.studies.comparison.sample import Sample
 from clr_loop.studies.comparison.tuning import Search
 from clr_loop.studies.report.tables import table_of
 
