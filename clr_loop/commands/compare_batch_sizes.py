@@ -9,7 +9,7 @@ Examples:
     python scripts/compare_batch_sizes.py
     python scripts/compare_batch_sizes.py --tune=8 --model=relu_mlp --seeds=5 --output_dir=runs/tuned
     python scripts/compare_batch_sizes.py --tune=8 --model=relu_mlp --seeds=5 --output_dir=runs/sizes \\
-        --batch_sizes=32,128,512,2048,8192 --target=0.97 --validate_every=200 --noise_scale
+        --batch_sizes=32,128,512,2048,8192 --reach=0.97 --validate_every=200 --noise_scale
 
 It writes into --output_dir: comparison.json, comparison.csv, report.md, pictures, and a folder for each run.
 """
@@ -37,6 +37,7 @@ from clr_loop.commands import (
     schedule_flags,
     terminal,
 )
+from clr_loop.runs.lines import RunCount
 from clr_loop.runs.options import RunOptions
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def define_flags() -> None:
     flags.DEFINE_string("measure", "val_accuracy", "The metric that arms are compared by, after the last epoch.")
     flags.DEFINE_bool("higher_is_better", None, "Of the measure; not given: no for losses and errors, else yes.")
     flags.DEFINE_float(
-        "target",
+        "reach",
         None,
         "Value of the measure whose steps, examples and seconds are told; not given: 0.9 of an accuracy.",
     )
@@ -136,8 +137,8 @@ def _measure(dataset: data.AnyDataset) -> Measure:
     """Return what arms are compared by, after a look at whether the model gives it."""
     from clr_loop.studies.comparison.measures import Measure
 
-    measure = Measure(FLAGS.measure, FLAGS.higher_is_better, FLAGS.target)
-    if FLAGS.target is None and measure.is_share:
+    measure = Measure(FLAGS.measure, FLAGS.higher_is_better, FLAGS.reach)
+    if FLAGS.reach is None and measure.is_share:
         measure = dataclasses.replace(measure, target=0.9)
     names = arm_flags.make_loop(dataset, arm_flags.batch_sizes()[0]).metric_names
     measure.check([*names, *(f"val_{name}" for name in names if dataset.validation is not None)])
@@ -225,7 +226,7 @@ def _run_beside(work: _Work, seeds: Sequence[int]) -> None:
     from clr_loop.loop import strategies
 
     with strategies.scope(None, FLAGS.precision):
-        _run_seeds(work, seeds, model_flags.load_dataset(), resume=True, is_timed=False)
+        _run_seeds(work, seeds, model_flags.load_dataset(is_told=False), resume=True, is_timed=False)
 
 
 def _run_seeds(
@@ -240,11 +241,14 @@ def _run_seeds(
     from clr_loop.runs.progress import ProgressBar
     from clr_loop.studies.comparison.runner import run_arms
 
+    count = RunCount(len(work.plan.arms) * len(seeds))
+
     def say_run(run: ArmRun) -> None:
         if is_told:
             result, name = run.result, work.plan.measure.name
             seconds = f", trained {result.train_seconds:.2f} s" if result.is_timed else ""
-            terminal.say(f"{work.label(run.arm, run.seed)}: {name} {result.final[name]:#.4g}{seconds}")
+            place = f"{count.end((run.arm, run.seed))}: " if is_timed else ""
+            terminal.note(f"{place}{work.label(run.arm, run.seed)}: {name} {result.final[name]:#.4g}{seconds}")
 
     values = option_flags.values(RunOptions) | ({"validate_every": 0} if work.are_trials else {})
     every = values["validate_every"]
@@ -257,7 +261,8 @@ def _run_seeds(
 
         def show(arm: Arm, seed: int) -> list[ProgressBar]:
             preparing.close()
-            return [ProgressBar(work.label(arm, seed))] if is_timed else []
+            place = count.start((arm, seed))
+            return [ProgressBar(f"{place}: {work.label(arm, seed)}")] if is_timed else []
 
         return run_arms(
             dataset,

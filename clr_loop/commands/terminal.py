@@ -309,7 +309,7 @@ def as_called(text: str) -> str:
     """Return a text in which each script has the name by which this command was called; see `program`."""
     if not _is_installed():
         return text
-    return re.sub(rf"(python scripts/)?\b({'|'.join(COMMANDS)})\.py", lambda m: f"{PROGRAM} {COMMANDS[m[2]]}", text)
+    return re.sub(rf"(python )?(scripts/)?\b({'|'.join(COMMANDS)})\.py", lambda m: f"{PROGRAM} {COMMANDS[m[3]]}", text)
 
 
 def _is_installed() -> bool:
