@@ -118,7 +118,7 @@ def _compare(dataset: data.AnyDataset, output_dir: Path) -> Path:
     measured.write()
     for arm in plan.arms:
         length = output_flags.run_length(dataset.num_examples, arm.batch_size, epochs[arm.batch_size])
-        terminal.say(f"{arm.label}:\n{schedules.describe(arm.schedule, length[1], length[0])}\n")
+        terminal.note(f"{arm.label}:\n{schedules.describe(arm.schedule, length[1], length[0])}\n")
     runs = _run_all(_Work(plan, output_dir, settings), dataset)
     with terminal.status("comparing"):
         comparison = compare(runs, measure)

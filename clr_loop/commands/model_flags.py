@@ -66,8 +66,8 @@ flags.DEFINE_string(
     "model",
     "article_mlp",
     "article_mlp (softmax on every layer), relu_mlp (ReLU in the hidden ones), small_cnn, caffe_cifar10, or "
-    "a model of your own, compiled or a classifier that ends in logits: the path of a .keras file, which is trained "
-    "further, or package.module:name, a Keras model or a function that returns one.",
+    "a model of your own, compiled or a classifier that ends in logits or softmax: the path of a .keras file, which is "
+    "trained further, or package.module:name, a Keras model or a function that returns one.",
 )
 flags.DEFINE_string("init_from", None, "Begin with the weights of this file: .keras or .weights.h5.")
 flags.DEFINE_string(

@@ -67,7 +67,7 @@ def run_length(num_examples: int, batch_size: int, epochs: int | None = None) ->
 
 def use_saved_epochs(run_dir: str) -> None:
     """Set --epochs to those that the run in a directory was started with, if there is one."""
-    config = Path(run_dir) / run_files.CONFIG
+    config = run_files.expanded(run_dir) / run_files.CONFIG
     if config.is_file():
         FLAGS.epochs = run_files.read_json(config, {"epochs": int})["epochs"]
 

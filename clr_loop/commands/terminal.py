@@ -163,6 +163,7 @@ def note(text: str) -> None:
 
 def say_markdown(text: str) -> None:
     """Print a report; on a terminal its tables and lines fit into 100 columns."""
+    text = as_called(text)
     if sys.stdout.isatty():
         from rich.console import Console  # Only now: --help and a wrong flag shall be answered at once.
         from rich.markdown import Markdown

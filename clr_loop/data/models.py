@@ -176,7 +176,7 @@ def build_model(
             that returns one. The function gets those of input_shape, num_classes, seed and dataset that it has
             parameters for, after `keras.utils.set_random_seed(seed)`. The module of a model runs after the same call,
             anew for each model. A model that comes compiled keeps its loss, metrics and optimizer. Otherwise it is
-            compiled as `relu_mlp` is: as a classifier from logits, with its accuracy.
+            compiled as a classifier, with its accuracy: from logits, unless its last layer is a softmax.
         seed: int in [0, 2**32); the initial weights depend on it alone, but for those of a saved model.
         optimizer: a new Keras optimizer; None means Adam().
         label_smoothing: from 0 to 1, see Keras' CategoricalCrossentropy; above 0 it needs a dataset from
@@ -206,7 +206,7 @@ def build_model(
     if dataset.num_classes is None:
         raise ValueError(f"model {name} comes uncompiled, with no loss to train it on, and {_of_targets(dataset)}")
     is_one_hot = examples is not None and np.ndim(examples.targets) == 2
-    from_logits = name != "article_mlp"
+    from_logits = not _ends_in_softmax(model)
     loss: keras.losses.Loss
     if is_one_hot:
         loss = keras.losses.CategoricalCrossentropy(from_logits, label_smoothing)
@@ -236,6 +236,11 @@ def _own_model(name: str, dataset: AnyDataset, seed: int) -> keras.Model:
     if not isinstance(model, keras.Model):
         raise ValueError(f"model {name} must return a Keras model, but it returned {reprlib.repr(model)}.")
     return model
+
+
+def _ends_in_softmax(model: keras.Model) -> bool:
+    last = model.layers[-1] if model.layers else model
+    return isinstance(last, layers.Softmax) or getattr(last, "activation", None) is keras.activations.softmax
 
 
 def _of_targets(dataset: AnyDataset) -> str:

@@ -48,9 +48,9 @@ def read_csv(path: Path, target: str | None, task: Task = "auto") -> Table:
     names, cells, lines = _read(path)
     if target not in names:
         near = difflib.get_close_matches(target or "", names, 1)
-        what = f"{path} has no column {target!r}" if target else f"Say which column of {path} to predict"
-        advice = f"did you mean target={near[0]!r}? Its columns" if near else "give it as target. Its columns"
-        raise ValueError(f"{what}; {advice} are: {', '.join(names)}.")
+        what = f"{path} has no column {target!r}" if target else f"{path} needs a target, the column to predict"
+        advice = f"; did you mean {near[0]!r}?" if near else "."
+        raise ValueError(f"{what}{advice} Its columns are: {', '.join(names)}.")
     if len(names) == 1:
         raise ValueError(f"{path} has only the column {target}; give it columns of features, too.")
     _refuse_missing(path, names, cells, lines)

@@ -24,7 +24,7 @@ def wrapped(text: str) -> str:
     if width is None:
         return text
     lines = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         label = re.match(r"\w+:\s+", line)
         hanging = " " * (label.end() if label else 2)
         lines += textwrap.wrap(

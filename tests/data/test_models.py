@@ -382,6 +382,21 @@ def test_what_a_users_function_does_wrong_is_named(users_models, function, chang
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("last", ['Dense(3, "softmax")', 'Activation("softmax")', "Softmax()", "Dense(3)"])
+def test_a_classifier_that_comes_uncompiled_is_compiled_for_what_it_ends_in(tmp_path, monkeypatch, last):
+    layers = f"keras.layers.Flatten(), keras.layers.Dense(3), keras.layers.{last}"
+    (tmp_path / "ending.py").write_text(f"import keras\nmodel = keras.Sequential([keras.Input((12, 11)), {layers}])\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "ending", raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    model = models.build_model("ending:model", DATASET, 0)
+    outputs = np.asarray(model(SMALL.inputs), np.float64)
+    probabilities = softmax(outputs) if last == "Dense(3)" else outputs
+    expected = -np.log(probabilities[np.arange(9), SMALL.targets]).mean()
+    assert float(model.loss(SMALL.targets, model(SMALL.inputs))) == pytest.approx(expected, rel=1e-5)
+    sys.modules.pop("ending")
+
+
 @pytest.mark.parametrize("name", ["users_models:model", "users_models.py:model"])
 def test_a_model_of_a_module_is_made_anew_for_each_seed(users_models, name):
     made = [models.build_model(name, DATASET, seed) for seed in (3, 3, 4)]

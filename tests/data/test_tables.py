@@ -82,9 +82,9 @@ HEADER = "height,kind,width"
         (
             [HEADER, "1,oak,2"],
             {"target": "kinds"},
-            "no column 'kinds'; did you mean target='kind'.* height, kind",
+            "no column 'kinds'; did you mean 'kind'. Its columns are: height, k",
         ),
-        ([HEADER, "1,oak,2"], {}, "Say which column of .*t.csv to predict; give it as target. Its columns are: height"),
+        ([HEADER, "1,oak,2"], {}, "t.csv needs a target, the column to predict. Its columns are: height, kind"),
         ([HEADER, "1,oak,2", "1,ash"], {"target": "kind"}, "Line 3 of .* has 2 cells for 3 columns"),
         ([HEADER, "1,oak,", "NA,ash,3"], {"target": "kind"}, "a value in 2 of its 2 rows, .* in line 2, column width"),
         ([HEADER, "1,oak,2", "1,ash,low"], {"target": "kind"}, "Column width .* text, such as 'low' in line 3"),

@@ -24,7 +24,7 @@ def test_a_line_is_broken_between_words_on_a_terminal_and_hangs_behind_its_label
     assert max(map(len, lines)) <= 40
     assert all(line.startswith(" " * 6) and line[6] != " " for line in lines[1:])
     assert " ".join(line.strip() for line in lines) == TEXT
-    assert wrapped("one\n\ntwo") == "one\n\ntwo"
+    assert wrapped("one\n\ntwo\n") == "one\n\ntwo\n"
 
 
 def test_a_line_in_a_file_stays_whole():
