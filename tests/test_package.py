@@ -36,6 +36,14 @@ def test_a_wheel_works_outside_the_checkout_and_brings_its_data(tmp_path):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout == f"{tmp_path}/site/clr_loop/__init__.py (60000, 28, 28) True\n"
+    (metadata,) = (tmp_path / "site").glob("clr_loop-*.dist-info")
+    installed = {path.name for path in (tmp_path / "site").iterdir()}
+    assert installed == {"clr_loop", metadata.name, "bin"}
+    program = subprocess.run(
+        [sys.executable, tmp_path / "site" / "bin" / "clr-loop", "train", "--help"], cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "clr-loop train --schedule=triangular" in program.stdout
 
 
 def test_the_names_of_the_package_are_there_and_need_no_tensorflow_until_used():

@@ -9,7 +9,7 @@ Examples:
     python scripts/compare_batch_sizes.py
     python scripts/compare_batch_sizes.py --tune=8 --model=relu_mlp --seeds=5 --output_dir=runs/tuned
     python scripts/compare_batch_sizes.py --tune=8 --model=relu_mlp --seeds=5 --output_dir=runs/sizes \\
-        --batch_sizes=32,128,512,2048,8192 --target=0.97 --validate_every=200 --noise_scale
+        --batch_sizes=32,128,512,2048,8192 --reach=0.97 --validate_every=200 --noise_scale
 
 It writes into --output_dir: comparison.json, comparison.csv, report.md, pictures, and a folder for each run.
 """
@@ -38,6 +38,7 @@ from clr_loop.commands import (
     schedule_flags,
     terminal,
 )
+from clr_loop.runs.lines import RunCount
 from clr_loop.runs.options import RunOptions
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def define_flags() -> None:
     flags.DEFINE_string("measure", "val_accuracy", "The metric that arms are compared by, after the last epoch.")
     flags.DEFINE_bool("higher_is_better", None, "Of the measure; not given: no for losses and errors, else yes.")
     flags.DEFINE_float(
-        "target",
+        "reach",
         None,
         "Value of the measure whose steps, examples and seconds are told; not given: 0.9 of an accuracy.",
     )
@@ -144,7 +145,7 @@ def _compare(dataset: data.AnyDataset, output_dir: Path) -> Path:
         plan = _tuned(plan, searches)
     for arm in plan.arms:
         length = output_flags.run_length(dataset.num_examples, arm.batch_size, epochs[arm.batch_size])
-        terminal.say(f"{arm.label}:\n{schedules.describe(arm.schedule, length[1], length[0])}\n")
+        terminal.note(f"{arm.label}:\n{schedules.describe(arm.schedule, length[1], length[0])}\n")
     comparison = _looked_at(_Work(plan, output_dir, settings), dataset, searches)
     noise_scale = None
     if FLAGS.noise_scale and isinstance(dataset, data.Dataset):
@@ -164,8 +165,8 @@ def _measure(dataset: data.AnyDataset) -> Measure:
     """Return what arms are compared by, after a look at whether the model gives it."""
     from clr_loop.studies.comparison.measures import Measure
 
-    measure = Measure(FLAGS.measure, FLAGS.higher_is_better, FLAGS.target)
-    if measure.is_share and FLAGS.target is None:
+    measure = Measure(FLAGS.measure, FLAGS.higher_is_better, FLAGS.reach)
+    if measure.is_share and FLAGS.reach is None:
         measure = dataclasses.replace(measure, target=0.9)
     margin = FLAGS.margin and FLAGS.margin * (0.01 if measure.is_share else 1.0)
     measure = dataclasses.replace(measure, margin=margin, failure_bound=FLAGS.failure_bound)
@@ -293,7 +294,7 @@ def _run_beside(work: _Work, seeds: Sequence[int]) -> None:
     from clr_loop.loop import strategies
 
     with strategies.scope(None, FLAGS.precision):
-        _run_seeds(work, seeds, model_flags.load_dataset(), resume=True, is_timed=False)
+        _run_seeds(work, seeds, model_flags.load_dataset(is_told=False), resume=True, is_timed=False)
 
 
 def _run_seeds(
@@ -308,6 +309,7 @@ def _run_seeds(
     from clr_loop.runs.progress import ProgressBar
     from clr_loop.studies.comparison.runner import run_arms
 
+    count = RunCount(len(work.plan.arms) * len(seeds))
     told: list[ArmRun] = []
     first_means = 0 if work.are_trials or len(seeds) <= _FIRST_MEANS else _FIRST_MEANS * len(work.plan.arms)
 
@@ -316,10 +318,11 @@ def _run_seeds(
             return
         result, name = run.result, work.plan.measure.name
         seconds = f", trained {result.train_seconds:.2f} s" if result.is_timed else ""
-        terminal.say(f"{work.label(run.arm, run.seed)}: {name} {result.final[name]:#.4g}{seconds}")
+        place = f"{count.end((run.arm, run.seed))}: " if is_timed else ""
+        terminal.note(f"{place}{work.label(run.arm, run.seed)}: {name} {result.final[name]:#.4g}{seconds}")
         told.append(run)
         if len(told) == first_means:
-            terminal.say(_means(told, name))
+            terminal.note(_means(told, name))
 
     values = option_flags.values(RunOptions) | ({"validate_every": 0} if work.are_trials else {})
     every = values["validate_every"]
@@ -332,7 +335,8 @@ def _run_seeds(
 
         def show(arm: Arm, seed: int) -> list[ProgressBar]:
             preparing.close()
-            return [ProgressBar(work.label(arm, seed))] if is_timed else []
+            place = count.start((arm, seed))
+            return [ProgressBar(f"{place}: {work.label(arm, seed)}")] if is_timed else []
 
         return run_arms(
             dataset,

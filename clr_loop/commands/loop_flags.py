@@ -122,5 +122,5 @@ def make_loop(dataset: AnyDataset, strategy: tf.distribute.Strategy | None, seed
     options = model_flags.step_options()
     loop = make_loop.make_loop(model, dataset, FLAGS.batch_size, seed=seed, feed=FLAGS.feed, options=options)
     words = [text if name in ("replicas", "xla") else f"{name} {text}" for name, text in loop.chosen.items()]
-    terminal.say(f"chosen:  {', '.join(words)}")
+    terminal.note(f"chosen:  {', '.join(words)}")
     return loop

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import reprlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 
+# Columns or classes; more than a reader wants.
+_MOST_NAMED = 8
+
 _OPTIMIZERS = ("adam", "adamw", "lion", "nadam", "rmsprop", "sgd")
 # Numbers that are arguments of optimizers.
 _OPTIMIZER_NUMBERS = {
@@ -33,8 +36,22 @@ _OPTIMIZER_NUMBERS = {
 flags.DEFINE_string(
     "dataset",
     "mnist",
-    "mnist, fashion_mnist, cifar10, the path of an .npz file with x_train, y_train, x_test and y_test, or "
-    "package.module:function, a function that returns a dataset: any nests of arrays.",
+    "mnist, fashion_mnist, cifar10, the path of an .npz file with x_train, y_train, x_test and y_test, that of a .csv "
+    "file, or package.module:function, a function that returns a dataset: any nests of arrays.",
+)
+flags.DEFINE_string("target", None, "Of a .csv file: the column to predict; all others are features.")
+flags.DEFINE_enum(
+    "task",
+    "auto",
+    ("auto", "classification", "regression"),
+    "Of a .csv file: whether the target's values are classes or numbers; auto makes classes of text, and of whole "
+    "numbers with at most 20 different values.",
+)
+flags.DEFINE_float(
+    "validation_split",
+    None,
+    "Of a .csv file: the share of the rows that validate, each class alike, the same rows whatever the seed is; not "
+    "given: 0.2. 0 takes none.",
 )
 flags.DEFINE_string(
     "data_dir",
@@ -49,7 +66,8 @@ flags.DEFINE_string(
     "model",
     "article_mlp",
     "article_mlp (softmax on every layer), relu_mlp (ReLU in the hidden ones), small_cnn, caffe_cifar10, or "
-    "package.module:function, a function that returns a Keras model: compiled, or a classifier that ends in logits.",
+    "a model of your own, compiled or a classifier that ends in logits or softmax: the path of a .keras file, which is "
+    "trained further, or package.module:name, a Keras model or a function that returns one.",
 )
 flags.DEFINE_string("init_from", None, "Begin with the weights of this file: .keras or .weights.h5.")
 flags.DEFINE_string(
@@ -101,12 +119,42 @@ def momentums() -> list[float]:
     return [float(value) for value in FLAGS.momentum or ()]
 
 
-def load_dataset() -> data.AnyDataset:
-    """Load what --dataset names. A user's function may import TensorFlow, so that is imported quietly before."""
+def load_dataset(is_told: bool = True) -> data.AnyDataset:
+    """Load what --dataset names; if asked to, say what a table holds, and which weights a model begins with.
+
+    A user's function may import TensorFlow, so that is imported quietly before.
+    """
     if ":" in FLAGS.dataset:
         terminal.import_tensorflow()
-    dataset = data.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.subtract_mean)
+    table = {"target": FLAGS.target, "task": FLAGS.task, "validation_split": FLAGS.validation_split}
+    dataset = data.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.subtract_mean, **table)
+    weights = FLAGS.init_from or (FLAGS.model if FLAGS.model.endswith(".keras") else None)
+    if weights and not Path(weights).expanduser().is_file():
+        raise ValueError(f"There is no file {weights} to begin from.")
+    if is_told and isinstance(dataset, data.Dataset) and dataset.feature_names:
+        terminal.note(_in_words(dataset))
+    if is_told and weights:
+        terminal.note(f"weights: from {weights} with every seed; seeds decide on the order of the data and on dropout")
     return data.one_hot(dataset) if FLAGS.label_smoothing else dataset
+
+
+def _in_words(table: data.Dataset) -> str:
+    """Return what was read of a table, and how it is split."""
+    validated = 0 if table.validation is None else len(table.validation.inputs)
+    values = table.train.targets
+    kind = f"{len(table.class_names)} classes ({_listed(table.class_names)})"
+    if not table.class_names:
+        kind = f"numbers from {values.min():g} to {values.max():g}"
+    split = "no row validates" if not validated else f"{table.num_examples} train and {validated} validate"
+    return (
+        f"read:    {table.num_examples + validated} rows, of which {split}; target {FLAGS.target}: {kind}; "
+        f"{len(table.feature_names)} features: {_listed(table.feature_names)}"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = names if len(names) <= _MOST_NAMED else [*names[: _MOST_NAMED - 2], "…", names[-1]]
+    return ", ".join(shown)
 
 
 def make_model(dataset: data.AnyDataset, seed: int) -> keras.Model:
@@ -178,8 +226,16 @@ def step_options() -> StepOptions:
 def settings(dataset: data.AnyDataset) -> dict[str, Any]:
     """Return what the results depend on, for config.json, as far as the loop does not know it."""
     settings = {"dataset": dataset.name, "dataset_sha256": dataset.sha256(), "model": FLAGS.model}
+    if isinstance(dataset, data.Dataset) and dataset.feature_names:
+        settings |= {"target": FLAGS.target, "features": dataset.feature_names, "classes": dataset.class_names}
+    if FLAGS.model.endswith(".keras"):
+        settings["model_sha256"] = _digest(FLAGS.model)
     if FLAGS.init_from is not None:
-        settings["init_from_sha256"] = hashlib.sha256(Path(FLAGS.init_from).read_bytes()).hexdigest()
+        settings["init_from_sha256"] = _digest(FLAGS.init_from)
     if FLAGS.exclude_from_weight_decay:
         settings["exclude_from_weight_decay"] = FLAGS.exclude_from_weight_decay
     return settings
+
+
+def _digest(path: str) -> str:
+    return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()

@@ -65,6 +65,13 @@ def run_length(num_examples: int, batch_size: int, epochs: int | None = None) ->
     return steps_per_epoch, epochs * steps_per_epoch
 
 
+def use_saved_epochs(run_dir: str) -> None:
+    """Set --epochs to those that the run in a directory was started with, if there is one."""
+    config = run_files.expanded(run_dir) / run_files.CONFIG
+    if config.is_file():
+        FLAGS.epochs = run_files.read_json(config, {"epochs": int})["epochs"]
+
+
 def claim(path: str, kind: str, resume: bool = False) -> AbstractContextManager[Path]:
     """Hold a directory as `run_files.claim` does. Only `begin` and `fit` move anything in it."""
     if resume and FLAGS.overwrite:

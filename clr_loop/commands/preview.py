@@ -51,7 +51,7 @@ def run() -> None:
     figure = schedule_figure(steps, rates, momentums, steps_per_epoch, title, description.warnings)
     picture = run_files.make(FLAGS.output_dir) / "preview.png"
     save(figure, picture, FLAGS.figure_format)
-    print(f"{description}\npicture: {picture}")
+    terminal.note(f"{description}\npicture: {picture}")
 
 
 def _sample(total_steps: int) -> NDArray[np.int64]:

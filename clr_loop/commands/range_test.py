@@ -5,7 +5,7 @@ Examples:
     python scripts/range_test.py --model=relu_mlp --batch_size=2000
     python scripts/range_test.py --batch_size=100 --early_stop=none --seeds=5 --output_dir=runs/range_test_100
 
-It prints what the curves suggest and last the flags to train with, and writes into --output_dir: range_test.json,
+It prints what the curves suggest and last the command to train with, and writes into --output_dir: range_test.json,
 range_test.csv (every step), range_test.png and TensorBoard's events. --epochs is the length of the planned run. The
 exit code is 1 if the curves support no bounds.
 
@@ -16,6 +16,7 @@ what it sees again.
 from __future__ import annotations
 
 import contextlib
+import shlex
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,10 +29,14 @@ from clr_loop.schedules import to_steps
 
 if TYPE_CHECKING:
     from clr_loop.loop.loop import Metrics, TrainLoop
-    from clr_loop.studies.range_test import RangeTest
+    from clr_loop.studies.range_test import Bounds, RangeTest
 
 FLAGS = flags.FLAGS
 
+# These flags say how to sweep and where to write; the others hold for the training, too.
+_OF_A_SWEEP = (
+    "help", "helpfull", "start_lr", "end_lr", "num_steps", "sweep", "early_stop", "seeds", "output_dir", "overwrite",
+)  # fmt: skip
 # More steps than any picture or reader can take.
 _MOST_STEPS = 10_000_000
 
@@ -84,8 +89,22 @@ def run() -> int:
         with terminal.status("drawing"):
             settings = {**model_flags.settings(dataset), **loop_settings(loop)}
             range_test.write(tests, FLAGS.epochs, output_dir, settings, FLAGS.figure_format)
-        terminal.say(f"{terminal.where(output_dir)}\n\n{range_test.text(tests, FLAGS.epochs)}")
+        line_of = partial(_train_command, total_steps=FLAGS.epochs * loop.steps_per_epoch)
+        *words, last = range_test.text(tests, FLAGS.epochs, line_of).splitlines()
+        terminal.say(f"{terminal.where(output_dir)}\n")
+        terminal.note("\n".join(words))
+        terminal.say(last)
         return 0 if isinstance(range_test.bounds_or_reason(tests, FLAGS.epochs), range_test.Bounds) else 1
+
+
+def _train_command(bounds: Bounds, total_steps: int) -> str:
+    """Return the command of a run with these bounds that ends at the low of the second cycle."""
+    flags_of_both = [*terminal.given_flags(__name__, left_out=_OF_A_SWEEP), *str(bounds).split()]
+    missing = [FLAGS[name].serialize() for name in ("model", "batch_size") if not FLAGS[name].present]
+    # Of an odd number of steps, the last one begins the third cycle, at its low.
+    down = total_steps // 2 - bounds.step_size
+    uneven = [f"--step_size_down={down}"] if down != bounds.step_size else []
+    return shlex.join([*terminal.program("train"), *missing, *flags_of_both, *uneven])
 
 
 def _sweep(loop: TrainLoop, dataset: AnyDataset, num_steps: int, held_out: Examples | None) -> list[RangeTest]:
@@ -96,6 +115,8 @@ def _sweep(loop: TrainLoop, dataset: AnyDataset, num_steps: int, held_out: Examp
         def start(seed: int) -> None:
             bar.reset()
             bar.set_description(f"seed {seed}")
+            if bar.disable:  # There is no terminal, so a log gets a line.
+                terminal.say(f"sweeping with seed {seed}")
 
         def move(steps_done: int, metrics: Metrics) -> None:
             bar.update(steps_done - bar.n)

@@ -23,6 +23,7 @@ from absl import flags
 
 from clr_loop import data
 from clr_loop.commands import output_flags, terminal
+from clr_loop.runs.lines import RunCount
 
 if TYPE_CHECKING:
     from clr_loop.studies.arms import ArmRun
@@ -96,9 +97,16 @@ def _run_all(dataset: data.Dataset, policies: Sequence[Policy], output_dir: Path
     from clr_loop.studies.comparison.plan import Plan
     from clr_loop.studies.comparison.runner import run_arms
 
+    count = RunCount(len(policies) * len(FLAGS.seeds))
+
     def say_run(run: ArmRun) -> None:
         accuracy = run.result.final["val_accuracy"]
-        terminal.say(f"{run.arm.schedule_name}, seed {run.seed}: {accuracy:.2%}, {run.result.train_seconds:.0f} s")
+        seconds = f"{run.result.train_seconds:.0f} s"
+        place = count.end((run.arm, run.seed))
+        terminal.note(f"{place}: {run.arm.schedule_name}, seed {run.seed}: {accuracy:.2%}, {seconds}")
+
+    def show(arm: Arm, seed: int) -> list[ProgressBar]:
+        return [ProgressBar(f"{count.start((arm, seed))}: {arm.schedule_name}, seed {seed}")]
 
     steps_per_epoch, _ = output_flags.run_length(dataset.num_examples, FLAGS.batch_size)
     epochs = {policy.name: max(1, round(policy.num_steps * FLAGS.scale / steps_per_epoch)) for policy in policies}
@@ -118,7 +126,7 @@ def _run_all(dataset: data.Dataset, policies: Sequence[Policy], output_dir: Path
         resume=FLAGS.resume,
         step_options=StepOptions(rate_multipliers=CAFFE_RATE_MULTIPLIERS),
         run_options=options,
-        make_callbacks=lambda arm, seed: [ProgressBar(f"{arm.schedule_name}, seed {seed}")],
+        make_callbacks=show,
         on_run=say_run,
     )
 

@@ -30,6 +30,7 @@ from tqdm import tqdm
 import clr_loop
 from clr_loop.data.functions import in_one_line
 from clr_loop.runs import files as run_files
+from clr_loop.runs.lines import wrapped
 from clr_loop.silence import without_stderr
 
 FLAGS = flags.FLAGS
@@ -66,6 +67,13 @@ _WRITTEN_OUT = {
 # TensorBoard's pages Scalars and Custom Scalars select all runs at first, but none of more than so many.
 _MOST_SELECTED = 40
 
+# What each command of this package is called by the installed program `clr-loop`.
+COMMANDS = {
+    "train": "train", "range_test": "range-test", "compare_batch_sizes": "compare", "preview": "preview",
+    "reproduce_smith": "reproduce-smith", "prove_resume": "prove-resume",
+}  # fmt: skip
+PROGRAM = "clr-loop"
+
 flags.DEFINE_bool("help", False, "Print the flags that matter most.", short_name="h")
 flags.DEFINE_bool("helpfull", False, "Print all flags.")
 
@@ -84,7 +92,7 @@ def command(main: Main, define_flags: Callable[[], None] = lambda: None) -> Call
     def parse_and_run() -> int | None:
         rest = FLAGS(sys.argv)[1:]
         if FLAGS.help or FLAGS.helpfull:
-            print(f"{sys.modules[module].__doc__ or ''}{_help(module)}")  # Python -OO has no docstrings.
+            print(as_called(f"{sys.modules[module].__doc__ or ''}{_help(module)}"))  # Python -OO has no docstrings.
             return 0
         if rest:
             raise ValueError(f"{rest[0]!r} is not a flag; write flags as --name=value.")
@@ -151,8 +159,14 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+def note(text: str) -> None:
+    """Print a text at once; on a terminal its lines are broken between words."""
+    say(wrapped(text))
+
+
 def say_markdown(text: str) -> None:
     """Print a report; on a terminal its tables and lines fit into 100 columns."""
+    text = as_called(text)
     if sys.stdout.isatty():
         from rich.console import Console  # Only now: --help and a wrong flag shall be answered at once.
         from rich.markdown import Markdown
@@ -209,7 +223,7 @@ def _one_line(error: Exception, own: tuple[str, ...]) -> str:
 
 
 def _fail(message: str, code: int = 2) -> int:
-    tqdm.write(f"error: {message}", file=sys.stderr)
+    tqdm.write(f"error: {as_called(message)}", file=sys.stderr)
     return code
 
 
@@ -270,7 +284,8 @@ def where(directory: Path, summary: Path | None = None) -> str:
 
 def _tensorboard(directory: Path, *options: str) -> str:
     """Return a command that opens a directory in TensorBoard and shows its address and errors, not TensorFlow's log."""
-    command = [_as_typed("tensorboard", os.path.abspath), "--logdir", os.path.abspath(directory), *options]
+    tensorboard = _as_typed(_beside_python("tensorboard"), os.path.abspath)
+    command = [tensorboard, "--logdir", os.path.abspath(directory), *options]
     return f"{shlex.join(command)} 2>&1 | grep -i ^tensorboard"
 
 
@@ -281,14 +296,42 @@ def resume_command() -> str:
     kept = [argument for argument in text.split("\0") if not left_out.fullmatch(argument)]
     # The schedule was shifted once, and its shifted form is saved with the run.
     rebased = ["--on_change=keep"] if "on_change" in FLAGS and FLAGS.on_change == "rebase" else []
-    return shlex.join([_as_typed("python"), *kept, *rebased, "--resume"])
+    return shlex.join([*program(), *kept[1:], *rebased, "--resume"])
 
 
-def _as_typed(program: str, path_of: Callable[[Path], str] = os.path.relpath) -> str:
-    """Return how to call a program of this Python's environment: by its name if that finds it, else by its path."""
-    own = Path(sys.executable).with_name(program)
-    by_name = shutil.which(program)
-    return program if by_name and Path(by_name).samefile(own) else path_of(own)
+def program(name: str | None = None) -> list[str]:
+    """Return how to call a command of the package in the way in which this one was called; by default this one.
+
+    That is `python scripts/train.py` in a checkout, and `clr-loop train` where the package is installed.
+    """
+    path, _, own = sys.argv[0].rpartition(" ")
+    if _is_installed():
+        return [_as_typed(Path(path)), own if name is None else COMMANDS[name]]
+    script = sys.argv[0] if name is None else str(Path(sys.argv[0]).with_name(f"{name}.py"))
+    return [_as_typed(_beside_python("python")), script]
+
+
+def as_called(text: str) -> str:
+    """Return a text in which each script has the name by which this command was called; see `program`."""
+    if not _is_installed():
+        return text
+    return re.sub(rf"(python )?(scripts/)?\b({'|'.join(COMMANDS)})\.py", lambda m: f"{PROGRAM} {COMMANDS[m[3]]}", text)
+
+
+def _is_installed() -> bool:
+    """Return whether `clr-loop` was called, which puts the name of the command behind its own in sys.argv[0]."""
+    return sys.argv[0].endswith(tuple(f"{PROGRAM} {name}" for name in COMMANDS.values()))
+
+
+def _as_typed(own: Path, path_of: Callable[[Path], str] = os.path.relpath) -> str:
+    """Return how to call a program: by its name if that finds it, else by its path."""
+    by_name = shutil.which(own.name)
+    return own.name if by_name and Path(by_name).samefile(own) else path_of(own)
+
+
+def _beside_python(name: str) -> Path:
+    """Return the path of a program in the environment of this Python."""
+    return Path(sys.executable).with_name(name)
 
 
 def given_flags(module: str, left_out: Collection[str]) -> list[str]:

@@ -67,6 +67,8 @@ def run() -> int | None:
             raise ValueError(f"{given} says how to go on with a run; add --resume or leave it out.")
     if FLAGS.on_change == "keep":
         terminal.use_saved_flags(__name__, FLAGS.run_dir, OF_COMMAND, MAY_DIFFER)
+    if FLAGS.resume and not FLAGS["epochs"].present:
+        output_flags.use_saved_epochs(FLAGS.run_dir)
     schedule_flags.check([FLAGS.schedule])
     loop_flags.check()
     dataset, test = model_flags.load_dataset(), None
@@ -130,20 +132,33 @@ def _train(start: Callable[..., TrainingResult], run_dir: Path) -> int | None:
         events.write_pictures(run_dir, {f"curves/{name}": to_png(figure) for name, figure in curves.alone().items()})
     metrics = ", ".join(f"{name} {value:#.4g}" for name, value in result.final.items())
     skipped = f"; {result.num_skipped} updates skipped" if result.num_skipped else ""
-    terminal.say(
+    terminal.note(
         f"{metrics}; trained {result.train_seconds:.2f} s ({result.examples_per_second:,.0f} examples/s) after "
         f"compiling {result.compile_seconds:.2f} s{skipped}"
     )
+    if (run_dir / "best.keras").is_file():
+        terminal.note(f"best.keras: {_best_epoch(result)}")
     for name, values in result.test.items():
         terminal.say(f"test, {name} model: {', '.join(f'{metric} {value:#.4g}' for metric, value in values.items())}")
     if FLAGS.snapshots:
         _say_snapshots(run_dir, result.settings)
     if (FLAGS.patience or FLAGS.restore_best) and not result.test:
-        terminal.say(
+        terminal.note(
             "note: the epoch was chosen on the examples that it is reported on; --holdout=0.1 chooses on others"
         )
     terminal.say(terminal.where(run_dir))
     return None
+
+
+def _best_epoch(result: TrainingResult) -> str:
+    """Return which epoch is the best and what it is rated by, in words."""
+    from clr_loop.runs.result import Best, Monitor
+
+    best = Best(Monitor(FLAGS.monitor, FLAGS.mode))
+    record = [record for record in result.epochs if best.is_better(record.metrics)][-1]
+    names = ("val_accuracy", "val_loss") if FLAGS.monitor is None else (FLAGS.monitor,)
+    name = next(name for name in names if name in record.metrics)
+    return f"epoch {record.epoch} of {len(result.epochs)}, {name} {record.metrics[name]:#.4g}"
 
 
 def _say_snapshots(run_dir: Path, settings: Mapping[str, Any]) -> None:

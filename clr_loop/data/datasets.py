@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import optree
 
-from clr_loop.arguments import checked_types
+from clr_loop.arguments import checked_choice, checked_types
 from clr_loop.data.functions import call
 from clr_loop.data.nests import Nest, as_arrays, flatten, num_examples
 from clr_loop.data.order import sha256_of
 from clr_loop.data.readers import NAMES, read_named, read_npz
+from clr_loop.data.tables import Task, read_csv
 
 
 class Examples(NamedTuple):
@@ -33,12 +34,15 @@ class Dataset:
     """Training and validation examples in memory.
 
     num_classes: for targets that are labels, int [n] from 0, or one-hot, [n, num_classes]; else None.
+    feature_names, class_names: what the columns of the inputs and the labels are called, if that is known; else ().
     """
 
     name: str
     train: Examples
     validation: Examples | None
     num_classes: int | None
+    feature_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
 
     @property
     def num_examples(self) -> int:
@@ -82,7 +86,15 @@ AnyDataset = Dataset | StreamedDataset
 
 
 @checked_types
-def load(name: str, data_dir: str | os.PathLike[str] | None = None, subtract_mean: bool = False) -> AnyDataset:
+def load(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    subtract_mean: bool = False,
+    *,
+    target: str | None = None,
+    task: Task = "auto",
+    validation_split: float | None = None,
+) -> AnyDataset:
     """Load and check a dataset; its validation examples are the test set.
 
     float64 becomes float32. Integer targets [n] or [n, 1] are class labels and become int32 [n]. All other arrays stay
@@ -91,7 +103,8 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None, subtract_mea
     Args:
         name: `mnist` (part of this package), `fashion_mnist` (Debian's dataset-fashion-mnist, or Keras' download) or
             `cifar10` (data_dir, or Keras' download); a path that ends in `.npz`, with the arrays x_train, y_train,
-            x_test, y_test, and optionally sample_weight_train and sample_weight_test; or `package.module:function`. The
+            x_test, y_test, and optionally sample_weight_train and sample_weight_test; a path that ends in `.csv`, of a
+            table of numbers under a row of names; or `package.module:function`, also as `module.py:function`. The
             function takes no arguments and returns ((x_train, y_train), (x_test, y_test)), where sample weights may
             follow each y, or a `Dataset` or `StreamedDataset`, whose name and num_classes stay. If its num_classes is
             None, it has no labels.
@@ -99,23 +112,36 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None, subtract_mea
             folder cifar-10-batches-py or cifar-10-batches-bin, one that it lies in, or an `.npz` file.
         subtract_mean: whether the mean training input, such as the mean image, is subtracted from all inputs. They
             become float32, so uint8 images keep their scale of 0–255 around it, and nothing divides them any more.
+        target: of a CSV file, the name of the column to predict. All other columns are features, float32 [n, features].
+        task: of a CSV file, "classification" makes labels of the target's values, and "regression" makes them float32
+            [n, 1]. "auto" makes labels of text, and of whole numbers with at most 20 different values.
+        validation_split: of a CSV file, the share of its rows that `hold_out` takes for validation, with seed 0; None
+            means 0.2, and 0 leaves the dataset without validation.
 
     Raises:
-        ValueError: if the name is unknown, a file is damaged, the function fails or returns something else, lengths
-            differ, a float is not finite, training and test arrays differ in structure, dtype or shape, a label is
-            negative or not among the training classes, or a mean is to be subtracted from a stream or from strings.
+        ValueError: if the name is unknown, a file is damaged, an argument does not belong to such data, the function
+            fails or returns something else, lengths differ, a float is not finite, training and test arrays differ in
+            structure, dtype or shape, a label is negative or not among the training classes, a mean is to be
+            subtracted from a stream or from strings; as `hold_out`; or if a table has text, or nothing, where a
+            number is needed.
         FileNotFoundError: if a file is missing.
     """
     if data_dir is not None and name not in NAMES:
         raise ValueError(f"data_dir is the folder of {' or '.join(NAMES)}, but the dataset is {name}. Leave it out.")
-    if name.endswith(".npz"):
-        loaded: Any = read_npz(Path(name))
+    if not name.endswith(".csv") and (target, task, validation_split) != (None, "auto", None):
+        of_csv = "target, task and validation_split are for .csv files"
+        raise ValueError(f"{of_csv}, but the dataset is {name}. Leave them out.")
+    if name.endswith(".csv"):
+        loaded: Any = _from_table(name, target, task, 0.2 if validation_split is None else validation_split)
+    elif name.endswith(".npz"):
+        loaded = read_npz(Path(name))
     elif ":" in name:
         loaded = call(name, "dataset")
     elif name in NAMES:
         loaded = read_named(name, None if data_dir is None else Path(data_dir))
     else:
-        choices = f"{', '.join(NAMES)}, a path that ends in .npz, or a function of your own as package.module:function"
+        files = "a path that ends in .npz or .csv"
+        choices = f"{', '.join(NAMES)}, {files}, or a function of your own as package.module:function"
         raise ValueError(f"There is no dataset {name!r}. Choose {choices}.")
     try:
         dataset = _checked(loaded if isinstance(loaded, AnyDataset) else _from_pairs(name, loaded))
@@ -152,7 +178,8 @@ def hold_out(dataset: Dataset, share: float = 0.1, seed: int = 0) -> Dataset:
     for name, part in (("held out", held), ("left to train on", kept)):
         missing = np.setdiff1d(labels, labels[part])
         if len(missing):
-            what = f"no example of class {missing[0]}" if dataset.num_classes else "no example"
+            classes = dataset.class_names or range(dataset.num_classes or 1)
+            what = f"no example of class {classes[missing[0]]}" if dataset.num_classes else "no example"
             raise ValueError(
                 f"With a share of {share:g} of {len(order)} examples {what} is {name}; choose another share, or give "
                 "more examples."
@@ -178,6 +205,15 @@ def one_hot(dataset: AnyDataset) -> Dataset:
 
     validation = dataset.validation and smoothable(dataset.validation)
     return replace(dataset, train=smoothable(dataset.train), validation=validation)
+
+
+def _from_table(name: str, target: str | None, task: Task, validation_split: float) -> Dataset:
+    checked_choice("task", task, "auto", "classification", "regression")
+    table = read_csv(Path(name), target, task)
+    num_classes = len(table.class_names) or None
+    whole = Examples(table.inputs, table.targets)
+    dataset = Dataset(name, whole, None, num_classes, table.feature_names, table.class_names)
+    return hold_out(dataset, validation_split) if validation_split else dataset
 
 
 def _from_pairs(name: str, loaded: Any) -> Dataset:

@@ -1,4 +1,4 @@
-"""Functions of the user, named on the command line as `package.module:function`."""
+"""Functions and models of the user, named on the command line as `package.module:name` or `module.py:name`."""
 
 import inspect
 import os
@@ -28,14 +28,14 @@ def call(name: str, what: str, **offered: Any) -> Any:
     """Import a function, also from the current directory, and return what it returns.
 
     Args:
-        name: `package.module:function`.
+        name: as in `find`.
         what: what the function makes, such as "model"; errors begin with it.
         **offered: the function gets those arguments that it has parameters for.
 
     Raises:
         ValueError: if there is no such function, or if it raises, calls sys.exit or needs other arguments.
     """
-    function = _find(name, what)
+    function = _function(name, what)
     parameters = inspect.signature(function).parameters
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     taken = {key: value for key, value in offered.items() if takes_all or key in parameters}
@@ -44,14 +44,45 @@ def call(name: str, what: str, **offered: Any) -> Any:
 
 def parameters_of(name: str, what: str) -> list[str]:
     """Return the names of a function's parameters; see `call`."""
-    return list(inspect.signature(_find(name, what)).parameters)
+    return list(inspect.signature(_function(name, what)).parameters)
 
 
-def _find(name: str, what: str) -> Callable[..., Any]:
-    if "" not in sys.path and "." not in sys.path:
-        sys.path.append("")  # The last place, so that nothing there hides an installed package.
+def is_imported(name: str) -> bool:
+    """Return whether the module that a name begins with was imported already; see `find`."""
+    return _place_of(name)[1] in sys.modules
+
+
+def find(name: str, what: str, is_anew: bool = False) -> Any:
+    """Import what a name says, also from the current directory.
+
+    Args:
+        name: `package.module:name`, or `folder/module.py:name` with the path of the module's file.
+        what: as in `call`.
+        is_anew: whether to run the module again if it was imported before, so that it makes its objects anew.
+
+    Raises:
+        ValueError: if the module cannot be imported, or has no such name.
+    """
+    folder, module, attribute = _place_of(name)
+    if folder not in sys.path and not (folder == "" and "." in sys.path):
+        sys.path.append(folder)  # The last place, so that nothing there hides an installed package.
+    if is_anew:
+        sys.modules.pop(module, None)
     origin = "from the current directory or an installed package"
-    function = guarded(f"{what} {name} cannot be imported {origin}", pkgutil.resolve_name, name)
+    return guarded(f"{what} {name} cannot be imported {origin}", pkgutil.resolve_name, f"{module}:{attribute}")
+
+
+def _place_of(name: str) -> tuple[str, str, str]:
+    """Return the folder to import from, "" for the current one, the module, and what is named in it."""
+    module, _, attribute = name.partition(":")
+    if not module.endswith(".py"):
+        return "", module, attribute
+    path = Path(module)
+    return str(path.parent.resolve()) if len(path.parts) > 1 else "", path.stem, attribute
+
+
+def _function(name: str, what: str) -> Callable[..., Any]:
+    function = find(name, what)
     if not callable(function):
         raise ValueError(f"{what} {name} is not a function but a {type(function).__name__}.")
     return function

@@ -3,14 +3,16 @@
 import reprlib
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
 
 from clr_loop.arguments import checked_types
-from clr_loop.data.datasets import AnyDataset, Dataset
-from clr_loop.data.functions import call
+from clr_loop.data.datasets import AnyDataset, Dataset, StreamedDataset
+from clr_loop.data.functions import call, find, guarded, is_imported
 
 # Stated in every layer, so that Keras' configuration file has no say in it.
 _LAST = {"data_format": "channels_last"}
@@ -142,9 +144,10 @@ def build(
     Raises:
         ValueError: if the name is unknown, the model does not take the shape, or a number is out of range.
     """
-    own = "a function of your own as package.module:function"
+    own = "a function or a model of your own as package.module:name"
     if name not in MODELS:
-        raise ValueError(f"There is no model {name!r}. Choose {', '.join(MODELS)}, or {own}.")
+        choices = f"{', '.join(MODELS)}, a path that ends in .keras, or {own}"
+        raise ValueError(f"There is no model {name!r}. Choose {choices}.")
     if isinstance(input_shape, dict) or not all(isinstance(length, int) for length in input_shape):
         raise ValueError(f"{name} takes one array as input, but the inputs have the shapes {input_shape}. Name {own}.")
     if num_classes is None or num_classes < 2:
@@ -168,42 +171,42 @@ def build_model(
     """Return a compiled model for a dataset; a named one begins with `Rescaling(1 / 255)` if its inputs are uint8.
 
     Args:
-        name: as in `build`, or `package.module:function`: a function that returns a Keras model. The function gets
-            those of input_shape, num_classes, seed and dataset that it has parameters for, after
-            `keras.utils.set_random_seed(seed)`. If its model comes compiled, that loss, those metrics and that
-            optimizer hold. Otherwise it is compiled as `relu_mlp` is: as a classifier from logits, with its accuracy.
-        seed: int in [0, 2**32); the initial weights depend on it alone.
+        name: as in `build`; or the path of a model that Keras has saved, ending in `.keras`, whose weights, compilation
+            and optimizer's state stay; or `package.module:name`, also as `module.py:name`: a Keras model or a function
+            that returns one. The function gets those of input_shape, num_classes, seed and dataset that it has
+            parameters for, after `keras.utils.set_random_seed(seed)`. The module of a model runs after the same call,
+            anew for each model. A model that comes compiled keeps its loss, metrics and optimizer. Otherwise it is
+            compiled as a classifier, with its accuracy: from logits, unless its last layer is a softmax.
+        seed: int in [0, 2**32); the initial weights depend on it alone, but for those of a saved model.
         optimizer: a new Keras optimizer; None means Adam().
         label_smoothing: from 0 to 1, see Keras' CategoricalCrossentropy; above 0 it needs a dataset from
             `data.one_hot`.
 
     Raises:
-        ValueError: as `build`; if the function fails or returns something else; if its model comes uncompiled for a
-            dataset without classes, or compiled although an optimizer or label_smoothing is given.
+        ValueError: as `build`; if the file cannot be read, or the function fails or returns something else; if its
+            model comes uncompiled for a dataset without classes, or compiled although an optimizer or label_smoothing
+            is given.
     """
     examples = dataset.train if isinstance(dataset, Dataset) else dataset.validation
-    if ":" not in name:
+    if name in MODELS and dataset.num_classes is None:
+        raise ValueError(f"{name} needs labels of two or more classes, but {_of_targets(dataset)}")
+    if ":" in name or name.endswith(".keras"):
+        model = _own_model(name, dataset, seed)
+    else:
         is_uint8 = examples is not None and getattr(examples.inputs, "dtype", None) == np.uint8
         model = build(name, dataset.input_shape, dataset.num_classes, seed, rescale=is_uint8)
-    else:
-        keras.utils.set_random_seed(seed)
-        shape, num_classes = dataset.input_shape, dataset.num_classes
-        model = call(name, "model", input_shape=shape, num_classes=num_classes, seed=seed, dataset=dataset)
-        if not isinstance(model, keras.Model):
-            raise ValueError(f"model {name} must return a Keras model, but it returned {reprlib.repr(model)}.")
     if model.compiled and optimizer is not None:
         theirs, ours = (type(each).__name__ for each in (model.optimizer, optimizer))
-        remedy = f"Leave {ours} out, or return the model uncompiled."
+        remedy = f"Leave {ours} out, or give the model uncompiled."
         raise ValueError(f"model {name} comes compiled with {theirs}, so {ours} cannot be used too. {remedy}")
     if model.compiled and label_smoothing:
         raise ValueError(f"model {name} comes compiled, with a loss of its own; leave label_smoothing to that loss.")
     if model.compiled:
         return model
     if dataset.num_classes is None:
-        remedy = "Compile it in the function, with its loss and metrics."
-        raise ValueError(f"model {name} comes uncompiled, and {dataset.name} has no classes to train it on. {remedy}")
+        raise ValueError(f"model {name} comes uncompiled, with no loss to train it on, and {_of_targets(dataset)}")
     is_one_hot = examples is not None and np.ndim(examples.targets) == 2
-    from_logits = name != "article_mlp"
+    from_logits = not _ends_in_softmax(model)
     loss: keras.losses.Loss
     if is_one_hot:
         loss = keras.losses.CategoricalCrossentropy(from_logits, label_smoothing)
@@ -213,3 +216,41 @@ def build_model(
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits)
     model.compile(optimizer or keras.optimizers.Adam(), loss, metrics=["accuracy"])
     return model
+
+
+def _own_model(name: str, dataset: AnyDataset, seed: int) -> keras.Model:
+    """Return a user's model, with its initial weights of this seed unless it comes with weights."""
+    keras.utils.set_random_seed(seed)
+    if ":" not in name:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise ValueError(f"There is no file {path}; give the path of a model that model.save has written.")
+        return guarded(f"model {name} cannot be read", keras.models.load_model, path)
+    was_imported = is_imported(name)
+    model: Any = find(name, "model")
+    if isinstance(model, keras.Model):
+        return find(name, "model", is_anew=True) if was_imported else model
+    keras.utils.set_random_seed(seed)  # Once more: the module may have drawn random numbers as it ran.
+    shape, num_classes = dataset.input_shape, dataset.num_classes
+    model = call(name, "model", input_shape=shape, num_classes=num_classes, seed=seed, dataset=dataset)
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"model {name} must return a Keras model, but it returned {reprlib.repr(model)}.")
+    return model
+
+
+def _ends_in_softmax(model: keras.Model) -> bool:
+    last = model.layers[-1] if model.layers else model
+    return isinstance(last, layers.Softmax) or getattr(last, "activation", None) is keras.activations.softmax
+
+
+def _of_targets(dataset: AnyDataset) -> str:
+    """Say why a dataset has no classes, and what to do."""
+    own = "Compile a model of your own, with its loss and metrics."
+    targets = None if isinstance(dataset, StreamedDataset) else dataset.train.targets
+    if isinstance(dataset, StreamedDataset) or not isinstance(targets, np.ndarray) or targets.dtype.kind != "f":
+        return f"{dataset.name} has no classes. {own}"
+    kind = f"the targets of {dataset.name} are {targets.dtype} numbers from {targets.min():g} to {targets.max():g}"
+    if (targets == np.round(targets)).all():
+        remedy = "task=classification" if dataset.feature_names else "whole numbers, as y.astype('int32') makes them"
+        return f"{kind}. If they are classes, give {remedy}. If not: {own}"
+    return f"{kind}, as for a regression. {own}"

@@ -1,16 +1,17 @@
-"""What a run shows on its way: a bar, which also says what is done between its steps, and a line for each epoch."""
+"""What a run shows on its way: a bar, which also says what is done between its steps, and a table of its epochs."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import keras
 from tqdm import tqdm
 
+from clr_loop.runs.lines import VALUE, Columns, terminal_width, wrapped
 from clr_loop.schedules import Schedule, describe
 
 # The bar has one line; the lines of the epochs have every metric.
@@ -73,7 +74,7 @@ class ProgressBar(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: D102
         values = dict(logs or {})
         values = {"lr": values.pop("learning_rate", math.nan), "loss": values.pop("loss", math.nan), **values}
-        words = [f"{name} {value:.4g}" for name, value in values.items()]
+        words = [f"{name} {value:.4g}" for name, value in values.items() if not math.isnan(value)]
         self._bar.set_postfix_str(", ".join(words[:_MOST_SHOWN]), refresh=False)
         self._bar.update(self._first + batch + 1 - self._bar.n)
 
@@ -92,28 +93,47 @@ class ProgressBar(keras.callbacks.Callback):
 
 
 class EpochLines(keras.callbacks.Callback):
-    """Prints what the schedule will do, and then a line for each epoch with every metric."""
+    """Prints what the schedule will do, and then a table with a row for each epoch and a column for each metric.
+
+    A metric that is NaN after the first epoch, such as the loss of a model whose `train_step` returns none, has none.
+    """
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: D102
+        self._columns: Columns | None = None
         epochs, steps = self.params["epochs"], self.params["steps"]
         first = self.params["first_step"]
         if isinstance(self.params["schedule"], Schedule):
-            _print(str(describe(self.params["schedule"], first + epochs * steps, steps)))
+            _print(wrapped(str(describe(self.params["schedule"], first + epochs * steps, steps))))
         if first:
-            _print(f"the schedule goes on at step {first} (RunOptions(first_step=0) begins it again)")
+            _print(wrapped(f"the schedule goes on at step {first} (RunOptions(first_step=0) begins it again)"))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: D102
         metrics = dict(logs)
         rate, seconds = metrics.pop("learning_rate"), metrics.pop("epoch_seconds")
-        waited = metrics.pop("input_wait_seconds", 0.0)
-        # Keras hands logs over in alphabetical order; the loss comes first here, and the validation last.
-        names = sorted(
-            metrics, key=lambda name: (name.startswith(("val_", "averaged_")), not name.endswith("loss"), name)
-        )
-        words = "  ".join(f"{name} {metrics[name]:#.4g}" for name in names)
-        waiting = f", {waited / seconds:.0%} of it waiting for input" if waited else ""
-        head = f"epoch {epoch + 1:3d}/{self.params['epochs']}  lr {rate:.4g}"
-        _print(f"{head}  {words}  {seconds:.2f} s{waiting}")
+        waited = metrics.pop("input_wait_seconds", None)
+        cells = {"epoch": f"{epoch + 1}/{self.params['epochs']}", "lr": f"{rate:.4g}"}
+        cells |= {name: f"{value:#.4g}" for name, value in metrics.items()} | {"seconds": f"{seconds:.2f}"}
+        cells |= {} if waited is None else {"waiting": f"{waited / seconds:.0%}"}
+        if self._columns is None:
+            self._columns = _columns(self.params["epochs"], metrics, has_waited=waited is not None)
+            _print(self._columns.header())
+        _print(self._columns.row(cells))
+
+
+def _columns(epochs: int, metrics: Mapping[str, float], has_waited: bool) -> Columns:
+    """Return the columns of the table. Keras hands metrics over in alphabetical order; here the validation is last."""
+    known = [name for name, value in metrics.items() if not math.isnan(value)]
+
+    def own(name: str) -> str:
+        return name.removeprefix("averaged_").removeprefix("val_")
+
+    ordered = sorted(known, key=lambda name: (own(name) != name, not name.endswith("loss"), name))
+    dearest = sorted(ordered, key=lambda name: (own(name) != "loss", "loss" in own(name), own(name)))
+    widths = {"epoch": len(f"{epochs}/{epochs}"), **dict.fromkeys(["lr", *ordered], VALUE), "seconds": 0}
+    columns = Columns(widths | ({"waiting": 0} if has_waited else {}), terminal_width(), dearest[1:])
+    if columns.left_out:
+        _print(wrapped(f"note: the terminal is too narrow for {', '.join(columns.left_out)}"))
+    return columns
 
 
 def _print(line: str) -> None:

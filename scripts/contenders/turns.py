@@ -9,6 +9,7 @@ import resource
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from absl import flags
+from tqdm import tqdm
 
 from clr_loop.commands import terminal
 from contenders.loops import CONTENDERS, Job
@@ -115,6 +117,7 @@ def _process(name: str, job: Job, log_dir: Path) -> Iterator[Callable[[bool | No
 
 def _serve(name: str, job: Job, log_dir: Path, connection: Connection) -> None:
     """Train an epoch whenever asked to, in the process itself."""
+    tqdm.set_lock(threading.RLock())  # Python would call its own, a semaphore, leaked when this process is killed.
     flags.FLAGS.mark_as_parsed()  # Its parent has read the flags; here they keep their defaults.
     if CONTENDERS[name].on_tensorflow:
         terminal.start_tensorflow()

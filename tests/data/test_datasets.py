@@ -200,7 +200,7 @@ def test_npz_that_is_missing_is_named(tmp_path):
 
 
 def test_unknown_name_is_refused_with_the_choices():
-    choices = r"mnist, fashion_mnist, cifar10, a path .* \.npz, or a function .* package\.module:function"
+    choices = r"mnist, fashion_mnist, cifar10, a path .* \.npz or \.csv, or a function .* package\.module:function"
     with pytest.raises(ValueError, match=rf"no dataset 'minst'\. Choose {choices}"):
         data.load("minst")
 

@@ -266,7 +266,7 @@ def test_a_stream_without_validation_has_models_too():
         ),
         (
             Dataset("none", SMALL, None, None),
-            "needs labels of two or more classes, but num_classes is None. Name a fun",
+            "relu_mlp needs labels of two or more classes, but none has no classes. Compile a model",
         ),
         (Dataset("one", SMALL, None, 1), "needs labels of two or more classes, but num_classes is 1"),
     ],
@@ -281,7 +281,7 @@ def test_a_dataset_that_a_named_model_does_not_take_is_named(dataset, message):
     [
         (
             ("mlp", (28, 28), 10, 0),
-            "no model 'mlp'. Choose article_mlp, relu_mlp, small_cnn, caffe_cifar10, or a function of your",
+            "no model 'mlp'. Choose article_mlp, relu_mlp, small_cnn, caffe_cifar10, a path .* .keras, or a function",
         ),
         (("relu_mlp", (28, 28), 10, -1), r"seed is -1; it must be from 0 to 2\*\*32 - 1"),
         (("relu_mlp", (28, 28), 10, 2**32), "seed is 4294967296"),
@@ -312,6 +312,7 @@ def failing(input_shape):
     return keras.layers.Dense(3)(keras.Input((None,)))
 def leaving():
     raise SystemExit
+model = keras.Sequential([keras.Input((12, 11)), keras.layers.Flatten(), keras.layers.Dense(3)])
 """
 
 
@@ -369,7 +370,7 @@ def test_a_compiled_model_keeps_its_loss_metrics_and_optimizer(users_models):
         (
             "of_nothing",
             {"dataset": Dataset("any", SMALL, None, None)},
-            "comes uncompiled, and any has no classes .*Compi",
+            "comes uncompiled, .*, and any has no classes. Compile",
         ),
         ("of_nothing", {"seed": -1}, "Seed must be between 0 and"),
     ],
@@ -379,3 +380,59 @@ def test_what_a_users_function_does_wrong_is_named(users_models, function, chang
     with pytest.raises(ValueError, match=message) as caught:
         models.build_model(f"users_models:{function}", **arguments)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("last", ['Dense(3, "softmax")', 'Activation("softmax")', "Softmax()", "Dense(3)"])
+def test_a_classifier_that_comes_uncompiled_is_compiled_for_what_it_ends_in(tmp_path, monkeypatch, last):
+    layers = f"keras.layers.Flatten(), keras.layers.Dense(3), keras.layers.{last}"
+    (tmp_path / "ending.py").write_text(f"import keras\nmodel = keras.Sequential([keras.Input((12, 11)), {layers}])\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "ending", raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    model = models.build_model("ending:model", DATASET, 0)
+    outputs = np.asarray(model(SMALL.inputs), np.float64)
+    probabilities = softmax(outputs) if last == "Dense(3)" else outputs
+    expected = -np.log(probabilities[np.arange(9), SMALL.targets]).mean()
+    assert float(model.loss(SMALL.targets, model(SMALL.inputs))) == pytest.approx(expected, rel=1e-5)
+    sys.modules.pop("ending")
+
+
+@pytest.mark.parametrize("name", ["users_models:model", "users_models.py:model"])
+def test_a_model_of_a_module_is_made_anew_for_each_seed(users_models, name):
+    made = [models.build_model(name, DATASET, seed) for seed in (3, 3, 4)]
+    first, again, other = (next(iter(weights_of(model).values())) for model in made)
+    assert len(set(map(id, made))) == 3
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert made[0].loss.get_config()["from_logits"]
+
+
+def test_a_module_is_found_by_the_path_of_its_file_in_another_folder(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    text = "import keras\ndef build():\n    return keras.Sequential([keras.Input((12, 11)), keras.layers.Flatten()])\n"
+    (tmp_path / "elsewhere" / "far_models.py").write_text(text)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    assert models.build_model("elsewhere/far_models.py:build", DATASET, 0).output_shape == (None, 132)
+    sys.modules.pop("far_models")
+
+
+def test_a_saved_model_keeps_its_weights_its_compilation_and_its_optimizers_state_with_any_seed(tmp_path):
+    model = keras.Sequential([keras.Input((12, 11)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    model.compile(keras.optimizers.Adam(beta_1=0.8), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(SMALL.inputs, SMALL.targets, epochs=2, verbose=0)
+    path = tmp_path / "model.keras"
+    model.save(path)
+    for seed in (0, 1):
+        loaded = models.build_model(str(path), DATASET, seed)
+        for ours, theirs in ((loaded.weights, model.weights), (loaded.optimizer.variables, model.optimizer.variables)):
+            for mine, other in zip(ours, theirs, strict=True):
+                np.testing.assert_array_equal(mine, other)
+        assert loaded.optimizer.get_config()["beta_1"] == 0.8
+        assert int(loaded.optimizer.iterations) == 2
+    with pytest.raises(ValueError, match=r"comes compiled with Adam, so SGD cannot be used too. Leave SGD out"):
+        models.build_model(str(path), DATASET, 0, keras.optimizers.SGD())
+    (tmp_path / "torn.keras").write_bytes(path.read_bytes()[:100])
+    for name, message in (("torn", "torn.keras cannot be read: "), ("none", "There is no file .*none.keras")):
+        with pytest.raises(ValueError, match=message):
+            models.build_model(str(tmp_path / f"{name}.keras"), DATASET, 0)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -71,6 +72,14 @@ def assert_success(done):
     """Hold that a command ended well; return what it ended with."""
     assert done.returncode == 0, done.stderr
     return done
+
+
+def epoch_rows(stdout):
+    """Return the table of the epochs that a command has printed, a dict of texts for each."""
+    lines = [line.split() for line in stdout.splitlines()]
+    begin = next(i for i, cells in enumerate(lines) if cells[:2] == ["epoch", "lr"])
+    rows = [cells for cells in lines[begin + 1 :] if cells and re.fullmatch(r"\d+/\d+", cells[0])]
+    return [dict(zip(lines[begin], cells, strict=True)) for cells in rows]
 
 
 def assert_one_line_error(done, message, code=2):

@@ -203,6 +203,46 @@ def test_the_line_that_resumes_a_run_neither_overwrites_nor_rebases_it_once_more
     assert (script, flags) == ("train.py", ["--step_size=3ep", "--run_dir=a b", *kept, "--resume"])
 
 
+# --- The installed program ---
+
+
+def test_the_program_lists_its_commands_at_once_and_passes_its_flags_on(tmp_path):
+    code = "from clr_loop.commands.main import main; main()"
+
+    def clr_loop(*arguments):
+        environment = os.environ | scripts.without_tensorflow(tmp_path)
+        command = [sys.executable, "-c", f"import sys; sys.argv[0] = '/usr/bin/clr-loop'; {code}", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+
+    listed = clr_loop().stdout
+    assert listed == clr_loop("--help").stdout
+    for module, name in terminal.COMMANDS.items():
+        assert f"\n  clr-loop {name} " in listed
+        (tmp_path / module).mkdir()  # The commands are those of the package.
+    told = clr_loop("range-test", "--help").stdout
+    assert "    clr-loop range-test --model=relu_mlp --batch_size=2000\n" in told
+    assert ".py" not in told.replace("module.py", "")
+    wrong = clr_loop("trian")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (1, 1)
+    assert wrong.stderr.startswith("error: clr-loop has no command trian; it has train, range-test, ")
+    assert clr_loop("preview", "--batch_size=2000").returncode == 0
+    assert (tmp_path / "runs" / "preview" / "preview.png").is_file()
+
+
+def test_the_program_names_itself_in_the_commands_that_it_prints(given, monkeypatch, tmp_path):
+    program = tmp_path / "clr-loop"
+    program.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", [f"{program} train", "--run_dir=a b", "--overwrite"])
+    given()
+    assert terminal.resume_command() == "clr-loop train '--run_dir=a b' --resume"
+    assert terminal.program("range_test") == ["clr-loop", "range-test"]
+    assert terminal.as_called("see --schedule of train.py") == "see --schedule of clr-loop train"
+    monkeypatch.setattr(sys, "argv", ["scripts/range_test.py"])
+    assert terminal.program("train")[1:] == ["scripts/train.py"]
+    assert terminal.as_called("see --schedule of train.py") == "see --schedule of train.py"
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [

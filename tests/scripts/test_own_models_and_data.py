@@ -1,11 +1,14 @@
 """A user's own model and data, by the names of their functions, on the command line."""
 
 import csv
+import hashlib
 import json
+import re
 
+import numpy as np
 import pytest
 
-from helpers.scripts import assert_one_line_error, succeed
+from helpers.scripts import assert_one_line_error, epoch_rows, succeed
 
 MODULE = """
 import dataclasses
@@ -104,7 +107,7 @@ def test_train_with_a_model_and_a_stream_of_ones_own(commands, tmp_path):
     done = commands.succeed("train", *FLAGS, "--step_size=8", f"--run_dir={tmp_path}/run")
     assert done.stderr == ""
     assert "feed stream (read while it is trained on)" in done.stdout
-    assert "of it waiting for input" in done.stdout
+    assert all(re.fullmatch(r"\d+%", row["waiting"]) for row in epoch_rows(done.stdout))
     shares = json.loads((tmp_path / "run" / "result.json").read_text())["input_wait_shares"]
     assert len(shares) == 2
     assert all(0.0 < share < 1.0 for share in shares)
@@ -150,9 +153,9 @@ def test_a_compiled_model_keeps_its_loss_metrics_and_optimizer_and_needs_no_vali
     assert metrics[0] == "loss"
     assert any("mae" in name for name in metrics)
     assert not any(name.startswith("val_") for name in metrics)
-    line = next(line for line in done.stdout.splitlines() if line.startswith("epoch   2/2"))
+    told = epoch_rows(done.stdout)[1]
     for name in metrics:
-        assert f"  {name} {float(rows[1][name]):#.4g}  " in line
+        assert told[name] == f"{float(rows[1][name]):#.4g}"
     assert (tmp_path / "run" / "curves.png").is_file()
 
 
@@ -187,3 +190,54 @@ def test_a_mistake_in_them_is_one_line(commands, directory, tmp_path, flags, mes
     done = commands.run("train", *FLAGS, "--step_size=8", *flags, f"--run_dir={tmp_path}/run")
     assert_one_line_error(done, message.replace("HERE", str(directory)))
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.fixture(scope="module")
+def trees(directory):
+    """Flags for a table of 90 trees of three kinds, in which the kind follows from the height."""
+    rng = np.random.default_rng(0)
+    rows = [(round(10 * kind + rng.normal(), 3), rng.random(), ("ash", "fir", "oak")[kind]) for kind in [0, 1, 2] * 30]
+    with open(directory / "trees.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("height", "noise", "kind"), *rows])
+    return ["--dataset=trees.csv", "--target=kind", "--batch_size=12", "--max_lr=0.03", "--step_size=50%"]
+
+
+READ = "read:    90 rows, of which 72 train and 18 validate; target kind: 3 classes (ash, fir, oak); "
+
+
+def test_a_table_is_trained_on_and_the_model_that_it_gave_is_trained_further(commands, trees, tmp_path):
+    first = commands.succeed("train", *trees, "--model=relu_mlp", "--epochs=8", f"--run_dir={tmp_path}/first")
+    assert first.stdout.splitlines()[0] == f"{READ}2 features: height, noise"
+    config = json.loads((tmp_path / "first" / "config.json").read_text())
+    assert (config["target"], config["features"], config["classes"]) == (
+        "kind", ["height", "noise"], ["ash", "fir", "oak"],
+    )  # fmt: skip
+    before = json.loads((tmp_path / "first" / "result.json").read_text())["final"]
+    assert before["val_accuracy"] > 0.9
+    model = tmp_path / "first" / "final.keras"
+    done = commands.succeed(
+        "train", *trees, f"--model={model}", "--epochs=1", "--max_lr=1e-9", "--base_lr=1e-10",
+        f"--run_dir={tmp_path}/second",
+    )  # fmt: skip
+    assert f"weights: from {model} with every seed" in done.stdout
+    after = json.loads((tmp_path / "second" / "result.json").read_text())["final"]
+    assert after["val_loss"] == pytest.approx(before["val_loss"], rel=1e-4)
+    config = json.loads((tmp_path / "second" / "config.json").read_text())
+    assert config["model_sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
+
+
+def test_a_comparison_takes_a_table_and_a_model_of_a_module_and_counts_its_runs(commands, trees, directory, tmp_path):
+    layers = "[keras.Input((2,)), keras.layers.Dense(8, 'relu'), keras.layers.Dense(3)]"
+    (directory / "tree_model.py").write_text(f"import keras\nmodel = keras.Sequential({layers})\n")
+    done = commands.succeed(
+        "compare_batch_sizes", *trees[:2], "--model=tree_model.py:model", "--batch_sizes=12", "--epochs=1", "--seeds=2",
+        f"--output_dir={tmp_path}/out",
+    )  # fmt: skip
+    assert READ in done.stdout
+    counted = [line.partition(":")[0] for line in done.stdout.splitlines() if line.startswith("run ")]
+    assert [words.split(",")[0] for words in counted] == [f"run {n} of 4" for n in (1, 2, 3, 4)]
+    assert all("about " in words and words.endswith(" left") for words in counted[:3])
+    with open(tmp_path / "out" / "constant_batch_12" / "seed_0" / "history.csv", newline="") as file:
+        first = next(csv.DictReader(file))["loss"]
+    with open(tmp_path / "out" / "constant_batch_12" / "seed_1" / "history.csv", newline="") as file:
+        assert next(csv.DictReader(file))["loss"] != first  # Other initial weights.

@@ -2,15 +2,25 @@
 
 import csv
 import json
+import os
+import re
+import shlex
+import shutil
+import sys
+from unittest import mock
 
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from helpers.scripts import assert_one_line_error, succeed
+from clr_loop.commands import range_test
+from clr_loop.schedules import Triangular
+from clr_loop.studies.range_test import Bounds
+from helpers.scripts import SCRIPTS, assert_one_line_error, succeed
 
 
-def test_script_writes_what_it_found_and_ends_with_the_flags_to_train_with(tmp_path):
+def test_script_writes_what_it_found_and_ends_with_the_command_to_train_with(tmp_path):
     done = succeed(
         "range_test.py", "--model=relu_mlp", "--batch_size=200", "--num_steps=200", "--seeds=2", "--epochs=4",
         f"--output_dir={tmp_path}/out",
@@ -18,9 +28,16 @@ def test_script_writes_what_it_found_and_ends_with_the_flags_to_train_with(tmp_p
     found = json.loads((tmp_path / "out" / "range_test.json").read_text())
     bounds = found["bounds"]
     assert bounds["step_size"] == 4 * 300 // 4
-    assert done.stdout.splitlines()[-1] == (
-        f"--base_lr={bounds['base_lr']:g} --max_lr={bounds['max_lr']:g} --step_size={bounds['step_size']}"
-    )
+    assert [line for line in done.stdout.splitlines() if line.startswith("sweeping")] == [
+        "sweeping with seed 0", "sweeping with seed 1",
+    ]  # fmt: skip
+    python, script, *flags = shlex.split(done.stdout.splitlines()[-1])
+    assert os.path.samefile(shutil.which(python), sys.executable)
+    assert os.path.samefile(script, SCRIPTS / "train.py")
+    assert sorted(flags) == [
+        f"--base_lr={bounds['base_lr']:g}", "--batch_size=200", "--epochs=4", f"--max_lr={bounds['max_lr']:g}",
+        "--model=relu_mlp", "--step_size=300",
+    ]  # fmt: skip
     assert [test["stop_reason"].split(":")[0] for test in found["tests"]] == ["divergence"] * 2
     with open(tmp_path / "out" / "range_test.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -42,6 +59,19 @@ def test_script_writes_what_it_found_and_ends_with_the_flags_to_train_with(tmp_p
     for each in pictures:
         assert each.metadata.plugin_data.plugin_name == "images"
         assert each.tensor.string_val[2].startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("total_steps", [449, 450, 451, 452])
+def test_the_run_of_the_command_to_train_with_ends_at_the_low_of_its_second_cycle(monkeypatch, total_steps):
+    monkeypatch.setattr(range_test.terminal, "given_flags", lambda module, left_out: [])
+    monkeypatch.setattr(range_test, "FLAGS", {name: mock.Mock(present=1) for name in ("model", "batch_size")})
+    command = range_test._train_command(Bounds(0.001, 0.01, total_steps // 4), total_steps)
+    lengths = {name: int(steps) for name, steps in re.findall(r"--(step_size\w*)=(\d+)", command)}
+    rates = Triangular(0.0, 1.0, **lengths)(np.arange(total_steps + 1))
+    lows = np.flatnonzero(rates == 0.0)
+    assert list(lows[:2]) == [0, total_steps // 2]
+    assert lows[2] - total_steps in (-1, 0)  # The last step, or the one that would follow it.
+    assert len(lows) == 3
 
 
 def test_script_that_finds_no_bounds_says_why_and_does_not_succeed(commands, separable, tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from helpers.processes import fork_for_spawn
-from helpers.scripts import assert_one_line_error, finished, run_script, start_python, start_script, succeed
+from helpers.scripts import assert_one_line_error, epoch_rows, finished, run_script, start_python, start_script, succeed
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +50,19 @@ def test_train_writes_its_files(trained):
     np.testing.assert_allclose(rates[:6], np.linspace(0.001, 0.01, 6), rtol=1e-6)
 
 
-def test_train_prints_a_line_for_each_epoch_and_where_to_look_and_nothing_else(trained):
+def test_train_prints_a_row_for_each_epoch_and_where_to_look_and_nothing_else(trained):
     done, run_dir = trained
     lines = done.stdout.splitlines()
     assert lines[0].startswith("chosen:  device CPU:0, one replica, feed resident (")
     assert lines[0].endswith("precision float32, with XLA, oneDNN on")
-    epochs = [line for line in lines if line.startswith("epoch")]
-    assert [line[:12] for line in epochs] == ["epoch   1/2 ", "epoch   2/2 "]
+    rows = epoch_rows(done.stdout)
+    assert list(rows[0]) == ["epoch", "lr", "loss", "accuracy", "val_loss", "val_accuracy", "seconds"]
+    assert [(row["epoch"], row["lr"]) for row in rows] == [("1/2", "0.0082"), ("2/2", "0.0028")]
     final = json.loads((run_dir / "result.json").read_text())["final"]
-    words = "  ".join(f"{name} {final[name]:#.4g}" for name in ("loss", "accuracy", "val_loss", "val_accuracy"))
-    assert f"  lr 0.0028  {words}  " in epochs[1]
+    assert {name: rows[1][name] for name in final} == {name: f"{value:#.4g}" for name, value in final.items()}
+    with open(run_dir / "epochs.csv", newline="") as file:
+        accuracies = [float(row["val_accuracy"]) for row in csv.DictReader(file)]
+    assert f"best.keras: epoch {np.argmax(accuracies) + 1} of 2, val_accuracy {max(accuracies):#.4g}" in lines
     look = shlex.split(lines[-1].removeprefix("look:").partition("2>&1")[0])
     assert Path(look[0]).name == "tensorboard"
     assert look[1:4] == ["--logdir", str(run_dir), "--samples_per_plugin"]
@@ -89,6 +92,16 @@ def test_config_json_holds_the_options_of_the_step_and_what_was_chosen(commands,
     assert "without XLA (as asked)" in done.stdout
 
 
+def test_resumed_without_epochs_a_run_has_those_that_it_was_started_with(commands, trained, small_flags, tmp_path):
+    shutil.copytree(trained[1], tmp_path / "run")
+    flags = [flag for flag in small_flags if not flag.startswith("--epochs")]
+    resume = ["train", *flags, f"--run_dir={tmp_path}/run", "--resume"]
+    commands.succeed(*resume)
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 10
+    done = commands.succeed(*resume, "--epochs=3")
+    assert [row["epoch"] for row in epoch_rows(done.stdout)] == ["3/3"]
+
+
 def digest(run_dir):
     return json.loads((run_dir / "result.json").read_text())["weights_sha256"]
 
@@ -108,7 +121,7 @@ def test_the_same_command_gives_the_same_digest_whatever_keras_was_told_outside_
     assert digest(tmp_path / "run") == digest(trained[1])
 
 
-COMPARISON = ["--batch_sizes=64,300", "--epochs=2", "--seeds=3", "--measure=val_loss", "--target=2.2"]
+COMPARISON = ["--batch_sizes=64,300", "--epochs=2", "--seeds=3", "--measure=val_loss", "--reach=2.2"]
 
 
 def compare(npz, output_dir, *flags):

@@ -184,6 +184,10 @@ def test_resuming_takes_what_is_finished_runs_anew_what_is_not_and_refuses_other
             run_arms(small, make_model, other, tmp_path, step_options=PLAIN, resume=True)
         assert message in str(caught.value)
         assert str(finished) in str(caught.value)
+    both = Plan([ARMS[0], dataclasses.replace(ARMS[1], schedule=Constant(0.3))], [1, 0], 2)
+    with pytest.raises(ValueError, match="has other settings: "):  # Before those without a run there are trained.
+        run_arms(small, make_model, both, tmp_path, step_options=PLAIN, resume=True, make_callbacks=note)
+    assert started == [ARMS[1]]
     half = dataclasses.replace(small, validation=Examples(*(array[:50] for array in small.validation[:2])))
     with pytest.raises(ValueError, match="dataset_sha256"):
         run_arms(half, make_model, plan, tmp_path, step_options=PLAIN, resume=True)

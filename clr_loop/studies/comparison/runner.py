@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -75,16 +74,17 @@ def run_arms(
     options = _options(run_options or RunOptions(), dataset)
     loops = _make_loops(dataset, make_model, plan, feed, step_options)
     fresh = {size: loop.snapshot() for size, loop in loops.items()}
+    if resume:
+        _check_runs(plan, loops, options, output_dir)
     runs: list[ArmRun] = []
     for seed in plan.seeds:
         initial = initial_state(make_model, seed)
         for arm in plan.order(seed):
             loop, run_dir = loops[arm.batch_size], output_dir / arm.directory / f"seed_{seed}"
             loop.restore(dataclasses.replace(fresh[arm.batch_size], **initial))
-            of_arm = dataclasses.replace(options, settings={"arm": arm.label, **options.settings})
+            of_arm = _options_of(arm, options)
             train = partial(fit, loop, arm.schedule, dataset.validation, epochs=plan.epochs_of(arm), verbose=0)
-            expected = run_settings(loop, arm.schedule, plan.epochs_of(arm), of_arm.to_compare())
-            result = _finished(run_dir, expected) if resume else None
+            result = _finished(run_dir) if resume else None
             try:
                 if result is None:
                     going_on, callbacks = resume and _has_checkpoint(run_dir), make_callbacks(arm, seed)
@@ -136,27 +136,43 @@ def _make_loops(
     return loops
 
 
-def _finished(run_dir: Path, settings: Mapping[str, Any]) -> TrainingResult | None:
+def _check_runs(plan: Plan, loops: Mapping[int, TrainLoop], options: RunOptions, output_dir: Path) -> None:
+    """Refuse, before any run is trained, a plan that differs from a run that is there. Data are known by their digest.
+
+    Raises:
+        ValueError: if a run that is finished, or has a checkpoint, has other settings.
+    """
+    for arm in plan.arms:
+        loop, epochs = loops[arm.batch_size], plan.epochs_of(arm)
+        expected = run_settings(loop, arm.schedule, epochs, _options_of(arm, options).to_compare())
+        for seed in plan.seeds:
+            run_dir = output_dir / arm.directory / f"seed_{seed}"
+            if not (_has_checkpoint(run_dir) or (run_dir / run_files.RESULT).is_file()):
+                continue
+            saved = run_files.read_json(run_dir / run_files.CONFIG, run_files.CONFIG_SHAPE)
+            same = {"validation": None, "seed": seed}
+            words = list(in_words({**saved, **same}, {**expected, **same}).values())
+            if saved["epochs"] != epochs:
+                words.append(f"epochs {saved['epochs']}, now {epochs}")
+            if words:
+                what = f"The run in {run_dir} has other settings: {'; '.join(words)}"
+                raise ValueError(f"{what}. Use the same settings, or another directory.")
+
+
+def _finished(run_dir: Path) -> TrainingResult | None:
     """Return the result in a run directory; None if there is none.
 
     It then removes what is left of a run that was interrupted before its first checkpoint.
-
-    Raises:
-        ValueError: if the finished run has other settings. Its data are known by their digest.
     """
     result = read_result(run_dir)
-    if result is None:
-        if not _has_checkpoint(run_dir):
-            with run_files.claim(run_dir, resume=True) as directory:
-                run_files.clear(directory)
-        return None
-    words = list(in_words({**result.settings, "validation": None}, {**settings, "validation": None}).values())
-    if result.settings["epochs"] != settings["epochs"]:
-        words.append(f"epochs {result.settings['epochs']}, now {settings['epochs']}")
-    if words:
-        what = f"The finished run in {run_dir} has other settings: {'; '.join(words)}"
-        raise ValueError(f"{what}. Use the same settings, or another directory.")
+    if result is None and not _has_checkpoint(run_dir):
+        with run_files.claim(run_dir, resume=True) as directory:
+            run_files.clear(directory)
     return result
+
+
+def _options_of(arm: Arm, options: RunOptions) -> RunOptions:
+    return dataclasses.replace(options, settings={"arm": arm.label, **options.settings})
 
 
 def _has_checkpoint(run_dir: Path) -> bool:

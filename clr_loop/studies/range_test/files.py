@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from clr_loop.studies.range_test.suggestions import Bounds, disagreement, sugges
 from clr_loop.studies.range_test.sweep import RangeTest, bounds_or_reason
 
 
-def text(tests: Sequence[RangeTest], epochs: int) -> str:
+def text(tests: Sequence[RangeTest], epochs: int, line_of: Callable[[Bounds], str] = str) -> str:
     """Return in words why each sweep ended, what they suggest, and last the line to paste, or why there is none.
 
-    Arguments: see `suggested_bounds`.
+    Args:
+        tests, epochs: see `suggested_bounds`.
+        line_of: the bounds → the line to paste; without it, the flags.
     """
     lines = [f"seed {test.settings['seed']}: {test.stop_reason}" for test in tests]
     lines += [str(suggestion) for suggestion in suggest([test.curve for test in tests])]
@@ -30,7 +32,7 @@ def text(tests: Sequence[RangeTest], epochs: int) -> str:
     pair = bounds_or_reason(tests, epochs)
     if isinstance(pair, Bounds):
         lines.append(f"two whole cycles in {epochs} epochs at batch {tests[0].settings['batch_size']}:")
-    return "\n".join([*lines, str(pair)])
+    return "\n".join([*lines, line_of(pair) if isinstance(pair, Bounds) else str(pair)])
 
 
 def notes(tests: Sequence[RangeTest]) -> list[str]:
