@@ -27,5 +27,7 @@ from .schedules import join as join
 from .schedules.for_keras import CyclicLR as CyclicLR
 from .schedules.for_keras import as_keras as as_keras
 from .silence import quiet as quiet
+from .studies.compare_schedules import compare_schedules as compare_schedules
+from .studies.find_rate import find_rate as find_rate
 
 __version__: str

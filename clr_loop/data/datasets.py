@@ -17,6 +17,7 @@ from clr_loop.data.functions import call
 from clr_loop.data.nests import Nest, as_arrays, flatten, num_examples
 from clr_loop.data.order import sha256_of
 from clr_loop.data.readers import NAMES, read_named, read_npz
+from clr_loop.display import Shown
 
 
 class Examples(NamedTuple):
@@ -28,8 +29,8 @@ class Examples(NamedTuple):
 
 
 @checked_types
-@dataclass(frozen=True)
-class Dataset:
+@dataclass(frozen=True, repr=False)
+class Dataset(Shown):
     """Training and validation examples in memory.
 
     num_classes: for targets that are labels, int [n] from 0, or one-hot, [n, num_classes]; else None.
@@ -50,14 +51,17 @@ class Dataset:
         """The shape of one example's input: a tuple of ints, or a nest of tuples for several inputs."""
         return optree.tree_map(lambda array: array.shape[1:], self.train.inputs)
 
+    def _rows(self) -> list[dict[str, object]]:
+        return _facts(self)
+
     def sha256(self) -> str:
         """Return the hex digest of all examples."""
         return sha256_of((self.train, self.validation))
 
 
 @checked_types
-@dataclass(frozen=True)
-class StreamedDataset:
+@dataclass(frozen=True, repr=False)
+class StreamedDataset(Shown):
     """Training examples that are read during training because they do not fit in memory.
 
     batches: (batch_size, seed, epoch) → the `tf.data.Dataset` of that epoch's batches (inputs, targets[,
@@ -73,12 +77,29 @@ class StreamedDataset:
     num_classes: int | None
     input_shape: Nest
 
+    def _rows(self) -> list[dict[str, object]]:
+        return _facts(self)
+
     def sha256(self) -> str:
         """Return the hex digest of the number of training examples and of the validation examples."""
         return sha256_of((np.array(self.num_examples), self.validation))
 
 
 AnyDataset = Dataset | StreamedDataset
+
+
+def _facts(dataset: AnyDataset) -> list[dict[str, object]]:
+    """Return what a dataset shows of itself."""
+    held_out = 0 if dataset.validation is None else num_examples(dataset.validation, "validation")
+    return [
+        {
+            "name": dataset.name,
+            "training examples": f"{dataset.num_examples:,}",
+            "validation examples": f"{held_out:,}",
+            "input shape": dataset.input_shape,
+            "classes": dataset.num_classes or "none",
+        }
+    ]
 
 
 @checked_types

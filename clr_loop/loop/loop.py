@@ -16,9 +16,10 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
-from clr_loop.arguments import checked_integer, checked_types
+from clr_loop.arguments import checked_integer, checked_types, checked_whole
 from clr_loop.data.datasets import Examples
 from clr_loop.data.order import sha256_of
+from clr_loop.display import Shown
 from clr_loop.loop import checks, keras_private, other_data
 from clr_loop.loop import inputs as model_inputs
 from clr_loop.loop.batches import num_examples_of, with_class_weight
@@ -41,9 +42,10 @@ from clr_loop.loop.strategies import (
 from clr_loop.loop.stream import Stream, checked_dataset
 from clr_loop.loop.transforms.averages import averages_of
 from clr_loop.loop.trial import fixed_batch_size, try_out
+from clr_loop.schedules import to_steps
 
 
-class TrainLoop:
+class TrainLoop(Shown):
     """Trains a compiled Keras model with a learning rate for every step.
 
         model.compile(keras.optimizers.Adam(), "mse", metrics=["mae"])
@@ -212,6 +214,33 @@ class TrainLoop:
         return cls(model, feed, seed=seed, options=options)
 
     # --- Where the loop stands ---
+
+    def steps(self, length: str, epochs: int | None = None) -> int:
+        """Return a length in steps: `loop.steps("2ep")`, `loop.steps("25%", epochs=15)`; see `schedules.to_steps`.
+
+        Args:
+            length: a number above 0 with its unit: "ep", "%" (of the run), or "st" or nothing for steps.
+            epochs: int, at least 1, of the run; only a share of it needs them.
+
+        Raises:
+            ValueError: if it is no such length, or a share of a run whose epochs are not given.
+        """
+        if epochs is None and length.rstrip().endswith("%"):
+            raise ValueError(f"{length} is a share of a run; say how long that is: steps({length!r}, epochs=15).")
+        return to_steps(length, self.steps_per_epoch, checked_whole("epochs", epochs or 1) * self.steps_per_epoch)
+
+    def _rows(self) -> list[dict[str, object]]:
+        return [
+            {
+                "model": self.model.name,
+                "optimizer": type(self.optimizer).__name__,
+                "examples": f"{self.num_examples:,}",
+                "batch size": self.batch_size,
+                "steps per epoch": f"{self.steps_per_epoch:,}",
+                "step": f"{self.step:,}",
+                "device": self.device,
+            }
+        ]
 
     @property
     def step(self) -> int:

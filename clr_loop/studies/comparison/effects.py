@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clr_loop.arguments import checked_types
+from clr_loop.display import Pictured
 from clr_loop.runs.result import Reached, TrainingResult
 from clr_loop.schedules import describe
 from clr_loop.studies.arms import Arm, ArmRun
@@ -205,8 +206,8 @@ class Effect:
         return {**{name: getattr(self, name) for name in names}, **self.sample.to_json()}
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Pictured):
     """All runs, and what follows from them.
 
     Attributes:
@@ -222,6 +223,19 @@ class Comparison:
     arms: list[ArmSummary]
     effects: list[Effect]
     timed_seeds: list[int]
+
+    def __repr__(self) -> str:
+        return f"Comparison({len(self.arms)} arms, {len(self.seeds)} seeds, by {self.measure.name})"
+
+    def _rows(self) -> list[dict[str, object]]:
+        return [
+            {
+                "arm": arm.arm.label,
+                self.measure.words: arm.final.in_words(self.measure.form),
+                "training seconds": arm.train_seconds.in_words(".2f"),
+            }
+            for arm in self.arms
+        ]
 
     @property
     def seeds(self) -> list[int]:

@@ -28,7 +28,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 _ALONE = (5.2, 3.9)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Picture:
     """Panels that are drawn together as a file, or each alone, to be read at thumbnail size.
 
@@ -39,6 +39,7 @@ class Picture:
         note: above the legend, which has each label of the panels once.
         size: inches, of the whole.
         shares_x: whether all panels have one axis of steps or rates.
+        warnings: sentences to write under it.
     """
 
     title: str
@@ -47,6 +48,13 @@ class Picture:
     note: str = ""
     size: tuple[float, float] = (12.0, 9.0)
     shares_x: bool = False
+    warnings: Sequence[str] = ()
+
+    def __repr__(self) -> str:
+        return f"Picture({self.title!r})"
+
+    def _repr_png_(self) -> bytes:
+        return to_png(self.together())
 
     def together(self) -> Figure:
         """Return all panels in one figure."""
@@ -79,7 +87,17 @@ class Picture:
             columns = max(1, letters // (max(map(len, labeled)) + 6))
             note = None if is_short and len(self.note) > letters else textwrap.fill(self.note, letters) or None
             figure.legend(handles, wrapped, loc="outside lower center", ncols=columns, title=note, fontsize=9)
+        if self.warnings and not is_short:
+            lines = [line for each in self.warnings for line in textwrap.wrap(each, 120, subsequent_indent="    ")]
+            figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize="small", color=COLORS[1])
         figure.suptitle(textwrap.fill(self.title, letters), fontsize=11)
+
+
+class _Figure(Figure):
+    """A figure that a notebook shows, too."""
+
+    def _repr_png_(self) -> bytes:
+        return to_png(self)
 
 
 def save(figure: Figure, path: Path, figure_format: Format = "png") -> None:
@@ -97,7 +115,7 @@ def to_png(figure: Figure) -> bytes:
 
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of so many inches."""
-    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    figure = _Figure(figsize=(width, height), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
