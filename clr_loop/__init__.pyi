@@ -1,5 +1,10 @@
 """The public names of the package, and the modules that they come from: `__init__.py` and type checkers read it."""
 
+from . import data as data
+from . import loop as loop
+from . import runs as runs
+from . import schedules as schedules
+from . import studies as studies
 from .data import Dataset as Dataset
 from .data import Examples as Examples
 from .data import StreamedDataset as StreamedDataset

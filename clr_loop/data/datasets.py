@@ -3,11 +3,11 @@
 import os
 import reprlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import optree
@@ -50,6 +50,10 @@ class Dataset(Shown):
     def input_shape(self) -> Nest:
         """The shape of one example's input: a tuple of ints, or a nest of tuples for several inputs."""
         return optree.tree_map(lambda array: array.shape[1:], self.train.inputs)
+
+    def __iter__(self) -> Iterator[Nest]:
+        """Yield (inputs, targets) of training and of validation, to be unpacked like what Keras' load_data returns."""
+        return iter(None if part is None else part[:2] for part in (self.train, self.validation))
 
     def _rows(self) -> list[dict[str, object]]:
         return _facts(self)
@@ -102,6 +106,14 @@ def _facts(dataset: AnyDataset) -> list[dict[str, object]]:
     ]
 
 
+@overload
+def load(
+    name: Literal["mnist", "fashion_mnist", "cifar10"],
+    data_dir: str | os.PathLike[str] | None = None,
+    subtract_mean: bool = False,
+) -> Dataset: ...
+@overload
+def load(name: str, data_dir: str | os.PathLike[str] | None = None, subtract_mean: bool = False) -> AnyDataset: ...
 @checked_types
 def load(name: str, data_dir: str | os.PathLike[str] | None = None, subtract_mean: bool = False) -> AnyDataset:
     """Load and check a dataset; its validation examples are the test set.

@@ -171,7 +171,8 @@ def build_model(
         name: as in `build`, or `package.module:function`: a function that returns a Keras model. The function gets
             those of input_shape, num_classes, seed and dataset that it has parameters for, after
             `keras.utils.set_random_seed(seed)`. If its model comes compiled, that loss, those metrics and that
-            optimizer hold. Otherwise it is compiled as `relu_mlp` is: as a classifier from logits, with its accuracy.
+            optimizer hold. Otherwise it is compiled as a classifier, with its accuracy: from
+            probabilities if its last layer is a softmax, and else from logits.
         seed: int in [0, 2**32); the initial weights depend on it alone.
         optimizer: a new Keras optimizer; None means Adam().
         label_smoothing: from 0 to 1, see Keras' CategoricalCrossentropy; above 0 it needs a dataset from
@@ -203,7 +204,11 @@ def build_model(
         remedy = "Compile it in the function, with its loss and metrics."
         raise ValueError(f"model {name} comes uncompiled, and {dataset.name} has no classes to train it on. {remedy}")
     is_one_hot = examples is not None and np.ndim(examples.targets) == 2
-    from_logits = name != "article_mlp"
+    # Of a model that is not one of Keras' graphs it is not known; the loop looks at what it returns.
+    has_last = isinstance(model, keras.Sequential) or getattr(model, "outputs", None) is not None
+    last = model.layers[-1] if has_last else None
+    is_softmax = isinstance(last, layers.Softmax) or getattr(last, "activation", None) is keras.activations.softmax
+    from_logits = not is_softmax
     loss: keras.losses.Loss
     if is_one_hot:
         loss = keras.losses.CategoricalCrossentropy(from_logits, label_smoothing)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
 from clr_loop.arguments import checked_integer, checked_types, checked_whole
-from clr_loop.data.datasets import Examples
+from clr_loop.data.datasets import Dataset, Examples
 from clr_loop.data.order import sha256_of
 from clr_loop.display import Shown
 from clr_loop.loop import checks, keras_private, other_data
@@ -44,6 +44,15 @@ from clr_loop.loop.transforms.averages import averages_of
 from clr_loop.loop.trial import fixed_batch_size, try_out
 from clr_loop.schedules import to_steps
 
+# What a Keras model would have under these names.
+_ELSEWHERE = {
+    "fit": "call clr_loop.fit(loop, schedule, validation, epochs=…)",
+    "summary": "call loop.model.summary()",
+    "save": "call loop.model.save(path)",
+    "history": "clr_loop.fit returns it, with a record of each step and of each epoch",
+    "learning_rate": "the rates are those that fit's schedule or loop.run(rates) gives",
+}
+
 
 class TrainLoop(Shown):
     """Trains a compiled Keras model with a learning rate for every step.
@@ -68,8 +77,8 @@ class TrainLoop(Shown):
         model: compiled, as for `fit`. Made in the scope of a strategy, it is trained with that strategy.
         inputs, targets, sample_weight: any nest (array, tuple, list, dict) of arrays [n, …] of numbers. Tensors,
             and on a CPU arrays that cannot be written to, are not copied, so several loops can share them. targets
-            are None for a model whose loss needs none. Instead of inputs, `Examples`, which hold all three, or a
-            `Feed`, which also has its own batch size and order.
+            are None for a model whose loss needs none. Instead of inputs, `Examples`, which hold all three, a
+            `Dataset`, whose training examples are taken, or a `Feed`, which has its own batch size and order, too.
         batch_size: int, 1 to n: examples in a step, over all replicas.
         seed: int in [0, 2**32), of the data order.
         shuffle: False visits the examples in the order given.
@@ -128,6 +137,8 @@ class TrainLoop(Shown):
             raise ValueError(f"seed is {seed}; choose one from 0 to 2**32 - 1.")
         if isinstance(inputs, tf.data.Dataset):
             raise TypeError("The inputs are a dataset; make the loop with TrainLoop.from_dataset(model, dataset).")
+        if isinstance(inputs, Dataset) and targets is None and sample_weight is None:
+            inputs = inputs.train
         other_data.refuse(inputs)
         if isinstance(inputs, Examples) and targets is None and sample_weight is None:
             inputs, targets, sample_weight = inputs
@@ -212,6 +223,12 @@ class TrainLoop(Shown):
             feed = Stream(lambda seed, epoch: every, num_examples, seed)
         checks.check_arrays(feed.first_batch, "The first batch: ", text=True)
         return cls(model, feed, seed=seed, options=options)
+
+    if not TYPE_CHECKING:  # A type checker would take any name.
+
+        def __getattr__(self, name: str) -> Any:
+            advice = f"; {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
+            raise AttributeError(f"TrainLoop has no attribute {name}{advice}.", name=name, obj=self)
 
     # --- Where the loop stands ---
 
@@ -394,12 +411,14 @@ class TrainLoop(Shown):
         """Return the model's outputs in inference mode, on the host: arrays [n, …] in the nest of its outputs.
 
         Args:
-            inputs: as the training data's.
+            inputs: as the training data's; of `Examples` their inputs.
             batch_size: int, at least 1: examples in one call. None takes 1000, or as many as the model was made for.
 
         Raises:
             ValueError, TypeError: as for the training data.
         """
+        if isinstance(inputs, Examples):
+            inputs = inputs.inputs
         return self._program.evaluation.predict(inputs, batch_size or self._largest_call())
 
     def score(self, outputs: Any, targets: Any, sample_weight: Any = None) -> dict[str, float]:

@@ -7,6 +7,7 @@ same functions for a TensorFlow graph, so one formula gives the same rates in bo
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clr_loop import display
+from clr_loop.arguments import check_names
 from clr_loop.schedules.checks import Momentum, Rates, Steps, checked_argument, checked_scale, checked_steps
 
 
@@ -58,6 +60,11 @@ class Schedule:
     """
 
     momentum: Momentum | None = None
+
+    def __new__(cls, *arguments: Any, **named: Any) -> Schedule:
+        """Make one; an argument with another library's name for it is told ours."""
+        check_names(cls.__name__, named, inspect.signature(cls.__init__))
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         for name in (argument.name for argument in dataclasses.fields(self)):  # type: ignore[arg-type]

@@ -106,20 +106,22 @@ def compare_schedules(
         TypeError: if an argument has another type.
         OSError: if output_dir holds something, and neither resume nor overwrite is True.
     """
-    dataset = data if isinstance(data, AnyDataset) else Dataset("arrays", *(Examples(*pair) for pair in data), None)
+    if isinstance(data, tuple):
+        train, validation = data
+        data = Dataset("arrays", Examples(*train), Examples(*validation), None)
     measure = Measure(measure) if isinstance(measure, str) else measure
     arms = [
-        Arm(size, name, _made(schedule, dataset.num_examples, size, epochs))
+        Arm(size, name, _made(schedule, data.num_examples, size, epochs))
         for size in batch_sizes
         for name, schedule in schedules.items()
     ]
     plan = Plan(arms, checked_seeds(seeds), epochs, measure)
     name = getattr(build_model, "__name__", "model")
-    context = Context(dataset.name, "model" if name == "<lambda>" else name)
+    context = Context(data.name, "model" if name == "<lambda>" else name)
     with _directory(output_dir, resume, overwrite) as directory:
         show = _Bars(len(arms) * len(plan.seeds))
         runs = run_arms(
-            dataset,
+            data,
             seeded(build_model),
             plan,
             directory,
