@@ -11,8 +11,8 @@ Its packages, from the ground up; each imports only those above it in this list:
     studies     runs, and what they show
     commands    what the command-line scripts share
 
-The names in `dir(clr_loop)` and these packages are imported when they are first used, so `clr_loop` and its schedules need no TensorFlow.
-Call `clr_loop.quiet()` before the first of them, and TensorFlow starts without a word.
+The names in `dir(clr_loop)` and these packages are imported when they are first used, so `clr_loop` and its schedules
+need no TensorFlow. Call `clr_loop.quiet()` before the first of the others, and TensorFlow starts without a word.
 """
 
 from importlib import import_module

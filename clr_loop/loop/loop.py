@@ -244,7 +244,8 @@ class TrainLoop(Shown):
         """
         if epochs is None and length.rstrip().endswith("%"):
             raise ValueError(f"{length} is a share of a run; say how long that is: steps({length!r}, epochs=15).")
-        return to_steps(length, self.steps_per_epoch, checked_whole("epochs", epochs or 1) * self.steps_per_epoch)
+        num_epochs = 1 if epochs is None else checked_whole("epochs", epochs)
+        return to_steps(length, self.steps_per_epoch, num_epochs * self.steps_per_epoch)
 
     def _rows(self) -> list[dict[str, object]]:
         return [
