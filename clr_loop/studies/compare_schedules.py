@@ -48,6 +48,11 @@ class Report(Pictured):
     comparison: Comparison
     context: Context
 
+    @property
+    def answers(self) -> list[str]:
+        """What follows from the runs, and what does not, a sentence or two each."""
+        return conclusions(self.comparison)
+
     def plot(self) -> Drawing:
         """Return the picture of the arms."""
         return self.comparison.plot()
@@ -56,7 +61,7 @@ class Report(Pictured):
         return f"Report({self.comparison!r})"
 
     def _repr_html_(self) -> str:
-        answers = "".join(f"<li>{html.escape(answer)}</li>" for answer in conclusions(self.comparison))
+        answers = "".join(f"<li>{html.escape(answer)}</li>" for answer in self.answers)
         return f"{self.comparison._repr_html_()}<ul>{answers}</ul>"
 
     def __str__(self) -> str:

@@ -26,6 +26,8 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 
 # Inches. TensorBoard shrinks pictures to some 350 pixels, where letters can be read in one of this size.
 _ALONE = (5.2, 3.9)
+# So the widest fits into the cell of a notebook, some 900 pixels, and need not be shrunk there.
+_NOTEBOOK_DPI = 75
 
 
 @dataclass(frozen=True, repr=False)
@@ -54,7 +56,7 @@ class Picture:
         return f"Picture({self.title!r})"
 
     def _repr_png_(self) -> bytes:
-        return to_png(self.together())
+        return to_png(self.together(), _NOTEBOOK_DPI)
 
     def together(self) -> Figure:
         """Return all panels in one figure."""
@@ -97,7 +99,7 @@ class _Figure(Figure):
     """A figure that a notebook shows, too."""
 
     def _repr_png_(self) -> bytes:
-        return to_png(self)
+        return to_png(self, _NOTEBOOK_DPI)
 
 
 def save(figure: Figure, path: Path, figure_format: Format = "png") -> None:
@@ -106,10 +108,10 @@ def save(figure: Figure, path: Path, figure_format: Format = "png") -> None:
         figure.savefig(path.with_suffix(suffix))
 
 
-def to_png(figure: Figure) -> bytes:
-    """Return a picture in PNG format."""
+def to_png(figure: Figure, dpi: float | None = None) -> bytes:
+    """Return a picture in PNG format, with the figure's own dots per inch unless others are given."""
     file = io.BytesIO()
-    figure.savefig(file, format="png")
+    figure.savefig(file, format="png", dpi=dpi or "figure")
     return file.getvalue()
 
 
