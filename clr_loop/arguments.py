@@ -261,7 +261,7 @@ def _words(hint: Any) -> str:
     if kind in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(map(_words, inner)))
     if kind not in _KINDS:
-        name = {"DatasetV2": "tf.data.Dataset"}.get(kind.__name__, kind.__name__)
+        name = getattr(kind, "__name__", str(kind)).replace("DatasetV2", "tf.data.Dataset")
         return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
     words = _KINDS[kind][1]
     if kind is tuple and ... not in inner:

@@ -227,8 +227,9 @@ class TrainLoop(Shown):
     if not TYPE_CHECKING:  # A type checker would take any name.
 
         def __getattr__(self, name: str) -> Any:
-            advice = f"; {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
-            raise AttributeError(f"TrainLoop has no attribute {name}{advice}.", name=name, obj=self)
+            if name in _ELSEWHERE:
+                raise AttributeError(f"TrainLoop has no attribute {name}; {_ELSEWHERE[name]}.", name=name, obj=self)
+            return object.__getattribute__(self, name)  # Raises what was raised first.
 
     # --- Where the loop stands ---
 
