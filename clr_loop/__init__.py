@@ -1,6 +1,6 @@
 """A compiled `tf.GradientTape` training loop with a cyclical learning rate, and a fair comparison around it.
 
-    from clr_loop import TrainLoop, Triangular, fit, load
+    from clr_loop import TrainLoop, Triangular, compare_schedules, find_rate, fit, load
 
 Its packages, from the ground up; each imports only those above it in this list:
 
@@ -11,8 +11,8 @@ Its packages, from the ground up; each imports only those above it in this list:
     studies     runs, and what they show
     commands    what the command-line scripts share
 
-The names in `dir(clr_loop)` are imported when they are first used, so `clr_loop` and its schedules need no TensorFlow.
-Call `clr_loop.quiet()` before the first of them, and TensorFlow starts without a word.
+The names in `dir(clr_loop)` and these packages are imported when they are first used, so `clr_loop` and its schedules
+need no TensorFlow. Call `clr_loop.quiet()` before the first of the others, and TensorFlow starts without a word.
 """
 
 from importlib import import_module
@@ -22,7 +22,13 @@ import lazy_loader
 import wrapt
 
 __version__ = "0.2.0"
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, _, _names = lazy_loader.attach_stub(__name__, __file__)
+# The packages are reached as `clr_loop.studies`, but `from clr_loop import *` shall not overwrite a user's `loop`.
+__all__ = [name for name in _names if name not in ("data", "loop", "runs", "schedules", "studies")]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
 
 
 @wrapt.when_imported("keras")

@@ -1,5 +1,10 @@
 """The public names of the package, and the modules that they come from: `__init__.py` and type checkers read it."""
 
+from . import data as data
+from . import loop as loop
+from . import runs as runs
+from . import schedules as schedules
+from . import studies as studies
 from .data import Dataset as Dataset
 from .data import Examples as Examples
 from .data import StreamedDataset as StreamedDataset
@@ -30,5 +35,7 @@ from .schedules import join as join
 from .schedules.for_keras import CyclicLR as CyclicLR
 from .schedules.for_keras import as_keras as as_keras
 from .silence import quiet as quiet
+from .studies.compare_schedules import compare_schedules as compare_schedules
+from .studies.find_rate import find_rate as find_rate
 
 __version__: str

@@ -1,11 +1,15 @@
+import ast
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from clr_loop.arguments import checked_types
+import clr_loop
+from clr_loop.arguments import checked_types, spelled
 from clr_loop.data import Dataset, Examples
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.options import StepOptions
@@ -78,3 +82,38 @@ def test_fit_names_what_is_no_callback_and_no_schedule(make_loop):
     for name, value in {"callbacks": object(), "schedule": 3, "epochs": 1.5, "resume": None}.items():
         with pytest.raises(TypeError, match=rf"^{name} is .*; it must be "):
             fit(**{"loop": loop, "schedule": len, "epochs": 1, name: value})
+
+
+ADVICE = [
+    (lambda: spelled("num_steps"), "num_steps", "--num_steps"),
+    (lambda: spelled(step_size=112, step_size_down=90), "step_size=112, step_size_down=90",
+     "--step_size=112 --step_size_down=90"),
+    (lambda: spelled(resume=True, options={"resume_from": 6, "on_change": "replace"}),
+     "resume=True, options=RunOptions(resume_from=6, on_change='replace')",
+     "--resume --resume_from=6 --on_change=replace"),
+    (lambda: spelled(max_lr=1.0, sweep="linear"), "max_lr=1, sweep='linear'", "--max_lr=1 --sweep=linear"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("advice", "in_python", "as_flags"), ADVICE)
+def test_arguments_are_spelled_as_the_user_types_them(advice, in_python, as_flags, monkeypatch):
+    assert advice() == in_python
+    monkeypatch.setattr("clr_loop.arguments._speaks_flags", True)
+    assert advice() == as_flags
+
+
+def test_no_text_below_the_commands_names_a_flag():
+    package = Path(clr_loop.__file__).parent
+    files = [path for path in package.rglob("*.py") if path.relative_to(package).parts[0] != "commands"]
+    assert len(files) > 80
+    flags = [text for path in files for text in texts_of(path) if re.search(r"(^|\W)--[a-z_]+\b", text)]
+    assert flags == []
+
+
+def texts_of(path):
+    """Return the texts with a space in a file's code: no docstring, no whole command, no argument of a program."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    documented = [node for node in nodes if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
+    docs = {ast.get_docstring(node, clean=False) for node in documented}
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)} - docs
+    return [re.sub(r"`(python |clr-loop )[^`]*`", "", text) for text in texts if " " in text]

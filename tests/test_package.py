@@ -57,6 +57,18 @@ def test_the_names_of_the_package_are_there_and_need_no_tensorflow_until_used():
     assert {"TrainLoop", "fit", "quiet"} <= set(clr_loop.__all__)
 
 
+def test_its_packages_are_imported_when_they_are_used_and_are_no_public_names():
+    code = (
+        "import sys, clr_loop; clr_loop.schedules.Triangular; clr_loop.studies;"
+        "assert not {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules), 'imported too early'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert clr_loop.studies.range_test.run.__module__ == "clr_loop.studies.range_test.sweep"
+    packages = {"data", "loop", "runs", "schedules", "studies"}  # Of these, `import *` would hide a user's `loop`.
+    assert all(getattr(clr_loop, name).__name__ == f"clr_loop.{name}" for name in packages)
+    assert not packages & {*clr_loop.__all__, *dir(clr_loop)}
+
+
 def test_after_quiet_many_loops_in_a_process_leave_stderr_empty():
     code = """
 import clr_loop

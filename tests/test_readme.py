@@ -114,3 +114,10 @@ def test_links_lead_somewhere():
 def test_the_readme_is_short():
     prose = re.sub(r"```\w+\n.*?```", "", README.read_text(), flags=re.DOTALL)
     assert len(prose.split()) <= MOST_WORDS
+
+
+def test_mypy_passes_on_the_snippets_of_the_readme(tmp_path):
+    (tmp_path / "snippets.py").write_text("\n".join(blocks([README], "python")))
+    command = [sys.executable, "-m", "mypy", "--config-file=pyproject.toml", tmp_path / "snippets.py"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

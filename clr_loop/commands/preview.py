@@ -8,20 +8,15 @@ It prints what train.py would print of the schedule, and draws it to preview.png
 other flags replaces the picture; nothing else in the folder is touched.
 """
 
-import numpy as np
 from absl import flags
-from numpy.typing import NDArray
 
 from clr_loop.commands import model_flags, output_flags, schedule_flags, terminal
 from clr_loop.runs import files as run_files
 from clr_loop.schedules import describe
 from clr_loop.studies.pictures.canvas import save
-from clr_loop.studies.pictures.runs import schedule_figure
+from clr_loop.studies.pictures.runs import schedule_picture
 
 FLAGS = flags.FLAGS
-
-# A picture cannot show more points.
-_MOST_POINTS = 10_000
 
 
 def define_flags() -> None:
@@ -45,20 +40,11 @@ def run() -> None:
     schedule = schedule_flags.make(FLAGS.schedule, steps_per_epoch, total_steps)
     description = describe(schedule, total_steps, steps_per_epoch)
 
-    steps = np.arange(total_steps) if total_steps <= _MOST_POINTS else _sample(total_steps)
-    rates, momentums = schedule(steps), schedule.momentum_at(steps)
     title = f"{FLAGS.schedule}, batch {FLAGS.batch_size}"
-    figure = schedule_figure(steps, rates, momentums, steps_per_epoch, title, description.warnings)
-    picture = run_files.make(FLAGS.output_dir) / "preview.png"
-    save(figure, picture, FLAGS.figure_format)
-    terminal.note(f"{description}\npicture: {picture}")
-
-
-def _sample(total_steps: int) -> NDArray[np.int64]:
-    """Return steps all over a run, at uneven distances: even ones would draw other cycles than there are."""
-    even = np.linspace(0, total_steps, _MOST_POINTS, endpoint=False)
-    uneven = even + np.random.default_rng(0).uniform(0, total_steps / _MOST_POINTS, _MOST_POINTS)
-    return np.unique([0, *uneven.astype(np.int64), total_steps - 1])
+    picture = schedule_picture(schedule, total_steps, steps_per_epoch, title, description.warnings)
+    path = run_files.make(FLAGS.output_dir) / "preview.png"
+    save(picture.together(), path, FLAGS.figure_format)
+    terminal.note(f"{description}\npicture: {path}")
 
 
 main = terminal.command(run, define_flags)

@@ -28,6 +28,7 @@ from absl import flags, logging
 from tqdm import tqdm
 
 import clr_loop
+from clr_loop.arguments import speak_flags
 from clr_loop.data.functions import in_one_line
 from clr_loop.runs import files as run_files
 from clr_loop.runs.lines import wrapped
@@ -99,6 +100,7 @@ def command(main: Main, define_flags: Callable[[], None] = lambda: None) -> Call
         return main()
 
     def run() -> NoReturn:
+        speak_flags()
         _open_streams()
         define_flags()
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # A job in the background ignores it.
@@ -120,6 +122,7 @@ def _open_streams() -> None:
 
 def run_child(module: str, work: Callable[[], None]) -> NoReturn:
     """Do a part of a command's work in a process that the command has spawned, under the same flags and rules."""
+    speak_flags()
     import_module(module).define_flags()
     FLAGS(sys.argv)
     sys.exit(_guard(work, module))

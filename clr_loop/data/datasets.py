@@ -3,11 +3,11 @@
 import os
 import reprlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import optree
@@ -18,6 +18,7 @@ from clr_loop.data.nests import Nest, as_arrays, flatten, num_examples
 from clr_loop.data.order import sha256_of
 from clr_loop.data.readers import NAMES, read_named, read_npz
 from clr_loop.data.tables import Task, read_csv
+from clr_loop.display import Shown
 
 
 class Examples(NamedTuple):
@@ -29,8 +30,8 @@ class Examples(NamedTuple):
 
 
 @checked_types
-@dataclass(frozen=True)
-class Dataset:
+@dataclass(frozen=True, repr=False)
+class Dataset(Shown):
     """Training and validation examples in memory.
 
     num_classes: for targets that are labels, int [n] from 0, or one-hot, [n, num_classes]; else None.
@@ -54,14 +55,21 @@ class Dataset:
         """The shape of one example's input: a tuple of ints, or a nest of tuples for several inputs."""
         return optree.tree_map(lambda array: array.shape[1:], self.train.inputs)
 
+    def __iter__(self) -> Iterator[Nest]:
+        """Yield (inputs, targets) of training and of validation, to be unpacked like what Keras' load_data returns."""
+        return iter(None if part is None else part[:2] for part in (self.train, self.validation))
+
+    def _rows(self) -> list[dict[str, object]]:
+        return _facts(self)
+
     def sha256(self) -> str:
         """Return the hex digest of all examples."""
         return sha256_of((self.train, self.validation))
 
 
 @checked_types
-@dataclass(frozen=True)
-class StreamedDataset:
+@dataclass(frozen=True, repr=False)
+class StreamedDataset(Shown):
     """Training examples that are read during training because they do not fit in memory.
 
     batches: (batch_size, seed, epoch) → the `tf.data.Dataset` of that epoch's batches (inputs, targets[,
@@ -77,6 +85,9 @@ class StreamedDataset:
     num_classes: int | None
     input_shape: Nest
 
+    def _rows(self) -> list[dict[str, object]]:
+        return _facts(self)
+
     def sha256(self) -> str:
         """Return the hex digest of the number of training examples and of the validation examples."""
         return sha256_of((np.array(self.num_examples), self.validation))
@@ -85,6 +96,28 @@ class StreamedDataset:
 AnyDataset = Dataset | StreamedDataset
 
 
+def _facts(dataset: AnyDataset) -> list[dict[str, object]]:
+    """Return what a dataset shows of itself."""
+    held_out = 0 if dataset.validation is None else num_examples(dataset.validation, "validation")
+    return [
+        {
+            "name": dataset.name,
+            "training examples": f"{dataset.num_examples:,}",
+            "validation examples": f"{held_out:,}",
+            "input shape": dataset.input_shape,
+            "classes": dataset.num_classes or "none",
+        }
+    ]
+
+
+@overload
+def load(
+    name: Literal["mnist", "fashion_mnist", "cifar10"],
+    data_dir: str | os.PathLike[str] | None = None,
+    subtract_mean: bool = False,
+) -> Dataset: ...
+@overload
+def load(name: str, data_dir: str | os.PathLike[str] | None = None, subtract_mean: bool = False) -> AnyDataset: ...
 @checked_types
 def load(
     name: str,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from clr_loop.arguments import spelled
 from clr_loop.data.functions import call
 
 _MNIST_DIR = Path(__file__).parent / "mnist"
@@ -45,8 +46,8 @@ _CIFAR10 = {
 }
 _CIFAR10_ROWS = 10_000  # Images in each file.
 _REMEDIES = {
-    "fashion_mnist": "Install Debian's dataset-fashion-mnist, or give the folder of its IDX files with --data_dir.",
-    "cifar10": "Give the folder cifar-10-batches-py or cifar-10-batches-bin, or an .npz file, with --data_dir.",
+    "fashion_mnist": "Install Debian's dataset-fashion-mnist, or give the folder of its IDX files with {data_dir}.",
+    "cifar10": "Give the folder cifar-10-batches-py or cifar-10-batches-bin, or an .npz file, with {data_dir}.",
 }
 
 
@@ -67,7 +68,8 @@ def read_named(name: str, data_dir: Path | None = None) -> tuple[Any, Any]:
     try:
         return call(f"keras.datasets.{name}:load_data", "download")
     except ValueError as error:
-        raise ValueError(f"{name} is not on this machine, and its {error}. {_REMEDIES[name]}") from error
+        remedy = _REMEDIES[name].format(data_dir=spelled("data_dir"))
+        raise ValueError(f"{name} is not on this machine, and its {error}. {remedy}") from error
 
 
 def _read_idx(path: Path, sha256: str) -> np.ndarray:

@@ -184,7 +184,8 @@ def check_arrays(batch: Batch, where: str = "", text: bool = False) -> None:
                 "looks text up itself takes it from a dataset; see TrainLoop.from_dataset."
             )
         if not leaf.ndim:
-            raise ValueError(f"{where}{name} is a single number; give an array with one entry for each example.")
+            advice = "give an array with one entry for each example; of a list of numbers make one with np.array(…)"
+            raise ValueError(f"{where}{name} is a single number; {advice}.")
         if not np.issubdtype(leaf.dtype, np.inexact) or np.isfinite(leaf).all():
             continue
         bad = int(np.argmin(np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)))
@@ -284,8 +285,12 @@ def build(model: keras.Model, batch: Batch) -> tuple[str, ...]:
         model.distribute_strategy.run(run, args=(batch,))
     except (Exception, SystemExit) as error:
         if len(batch) == 1:
+            advice = ""
+            if isinstance(batch[0], tuple):
+                advice = "; a tuple is several inputs, so for inputs and targets give TrainLoop(model, *data)"
             raise ValueError(
-                f"The data are inputs alone, and the model's loss or a metric needs targets ({in_one_line(error)})."
+                f"The data are inputs alone, and the model's loss or a metric needs targets ({in_one_line(error)})"
+                f"{advice}."
             ) from error
         raise ValueError(
             f"The model's loss or a metric does not take these targets: targets have shape {shapes(batch[1])}, the "
@@ -364,8 +369,8 @@ def _check_probabilities(output: np.ndarray, name: str, from_logits: bool) -> No
     is_softmax = output.shape[-1] > 1 and inside and bool(np.allclose(output.sum(axis=-1), 1.0, atol=_ROUNDING))
     if from_logits and is_softmax and "inary" not in name:
         raise ValueError(
-            f"The model ends in softmax, but {name} was made with from_logits=True and would apply it once more; leave "
-            "from_logits out, or the last activation."
+            f"The model ends in softmax, but its loss, {name} with from_logits=True, applies it once more; compile it "
+            f"with {name}(), or leave out the last activation."
         )
     if not from_logits and not inside:
         raise ValueError(

@@ -9,16 +9,17 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
-from clr_loop.arguments import checked_integer, checked_types
-from clr_loop.data.datasets import Examples
+from clr_loop.arguments import checked_integer, checked_types, checked_whole
+from clr_loop.data.datasets import Dataset, Examples
 from clr_loop.data.order import sha256_of
+from clr_loop.display import Shown
 from clr_loop.loop import checks, keras_private, other_data
 from clr_loop.loop import inputs as model_inputs
 from clr_loop.loop.batches import num_examples_of, with_class_weight
@@ -41,9 +42,19 @@ from clr_loop.loop.strategies import (
 from clr_loop.loop.stream import Stream, checked_dataset
 from clr_loop.loop.transforms.averages import averages_of
 from clr_loop.loop.trial import fixed_batch_size, try_out
+from clr_loop.schedules import to_steps
+
+# What a Keras model would have under these names.
+_ELSEWHERE = {
+    "fit": "call clr_loop.fit(loop, schedule, validation, epochs=…)",
+    "summary": "call loop.model.summary()",
+    "save": "call loop.model.save(path)",
+    "history": "clr_loop.fit returns it, with a record of each step and of each epoch",
+    "learning_rate": "the rates are those that fit's schedule or loop.run(rates) gives",
+}
 
 
-class TrainLoop:
+class TrainLoop(Shown):
     """Trains a compiled Keras model with a learning rate for every step.
 
         model.compile(keras.optimizers.Adam(), "mse", metrics=["mae"])
@@ -66,8 +77,8 @@ class TrainLoop:
         model: compiled, as for `fit`. Made in the scope of a strategy, it is trained with that strategy.
         inputs, targets, sample_weight: any nest (array, tuple, list, dict) of arrays [n, …] of numbers. Tensors,
             and on a CPU arrays that cannot be written to, are not copied, so several loops can share them. targets
-            are None for a model whose loss needs none. Instead of inputs, `Examples`, which hold all three, or a
-            `Feed`, which also has its own batch size and order.
+            are None for a model whose loss needs none. Instead of inputs, `Examples`, which hold all three, a
+            `Dataset`, whose training examples are taken, or a `Feed`, which has its own batch size and order, too.
         batch_size: int, 1 to n: examples in a step, over all replicas.
         seed: int in [0, 2**32), of the data order.
         shuffle: False visits the examples in the order given.
@@ -126,6 +137,8 @@ class TrainLoop:
             raise ValueError(f"seed is {seed}; choose one from 0 to 2**32 - 1.")
         if isinstance(inputs, tf.data.Dataset):
             raise TypeError("The inputs are a dataset; make the loop with TrainLoop.from_dataset(model, dataset).")
+        if isinstance(inputs, Dataset) and targets is None and sample_weight is None:
+            inputs = inputs.train
         other_data.refuse(inputs)
         if isinstance(inputs, Examples) and targets is None and sample_weight is None:
             inputs, targets, sample_weight = inputs
@@ -211,7 +224,42 @@ class TrainLoop:
         checks.check_arrays(feed.first_batch, "The first batch: ", text=True)
         return cls(model, feed, seed=seed, options=options)
 
+    if not TYPE_CHECKING:  # A type checker would take any name.
+
+        def __getattr__(self, name: str) -> Any:
+            if name in _ELSEWHERE:
+                raise AttributeError(f"TrainLoop has no attribute {name}; {_ELSEWHERE[name]}.", name=name, obj=self)
+            return object.__getattribute__(self, name)  # Raises what was raised first.
+
     # --- Where the loop stands ---
+
+    def steps(self, length: str, epochs: int | None = None) -> int:
+        """Return a length in steps: `loop.steps("2ep")`, `loop.steps("25%", epochs=15)`; see `schedules.to_steps`.
+
+        Args:
+            length: a number above 0 with its unit: "ep", "%" (of the run), or "st" or nothing for steps.
+            epochs: int, at least 1, of the run; only a share of it needs them.
+
+        Raises:
+            ValueError: if it is no such length, or a share of a run whose epochs are not given.
+        """
+        if epochs is None and length.rstrip().endswith("%"):
+            raise ValueError(f"{length} is a share of a run; say how long that is: steps({length!r}, epochs=15).")
+        num_epochs = 1 if epochs is None else checked_whole("epochs", epochs)
+        return to_steps(length, self.steps_per_epoch, num_epochs * self.steps_per_epoch)
+
+    def _rows(self) -> list[dict[str, object]]:
+        return [
+            {
+                "model": self.model.name,
+                "optimizer": type(self.optimizer).__name__,
+                "examples": f"{self.num_examples:,}",
+                "batch size": self.batch_size,
+                "steps per epoch": f"{self.steps_per_epoch:,}",
+                "step": f"{self.step:,}",
+                "device": self.device,
+            }
+        ]
 
     @property
     def step(self) -> int:
@@ -365,12 +413,14 @@ class TrainLoop:
         """Return the model's outputs in inference mode, on the host: arrays [n, …] in the nest of its outputs.
 
         Args:
-            inputs: as the training data's.
+            inputs: as the training data's; of `Examples` their inputs.
             batch_size: int, at least 1: examples in one call. None takes 1000, or as many as the model was made for.
 
         Raises:
             ValueError, TypeError: as for the training data.
         """
+        if isinstance(inputs, Examples):
+            inputs = inputs.inputs
         return self._program.evaluation.predict(inputs, batch_size or self._largest_call())
 
     def score(self, outputs: Any, targets: Any, sample_weight: Any = None) -> dict[str, float]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 
+from clr_loop.data.datasets import AnyDataset, StreamedDataset
+
 _CODE = """
     def batches():
         {batches}
@@ -28,10 +30,16 @@ _OF_DATA_LOADER = """for batch in data_loader:
 
 
 def refuse(data: Any) -> None:
-    """Raise TypeError, with the code that makes a dataset of it, for other sources of batches.
+    """Raise TypeError for a whole `Dataset`, and, with the code that makes a dataset of it, for other sources.
 
     They are a `keras.utils.PyDataset`, a generator or another iterator, and a `DataLoader` of PyTorch.
     """
+    if isinstance(data, AnyDataset):
+        advice = "give its examples, as in loop.evaluate(*dataset.validation)"
+        if isinstance(data, StreamedDataset):
+            of_epoch = "lambda seed, epoch: dataset.batches(100, seed, epoch)"
+            advice += f"; train on TrainLoop.from_dataset(model, {of_epoch}, dataset.num_examples)"
+        raise TypeError(f"The data are the whole dataset {data.name}; {advice}.")
     from_torch = any(kind.__module__.startswith("torch.utils.data") for kind in type(data).__mro__)
     if isinstance(data, keras.utils.PyDataset):
         what, batches = f"a keras.utils.PyDataset ({type(data).__name__})", _OF_PY_DATASET

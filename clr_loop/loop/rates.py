@@ -15,7 +15,10 @@ def checked_rates(learning_rates: ArrayLike) -> Vector:
 
     Raises:
         ValueError: unless they are a vector of numbers of at least 0 that are finite in float32.
+        TypeError: if they are a function, such as a schedule.
     """
+    if callable(learning_rates):
+        raise TypeError("run takes the rates of its steps: give run(schedule(np.arange(loop.step, loop.step + 100))).")
     rates = np.asarray(learning_rates, np.float64)
     if rates.ndim != 1:
         raise ValueError(f"The learning rates have shape {rates.shape}; give a vector with one rate for each step.")

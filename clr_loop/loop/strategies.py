@@ -11,6 +11,7 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
+from clr_loop.arguments import spelled
 from clr_loop.loop import keras_private
 
 if keras.backend.backend() != "tensorflow":
@@ -128,7 +129,7 @@ def noticing_lost_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
             raise
         raise ConnectionError(
             "A worker has gone, and the others cannot go on without it; see what ended it, and start all of them again "
-            "with --resume."
+            f"with {spelled(resume=True)}."
         ) from error
 
 

@@ -27,6 +27,7 @@ import keras
 import numpy as np
 from absl import logging
 
+from clr_loop.display import Shown
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.state import Snapshot
 from clr_loop.runs import files as run_files
@@ -70,12 +71,16 @@ class Origin(NamedTuple):
         return self.step + self.num_skipped
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+@dataclass(frozen=True, repr=False)
+class Checkpoint(Shown):
     """A checkpoint: its directory, and its manifest as JSON types."""
 
     directory: Path
     manifest: dict[str, Any]
+
+    def _rows(self) -> list[dict[str, object]]:
+        metrics = {name: f"{value:.4g}" for name, value in self.manifest["metrics"].items()}
+        return [{"step": self.step, **metrics, "directory": self.directory}]
 
     @property
     def step(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,22 @@ _REFUSED = {
 _TAKEN_NAMES = ("step", "epoch", "learning_rate", "momentum", "epoch_seconds", "input_wait_seconds")
 
 
+def _check_takes_steps(schedule: Any) -> None:
+    """Raise TypeError for a function of something else, such as Keras' (epoch, rate), and for a schedule's class."""
+    try:
+        parameters = inspect.signature(schedule)
+    except ValueError:  # A function of C does not say.
+        return
+    try:
+        parameters.bind(None)
+    except TypeError as error:
+        what = f"the class {schedule.__name__}" if isinstance(schedule, type) else f"a function of {parameters}"
+        raise TypeError(
+            f"schedule is {what}; give a schedule such as Triangular(0.001, 0.006, 2000), or a function that takes an "
+            "array of steps alone and returns their rates."
+        ) from error
+
+
 def check_run(run: Run, options: RunOptions, has_directory: bool, resume: bool, overwrite: bool) -> None:
     """Raise ValueError if the run cannot be made as asked."""
     loop, schedule = run.loop, run.schedule
@@ -65,6 +82,7 @@ def check_run(run: Run, options: RunOptions, has_directory: bool, resume: bool, 
         if name in _TAKEN_NAMES or name.startswith(("val_", "averaged_")):
             raise ValueError(f"A metric has the name {name}, which the records use for something else; rename it.")
     first_two = run.first_step + np.arange(min(2, run.num_batches))
+    _check_takes_steps(schedule)
     checked_rates(rates_of(schedule, first_two))
     if has_momentums(schedule):
         loop.check_momentum()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from clr_loop.arguments import spelled
 from clr_loop.runs.checkpoints import Checkpoint
 
 
@@ -17,9 +18,10 @@ class NonFiniteError(ArithmeticError):
     def __init__(self, what: str, checkpoint: Checkpoint | None) -> None:
         advice = "start again with a lower learning rate"
         if checkpoint is not None:
+            back = {"resume_from": checkpoint.step, "on_change": "replace"}
             advice = (
                 f"lower the learning rate from step {checkpoint.step} on, whose checkpoint is from before the loss "
-                f"rose (--resume --resume_from={checkpoint.step} --on_change=replace)"
+                f"rose ({spelled(resume=True, options=back)})"
             )
         super().__init__(f"{what}; {advice}.")
         self.checkpoint = None if checkpoint is None else checkpoint.directory

@@ -19,6 +19,8 @@ import numpy as np
 from absl import logging
 from numpy.typing import NDArray
 
+from clr_loop.arguments import spelled
+
 CONFIG, RESULT = "config.json", "result.json"
 HISTORY, EPOCHS, VALIDATIONS = _CSV = ("history.csv", "epochs.csv", "validations.csv")
 CONFIG_SHAPE = {
@@ -48,6 +50,8 @@ _OWN = re.compile("|".join((
 
 _LARGEST_JSON = 64 * 2**20
 _in_use: dict[Path, object] = {}
+# What can be gone on with, of what `claim` is asked for.
+_RESUMABLE = ("run", "comparison", "smith")
 
 
 @contextlib.contextmanager
@@ -89,9 +93,10 @@ def _check_content(directory: Path, kind: str, is_wanted: bool) -> None:
     if not lock.exists():
         raise FileExistsError(f"The directory {directory} is not empty and holds no {kind}; choose another.")
     if not is_wanted:
+        resuming = f"give {spelled(resume=True)} to go on with it, " if kind in _RESUMABLE else ""
         raise FileExistsError(
-            f"The directory {directory} already holds a {kind}. Choose another, give --resume to go on with it (where "
-            "the script has that flag), or --overwrite to replace it."
+            f"The directory {directory} already holds a {kind}. Choose another, {resuming}or give "
+            f"{spelled(overwrite=True)} to replace it."
         )
 
 

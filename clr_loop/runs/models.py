@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from clr_loop.arguments import checked_types
 from clr_loop.data.functions import in_one_line
+from clr_loop.display import Shown
 from clr_loop.runs import checkpoints
 from clr_loop.runs import files as run_files
 from clr_loop.runs.checkpoints import Checkpoint, CheckpointError, find
@@ -102,8 +103,8 @@ def load_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
         raise ValueError(f"The weights in {path} are not those of {model.name}: {in_one_line(error)}.") from error
 
 
-@dataclass(frozen=True)
-class SavedRun:
+@dataclass(frozen=True, repr=False)
+class SavedRun(Shown):
     """A run as its directory holds it, finished or not.
 
     Attributes:
@@ -122,6 +123,19 @@ class SavedRun:
     validations: list[EpochRecord]
     result: TrainingResult | None
     checkpoints: list[Checkpoint]
+
+    def _rows(self) -> list[dict[str, object]]:
+        metrics = self.epochs[-1].metrics if self.epochs else {}
+        return [
+            {
+                "run": self.directory,
+                "state": "not finished" if self.result is None else "finished",
+                "epochs": len(self.epochs),
+                "steps": f"{len(self.history['step']):,}",
+                **{name: f"{value:.4g}" for name, value in metrics.items()},
+                "checkpoints": len(self.checkpoints),
+            }
+        ]
 
     def model(self, name: str = "final") -> keras.Model:
         """Return a finished run's model, compiled: "final", "best" of all epochs, or "averaged".

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import keras
 from tqdm import tqdm
 
+from clr_loop.display import in_notebook
 from clr_loop.runs.lines import VALUE, Columns, terminal_width, wrapped
 from clr_loop.schedules import Schedule, describe
 
@@ -24,18 +25,13 @@ Verbose = Literal["auto", 0, 1, 2]
 def shown(verbose: Verbose) -> Iterator[list[keras.callbacks.Callback]]:
     """Hold the callbacks that show a run; see `fit` for `verbose`."""
     if verbose == "auto":
-        verbose = 1 if _in_notebook() or sys.stderr.isatty() else 0
+        verbose = 1 if in_notebook() or sys.stderr.isatty() else 0
     bar = [ProgressBar(is_asked=True)] if verbose == 1 else []
     try:
         yield [EpochLines(), *bar] if verbose else []
     finally:
         for each in bar:
             each.close()
-
-
-def _in_notebook() -> bool:
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return shell is not None and hasattr(shell, "kernel")
 
 
 class ProgressBar(keras.callbacks.Callback):
@@ -51,7 +47,7 @@ class ProgressBar(keras.callbacks.Callback):
     def __init__(self, label: str = "", is_asked: bool = False) -> None:
         super().__init__()
         self._label = label
-        file, is_hidden = (sys.stdout, False) if _in_notebook() else (sys.stderr, False if is_asked else None)
+        file, is_hidden = (sys.stdout, False) if in_notebook() else (sys.stderr, False if is_asked else None)
         self._bar = tqdm(
             desc=self._saying("compiling"), unit="step", bar_format="{desc} …", disable=is_hidden, leave=False,
             dynamic_ncols=True, file=file,

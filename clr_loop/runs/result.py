@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import math
 import re
 import statistics
@@ -14,6 +13,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from clr_loop.display import Pictured
+
 # Whole words of a name, between underscores.
 _BETTER = {
     "min": r"loss|error|mse|mae|mape|msle|rmse|divergence|\w*entropy|\w*hinge|poisson|cosh|logcosh|perplexity|nll|"
@@ -21,8 +22,6 @@ _BETTER = {
     "max": r"acc|accuracy|auc|precision|recall|f1|fbeta|f_beta|iou|io_u|dice|r2|cosine_similarity|correlation|top_\w+|"
     r"sensitivity|specificity|true|bleu|rouge\w?|psnr|ssim|ndcg",
 }
-# More cannot be seen in a picture of a notebook.
-_MOST_POINTS = 1000
 _NO_METRICS = ("epoch", "step", "learning_rate", "epoch_seconds", "input_wait_seconds")
 
 
@@ -137,21 +136,6 @@ class EpochRecord:
         return cls(metrics=metrics, **{name: row[name] for name in _NO_METRICS})  # type: ignore[arg-type]
 
 
-def _chart(name: str, values: NDArray[Any]) -> str:
-    """Return a small picture, SVG, of a value at each step."""
-    width, height, top = 320, 120, 20
-    steps = np.unique(np.linspace(0, len(values) - 1, _MOST_POINTS).astype(int))
-    shown = np.nan_to_num(np.asarray(values, np.float64)[steps])
-    low, high = shown.min(), shown.max()
-    down = top + (height - top) * (high - shown) / max(high - low, np.finfo(float).tiny)
-    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(steps * (width / max(len(values) - 1, 1)), down, strict=True))
-    return (
-        f'<svg width="{width + 20}" height="{height + 4}"><text y="14" font-size="12" fill="currentColor">{name}: '
-        f'{low:.3g} to {high:.3g} over {len(values):,} steps</text><polyline points="{points}" fill="none" '
-        'stroke="#0072B2"/></svg>'
-    )
-
-
 class Reached(NamedTuple):
     """What a run took to reach a target: steps, examples visited, and seconds of training alone."""
 
@@ -161,8 +145,8 @@ class Reached(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False)
-class TrainingResult:
-    """What a run gave. In a notebook it shows itself as a table, its losses and its learning rates.
+class TrainingResult(Pictured):
+    """What a run gave. In a notebook it shows itself as a table and the picture of its rates and metrics, `plot()`.
 
     Attributes:
         settings: JSON types: everything that made the run what it is, with the versions of its libraries.
@@ -259,18 +243,16 @@ class TrainingResult:
         length = f"{len(self.epochs)} epochs, {len(self.history['step']):,} steps"
         return f"TrainingResult({length}: {metrics}; trained {self.train_seconds:.2f} s)"
 
-    def _repr_html_(self) -> str:
-        rows = {
-            "epochs": len(self.epochs),
-            "steps": f"{len(self.history['step']):,}",
-            **{name: f"{value:.4g}" for name, value in self.final.items()},
-            "trained": f"{self.train_seconds:.2f} s, {self.examples_per_second:,.0f} examples/s",
-            "compiled": f"{self.compile_seconds:.2f} s",
-        }
-        cells = "".join(f"<tr><th>{html.escape(name)}</th><td>{value}</td></tr>" for name, value in rows.items())
-        shown = [name for name in ("loss", "learning_rate") if name in self.history]
-        charts = "".join(_chart(name, self.history[name]) for name in shown)
-        return f"<table>{cells}</table>{charts}"
+    def _rows(self) -> list[dict[str, object]]:
+        return [
+            {
+                "epochs": len(self.epochs),
+                "steps": f"{len(self.history['step']):,}",
+                **{name: f"{value:.4g}" for name, value in self.final.items()},
+                "trained": f"{self.train_seconds:.2f} s, {self.examples_per_second:,.0f} examples/s",
+                "compiled": f"{self.compile_seconds:.2f} s",
+            }
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `result.json` as JSON types; the other files of the run hold the rest."""

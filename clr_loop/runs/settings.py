@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import clr_loop
 from clr_loop import schedules
+from clr_loop.arguments import spelled
 from clr_loop.loop import keras_private
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.runs.options import OnChange
@@ -139,10 +140,10 @@ def check_changes(saved: Mapping[str, Any], now: Mapping[str, Any], on_change: O
     fixed = {name: text for name, text in words.items() if name not in _CHANGEABLE}
     if fixed or (words and on_change is None):
         advice = (
-            "Give those settings again (--on_change=keep), or choose another directory."
+            f"Give those settings again ({spelled(options={'on_change': 'keep'})}), or choose another directory."
             if fixed
-            else "Choose --on_change=keep (the saved schedule), replace (the new one, at the same step) or rebase (the "
-            "new one, from its step 0)."
+            else f"Choose {spelled(options={'on_change': 'keep'})} (the saved schedule), replace (the new one, at the "
+            "same step) or rebase (the new one, from its step 0)."
         )
         listed = "; ".join((fixed or words).values())
         raise ValueError(f"The run in this directory was started with different settings: {listed}. {advice}")
@@ -169,7 +170,8 @@ def schedule_from_here(
         kept = schedules.from_config(saved, known)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"The saved schedule cannot be used: {error} Hand it in again, or choose --on_change=replace."
+            f"The saved schedule cannot be used: {error} Hand it in again, or choose "
+            f"{spelled(options={'on_change': 'replace'})}."
         ) from error
     is_rebased = isinstance(kept, schedules.Joined) and schedule_config(kept.schedules[-1]) == now
     if on_change == "keep" or is_rebased:  # The same command resumes a rebased run again and again.

@@ -7,6 +7,7 @@ same functions for a TensorFlow graph, so one formula gives the same rates in bo
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from clr_loop import display
+from clr_loop.arguments import check_names
 from clr_loop.schedules.checks import Momentum, Rates, Steps, checked_argument, checked_scale, checked_steps
 
 
@@ -58,6 +61,11 @@ class Schedule:
 
     momentum: Momentum | None = None
 
+    def __new__(cls, *arguments: Any, **named: Any) -> Schedule:
+        """Make one; an argument with another library's name for it is told ours."""
+        check_names(cls.__name__, named, inspect.signature(cls.__init__))
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         for name in (argument.name for argument in dataclasses.fields(self)):  # type: ignore[arg-type]
             object.__setattr__(self, name, checked_argument(name, getattr(self, name)))  # Frozen for everybody else.
@@ -99,6 +107,19 @@ class Schedule:
     def last_step(self) -> int | None:
         """The last step of a finite schedule, which holds its rate after it; None for any other schedule."""
         return self.total_steps - 1 if hasattr(self, "total_steps") else None
+
+    def plot(self, steps: int | None = None, steps_per_epoch: int | None = None) -> display.Drawing:
+        """Return a picture of the rates, and of the momentum where there is one; a notebook shows it.
+
+        Args:
+            steps: int, at least 1, from step 0. None takes the whole of a finite schedule, the first two cycles of one
+                with cycles, and else 1,000 steps.
+            steps_per_epoch: int, at least 1, for epochs along the top; None leaves them out.
+        """
+        return display.picture_of(self, steps, steps_per_epoch)
+
+    def _repr_png_(self) -> bytes:
+        return self.plot()._repr_png_()
 
     def cycle_ends(self, num_steps: int) -> Steps | None:
         """Return after how many steps of a run each whole cycle is done, rising; None without cycles.

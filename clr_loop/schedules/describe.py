@@ -17,7 +17,7 @@ from functools import singledispatch
 
 import numpy as np
 
-from clr_loop.arguments import checked_whole
+from clr_loop.arguments import checked_whole, spelled
 from clr_loop.schedules.base import NUMPY, Schedule
 from clr_loop.schedules.cycles import CosineRestarts, Cyclic, ExpRange, Triangular
 from clr_loop.schedules.formulas import (
@@ -141,7 +141,7 @@ def _against_length(
     if too_many < 0:
         end, but = f"before the {what} does", f"the rate ends at {last_lr}, before the {what} does"
     lengths = f"the run has {total_steps} steps and the schedule {schedule.total_steps}"
-    return end, [f"{lengths}: {but}; use --total_steps={total_steps}"]
+    return end, [f"{lengths}: {but}; use {spelled(total_steps=total_steps)}"]
 
 
 @_look.register
@@ -176,7 +176,7 @@ def _(schedule: CosineRestarts, total_steps: int, steps_per_epoch: int) -> _Fact
         if total_steps * schedule.t_mul ** (number - 1) < 5 * units**2:
             number = units = 1  # Whole steps would leave too many of the last cycle out.
         first, last_lr = math.ceil(total_steps / units), f"{_rate(schedule, total_steps - 1):.3g}"
-        advice = f"for {_whole_cycles(number)} use --first_cycle_steps={first}"
+        advice = f"for {_whole_cycles(number)} use {spelled(first_cycle_steps=first)}"
         notes = [f"the run ends at {last_lr} and not at the low of a cycle; {advice}"]
     return cycles, end, notes
 
@@ -227,8 +227,8 @@ def _advice(schedule: Triangular, total_steps: int, least: int, most: int) -> tu
         down = up if is_symmetric else period - up
         if total_steps % (up + down) <= 1 + _NEAR_LOW * up:  # Whole steps leave few over. One cycle always does.
             break
-    flags = f"--step_size={up}" if is_symmetric else f"--step_size={up} --step_size_down={down}"
-    return up, f"for {_whole_cycles(total_steps // (up + down))} use {flags}"
+    sizes = {"step_size": up} if is_symmetric else {"step_size": up, "step_size_down": down}
+    return up, f"for {_whole_cycles(total_steps // (up + down))} use {spelled(**sizes)}"
 
 
 def _rate(schedule: Schedule, step: int) -> float:

@@ -2,17 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
+from clr_loop.arguments import checked_whole
 from clr_loop.loop.own_step import has_own
 from clr_loop.loop.state import values_of
 from clr_loop.loop.trial import variables_with_state
 
 MakeModel = Callable[[int], keras.Model]
 """seed → a fresh compiled model."""
+
+
+def checked_seeds(seeds: int | Sequence[int]) -> Sequence[int]:
+    """Return seeds; a number of them means 0, 1, 2 and so on."""
+    return range(checked_whole("seeds", seeds)) if isinstance(seeds, int) else seeds
+
+
+def seeded(build_model: Callable[..., keras.Model]) -> MakeModel:
+    """Return the function seed → model of one that takes nothing, or an argument `seed`.
+
+    It is called after `keras.utils.set_random_seed(seed)`, so weights without a seed of their own follow from this one.
+
+    Raises:
+        TypeError: if it is a model, or returns something else.
+        ValueError: if it returns the same model again.
+    """
+    if isinstance(build_model, keras.Model):
+        raise TypeError(
+            f"build_model is the model {build_model.name}; each seed needs fresh weights, so give a function that "
+            "makes and compiles a model and returns it."
+        )
+    takes_seed = "seed" in inspect.signature(build_model).parameters
+    made: weakref.WeakSet[keras.Model] = weakref.WeakSet()
+
+    def make(seed: int) -> keras.Model:
+        keras.utils.set_random_seed(seed)
+        model = build_model(seed=seed) if takes_seed else build_model()
+        if not isinstance(model, keras.Model):
+            raise TypeError(f"build_model returned {model!r}; it must return a compiled keras.Model.")
+        if model in made:
+            raise ValueError(f"build_model returned the model {model.name} twice; make a new one at each call.")
+        made.add(model)
+        return model
+
+    return make
 
 
 def initial_state(make_model: MakeModel, seed: int) -> dict[str, Any]:

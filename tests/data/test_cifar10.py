@@ -105,7 +105,7 @@ def test_without_a_folder_keras_downloads_it(monkeypatch):
 def test_a_download_that_fails_says_what_to_do(monkeypatch):
     monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: 1 / 0)
     message = (
-        r"cifar10 is not on this machine, and its download .* Give the folder cifar-10-batches-py or .* --data_dir"
+        r"cifar10 is not on this machine, and its download .* Give the folder cifar-10-batches-py or .* with data_dir"
     )
     with pytest.raises(ValueError, match=message):
         data.load("cifar10")

@@ -92,7 +92,9 @@ def test_a_download_that_fails_is_one_line_with_the_remedies(monkeypatch, tmp_pa
 
     monkeypatch.setattr(keras.datasets.fashion_mnist, "load_data", fail)
     monkeypatch.setattr(readers, "DEBIAN_FASHION_DIR", tmp_path / "none")
-    message = r"not on this machine, .* Exception: URL fetch failure on https://example\.org.*\. Install .* --data_dir"
+    message = (
+        r"not on this machine, .* Exception: URL fetch failure on https://example\.org.*\. Install .* with data_dir"
+    )
     with pytest.raises(ValueError, match=message) as caught:
         data.load("fashion_mnist")
     assert "\n" not in str(caught.value)

@@ -589,7 +589,7 @@ def test_habits_at_a_loop_and_its_evaluation_get_a_hint_too(plain_loop):
         TrainLoop(classifier(), X, LABELS, epochs=3)
     with pytest.raises(TypeError, match=r"^TrainLoop.evaluate has no argument y, .*loop.evaluate\(inputs, targets\)"):
         plain_loop.evaluate(X, y=LABELS)
-    with pytest.raises(TypeError, match=r"unexpected keyword argument 'nonsense'"):
+    with pytest.raises(TypeError, match=r"^TrainLoop.evaluate has no argument nonsense; it has inputs"):
         plain_loop.evaluate(X, LABELS, nonsense=1)
     with pytest.raises(TypeError, match=r"^schedule is 0.01; it must be a function. For a constant rate give Constant"):
         fit(plain_loop, 0.01, epochs=1)

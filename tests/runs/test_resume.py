@@ -304,7 +304,7 @@ def test_another_version_is_named_and_taken_if_it_is_said_so(train, tmp_path, mo
     train(tmp_path / "run", epochs=1)
     monkeypatch.setattr("clr_loop.__version__", "99.0")
     with pytest.raises(
-        ValueError, match=r"versions \{'clr_loop': '.*'\}, now \{'clr_loop': '99.0'\}. Choose --on_change"
+        ValueError, match=r"versions \{'clr_loop': '.*'\}, now \{'clr_loop': '99.0'\}. Choose options=RunOptions"
     ):
         train(tmp_path / "run", resume=True)
     assert train(tmp_path / "run", resume=True, on_change="keep").settings["versions"]["clr_loop"] == "99.0"
@@ -495,7 +495,9 @@ def test_a_second_fit_in_the_same_process_is_refused(train, tmp_path):
 
 def test_a_saved_schedule_that_cannot_be_made_again_is_named(train, tmp_path):
     train(tmp_path / "run", SCHEDULES["function"], epochs=1)
-    with pytest.raises(ValueError, match=r"The saved schedule cannot be used: .* or choose --on_change=replace"):
+    with pytest.raises(
+        ValueError, match=r"The saved schedule cannot be used: .* choose options=RunOptions\(on_change='rep"
+    ):
         train(tmp_path / "run", epochs=2, resume=True, on_change="keep")
 
 
@@ -509,7 +511,7 @@ def test_a_loss_that_is_not_finite_names_the_checkpoint_to_go_back_to(train, tmp
         train(tmp_path / "run", lambda steps: np.where(steps < 7, 0.01, 1e38), checkpoint_every=3)
     assert caught.value.checkpoint == tmp_path / "run" / "checkpoints" / "step_0000000006"
     assert "from step 6 on" in str(caught.value)
-    assert "--resume --resume_from=6 --on_change=replace" in str(caught.value)
+    assert "(resume=True, options=RunOptions(resume_from=6, on_change='replace'))" in str(caught.value)
     result = train(tmp_path / "run", SCHEDULES["constant"], checkpoint_every=3, resume=True, on_change="replace")
     assert np.isfinite(result.history["loss"]).all()
     np.testing.assert_array_equal(result.history["step"], np.arange(15))
@@ -517,7 +519,7 @@ def test_a_loss_that_is_not_finite_names_the_checkpoint_to_go_back_to(train, tmp
 
 def test_a_loss_that_rose_before_it_became_nan_names_a_checkpoint_from_before_it_rose(train, tmp_path):
     rates = np.concatenate([np.full(8, 0.01), np.full(4, 1e3), np.full(3, 1e38)])
-    with pytest.raises(NonFiniteLossError, match="--resume_from=") as caught:
+    with pytest.raises(NonFiniteLossError, match="resume_from=") as caught:
         train(tmp_path / "run", lambda steps: rates[steps], keep_checkpoints=15)
     steps = [c.step for c in checkpoints.find(tmp_path / "run" / "checkpoints")]
     assert max(steps) >= 12  # The newest is there, and holds weights that are huge already.

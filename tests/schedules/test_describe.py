@@ -27,10 +27,10 @@ BASE, MAX = 0.001, 0.006
 
 
 def advised(warnings):
-    """The flags that the warnings name: {flag: number}; warnings that name the same flag must agree."""
-    found = {flag: float(value) for warning in warnings for flag, value in re.findall(r"--(\w+)=([\d.]+)", warning)}
+    """The arguments that the warnings name: {name: number}; warnings that name the same must agree."""
+    found = {flag: float(value) for warning in warnings for flag, value in re.findall(r"\b(\w+)=([\d.]+)", warning)}
     for warning in warnings:
-        for flag, value in re.findall(r"--(\w+)=([\d.]+)", warning):
+        for flag, value in re.findall(r"\b(\w+)=([\d.]+)", warning):
             assert found[flag] == float(value)
     return found
 
@@ -41,8 +41,8 @@ def test_the_articles_run_is_told_that_it_only_climbs_and_what_to_use_instead():
         "450 steps, 15 epochs: the learning rate starts at 0.001, ends at 0.00212 and is highest (0.00212) at step 449",
         "0.11 cycles; the run ends while the rate climbs, 22% of the way from low to high",
         "note: the run's 450 steps end before the first peak at step 2000, so the rate only climbs, to 0.00212; "
-        "for two whole cycles use --step_size=112",
-        "note: step_size 2000 is 66.7 epochs, and Smith recommends 2 to 10; for two whole cycles use --step_size=112",
+        "for two whole cycles use step_size=112",
+        "note: step_size 2000 is 66.7 epochs, and Smith recommends 2 to 10; for two whole cycles use step_size=112",
     ]
     assert describe(Triangular(BASE, MAX, 112), 450, 30).warnings == ()
 
@@ -139,7 +139,7 @@ def test_the_advice_does_not_contradict_the_count_of_cycles():
     lines = str(describe(Triangular(BASE, MAX, 30), 120, 30)).splitlines()
     assert lines[1:] == [
         "2.00 cycles; the run ends at the end of a cycle",
-        "note: step_size 30 is 1 epoch, and Smith recommends 2 to 10; for one whole cycle use --step_size=60",
+        "note: step_size 30 is 1 epoch, and Smith recommends 2 to 10; for one whole cycle use step_size=60",
     ]
 
 
@@ -240,17 +240,17 @@ def test_the_advised_first_cycle_ends_the_run_at_a_low(total_steps, first, t_mul
             450,
             "the run has 450 steps and the schedule 400: the rate is held at 2.4e-08 for the last 50 steps; use",
         ),
-        (OneCycle(MAX, 900), 450, "before the cycle does; use --total_steps=450"),
-        (OneCycle(MAX, 4500), 450, "before the cycle does; use --total_steps=450"),
+        (OneCycle(MAX, 900), 450, "before the cycle does; use total_steps=450"),
+        (OneCycle(MAX, 4500), 450, "before the cycle does; use total_steps=450"),
         (
             CosineDecay(BASE, MAX, 400),
             450,
-            "the schedule 400: the rate is held at 0.001 for the last 50 steps; use --total_steps=450",
+            "the schedule 400: the rate is held at 0.001 for the last 50 steps; use total_steps=450",
         ),
-        (OneTriangle(BASE, MAX, 900), 450, "the rate ends at 0.00599, before the cycle does; use --total_steps=450"),
-        (LinearRamp(BASE, MAX, 500), 450, "before the ramp does; use --total_steps=450"),
+        (OneTriangle(BASE, MAX, 900), 450, "the rate ends at 0.00599, before the cycle does; use total_steps=450"),
+        (LinearRamp(BASE, MAX, 500), 450, "before the ramp does; use total_steps=450"),
         (CosineRestarts(BASE, MAX, 225), 451, "the run ends at 0.006 and not at the low of a cycle"),
-        (CosineRestarts(BASE, MAX, 225), 451, "for two whole cycles use --first_cycle_steps=226"),
+        (CosineRestarts(BASE, MAX, 225), 451, "for two whole cycles use first_cycle_steps=226"),
         (
             join([Constant(BASE), Triangular(BASE, MAX, 900)], [50]),
             450,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from clr_loop.schedules import OneCycle
-from clr_loop.studies.pictures.runs import schedule_figure
+from clr_loop.schedules import LinearRamp, OneCycle
+from clr_loop.studies.pictures.runs import schedule_picture
 from helpers.scripts import SCRIPTS, run_script
 
 
@@ -47,9 +47,7 @@ def test_a_run_too_long_for_any_machine_is_described_and_drawn_all_the_same(comm
 def test_the_picture_holds_the_rates_the_momentum_and_the_notes():
     schedule = OneCycle(0.1, 450, momentum=(0.85, 0.95))
     steps = np.arange(450)
-    figure = schedule_figure(
-        steps, schedule(steps), schedule.momentum_at(steps), 30, "one_cycle, batch 2000", ["a note"]
-    )
+    figure = schedule_picture(schedule, 450, 30, "one_cycle, batch 2000", ["a note"]).together()
     rate_axes, log_axes, momentum_axes = figure.axes
     assert (rate_axes.get_yscale(), log_axes.get_yscale()) == ("linear", "log")
     np.testing.assert_array_equal(rate_axes.lines[0].get_ydata(), schedule(steps))
@@ -58,7 +56,7 @@ def test_the_picture_holds_the_rates_the_momentum_and_the_notes():
     assert rate_axes.child_axes[0].get_xlim() == pytest.approx(np.array(rate_axes.get_xlim()) / 30)
     assert figure.get_suptitle() == "one_cycle, batch 2000"
     assert figure.get_supxlabel() == "a note"
-    assert len(schedule_figure(steps, np.linspace(0.01, 0.1, 450), None, 30, "title").axes) == 1
+    assert len(schedule_picture(LinearRamp(0.01, 0.1, 450), 450, 30, "title").together().axes) == 1
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])

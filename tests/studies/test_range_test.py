@@ -167,7 +167,7 @@ def test_a_sweep_of_rates_too_low_says_so_last_and_has_no_bounds(loop):
     for rates, reason in (((1e-9, 1e-8, 50), "the curve is flat"), ((1e-7, 1e-4, 600), "the loss does not rise again")):
         test = range_test.run(loop, *rates)
         assert range_test.text([test], epochs=15).splitlines()[-1].startswith(f"no suggestion: {reason}")
-        with pytest.raises(range_test.NoSuggestionError, match="raise --end_lr"):
+        with pytest.raises(range_test.NoSuggestionError, match="raise end_lr"):
             range_test.suggested_bounds([test], epochs=15)
 
 

@@ -93,7 +93,7 @@ def test_a_flat_curve_has_no_suggestion_and_is_told_to_raise_end_lr(seed, num_st
     for suggestion in suggest([curve]):
         assert suggestion.learning_rate is None
         assert "the curve is flat: the loss stays near 2." in suggestion.reasons[0]
-        assert suggestion.reasons[0].endswith("raise --end_lr or --num_steps")
+        assert suggestion.reasons[0].endswith("raise end_lr or num_steps")
         assert str(suggestion) == f"{suggestion.name}: no suggestion: {suggestion.reasons[0]}"
 
 
@@ -158,7 +158,7 @@ def test_a_curve_that_only_rises_is_told_to_lower_start_lr():
     curve = Curve(rates, 2.3 + 5.0 * rates, np.full(500, 0.1), 6.0)
     for reasons in reasons_of(curve).values():
         assert reasons[0].startswith("the loss rose, up to a rate of 1")
-        assert reasons[0].endswith("raise --num_steps or lower --start_lr")
+        assert reasons[0].endswith("raise num_steps or lower start_lr")
 
 
 def test_a_curve_cut_at_either_end_says_which_flag_to_change():
@@ -170,18 +170,18 @@ def test_a_curve_cut_at_either_end_says_which_flag_to_change():
         return Curve(whole.learning_rate[kept], whole.loss[kept], whole.score[kept], whole.time_constant)
 
     still_falling = reasons_of(part(x < steepest))
-    assert "raise --end_lr" in still_falling["max_lr"][0]
-    assert "raise --end_lr" in still_falling["valley"][0]
+    assert "raise end_lr" in still_falling["max_lr"][0]
+    assert "raise end_lr" in still_falling["valley"][0]
     assert still_falling["base_lr"] == ()
     late = reasons_of(part(x > steepest))
-    assert "lower --start_lr" in late["steepest"][0]
-    assert "lower --start_lr" in late["valley"][0]
+    assert "lower start_lr" in late["steepest"][0]
+    assert "lower start_lr" in late["valley"][0]
 
 
 def test_an_accuracy_that_rises_from_the_first_rate_on_has_no_base_lr():
     accuracy = np.concatenate([np.linspace(0.1, 0.9, 100), np.linspace(0.9, 0.1, 400)])
     reasons = reasons_of(curve_of(2.3 - 2.0 * accuracy, accuracy))
-    assert "the accuracy rises from the first rates on, 1e-07; lower --start_lr" in reasons["base_lr"][0]
+    assert "the accuracy rises from the first rates on, 1e-07; lower start_lr" in reasons["base_lr"][0]
     assert reasons["max_lr"] == ()
 
 
@@ -189,24 +189,24 @@ def test_a_linear_sweep_too_coarse_for_its_low_rates_is_told_to_be_exponential()
     rates = np.linspace(1e-7, 0.1, 1000)
     loss = 2.3 - 2.0 * dip(np.log10(rates), -2.0, 0.7)
     reasons = reasons_of(Curve(rates, loss, loss, 12.5))
-    assert "the loss falls fastest from the first rates on, 1e-07; take --sweep=exponential" in reasons["steepest"][0]
+    assert "the loss falls fastest from the first rates on, 1e-07; take sweep='exponential'" in reasons["steepest"][0]
 
 
 def test_an_accuracy_that_does_not_move_has_no_pair():
     curve, _ = analytic_curve(7)
     reasons = reasons_of(Curve(curve.learning_rate, curve.loss, np.full(1000, 0.1), curve.time_constant))
-    assert "the accuracy stays near 0.1 while the loss falls; raise --num_steps" in reasons["base_lr"][0]
+    assert "the accuracy stays near 0.1 while the loss falls; raise num_steps" in reasons["base_lr"][0]
     assert reasons["base_lr"] == reasons["max_lr"]
     assert reasons["steepest"] == ()
 
 
 def test_too_few_points_are_told_so():
     assert reasons_of(curve_of(np.linspace(2, 1, 9)))["steepest"] == (
-        "9 steps in the sweep are too few to read; raise --num_steps",
+        "9 steps in the sweep are too few to read; raise num_steps",
     )
     soon_nan = np.array([2.3] * 5 + [np.nan])
     assert reasons_of(curve_of(soon_nan))["valley"] == (
-        "5 steps before the loss diverged are too few to read; lower --start_lr or raise --num_steps",
+        "5 steps before the loss diverged are too few to read; lower start_lr or raise num_steps",
     )
 
 
@@ -263,7 +263,7 @@ def test_bounds_are_the_pair_in_two_digits_with_two_whole_cycles():
     suggestions = [Suggestion("base_lr", "", (0.00123456,), ()), Suggestion("max_lr", "", (0.0987,), ())]
     found = bounds(suggestions, total_steps=450)
     assert found == Bounds(0.0012, 0.099, 112)
-    assert str(found) == "--base_lr=0.0012 --max_lr=0.099 --step_size=112"
+    assert str(found) == "base_lr=0.0012, max_lr=0.099, step_size=112"
     schedule = Triangular(found.base_lr, found.max_lr, found.step_size)
     assert describe(schedule, 450, steps_per_epoch=30).warnings == ()
     assert schedule([0, 112, 224, 336, 448]).tolist() == [0.0012, 0.099, 0.0012, 0.099, 0.0012]
@@ -271,10 +271,10 @@ def test_bounds_are_the_pair_in_two_digits_with_two_whole_cycles():
 
 
 def test_bounds_that_are_missing_or_crossed_say_why():
-    none = Suggestion("max_lr", "", (None,), ("the accuracy does not fall; raise --end_lr",))
-    with pytest.raises(NoSuggestionError, match="no suggestion: the accuracy does not fall; raise --end_lr"):
+    none = Suggestion("max_lr", "", (None,), ("the accuracy does not fall; raise end_lr",))
+    with pytest.raises(NoSuggestionError, match="no suggestion: the accuracy does not fall; raise end_lr"):
         bounds([Suggestion("base_lr", "", (0.001,), ()), none], 100)
-    with pytest.raises(NoSuggestionError, match=r"base_lr 0.1 is not below max_lr 0.01, .*raise --num_steps"):
+    with pytest.raises(NoSuggestionError, match=r"base_lr 0.1 is not below max_lr 0.01, .*raise num_steps"):
         bounds([Suggestion("base_lr", "", (0.1,), ()), Suggestion("max_lr", "", (0.01,), ())], 100)
 
 
@@ -360,7 +360,7 @@ def test_a_sweep_that_ended_before_the_loss_turned_has_no_upper_end_and_no_bound
     for suggestion in found:
         if suggestion.name in ("max_lr", "valley"):
             assert suggestion.learning_rate is None
-            assert suggestion.reasons[0] == ("the loss does not rise again up to the last rate, 1e-05; raise --end_lr")
+            assert suggestion.reasons[0] == ("the loss does not rise again up to the last rate, 1e-05; raise end_lr")
     with pytest.raises(NoSuggestionError, match="does not rise again"):
         bounds(found, 100)
 
@@ -379,5 +379,5 @@ def test_the_smoothed_loss_ends_with_the_average_that_stopped_the_sweep():
 def test_a_sweep_without_a_single_value_has_no_suggestion():
     none = np.empty(0)
     assert suggest([Curve(none, none, none, 5.0)])[0].reasons == (
-        "0 steps in the sweep are too few to read; raise --num_steps",
+        "0 steps in the sweep are too few to read; raise num_steps",
     )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from clr_loop.arguments import checked_types
+from clr_loop.display import Pictured
 from clr_loop.runs.result import Reached, TrainingResult
 from clr_loop.schedules import describe
 from clr_loop.studies.arms import Arm, ArmRun
@@ -88,8 +89,8 @@ def _or_none(number: float) -> float | None:
     return number if math.isfinite(number) else None
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Pictured):
     """All runs, and what follows from them.
 
     Attributes:
@@ -105,6 +106,20 @@ class Comparison:
     arms: list[ArmSummary]
     effects: list[Effect]
     timed_seeds: list[int]
+
+    def __repr__(self) -> str:
+        return f"Comparison({len(self.arms)} arms, {len(self.seeds)} seeds, by {self.measure.name})"
+
+    def _rows(self) -> list[dict[str, object]]:
+        return [
+            {
+                "arm": arm.arm.label,
+                self.measure.words: arm.final.in_words(self.measure.form),
+                "failed": str(arm.failures),
+                "training seconds": arm.train_seconds.in_words(".2f"),
+            }
+            for arm in self.arms
+        ]
 
     @property
     def seeds(self) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from clr_loop.arguments import spelled
 from clr_loop.runs.records import read_result
 
 
@@ -32,7 +33,7 @@ def _records(run_dir: Path) -> dict[str, list[Any]]:
     """Read what a run has recorded, but for the times: the name of each record → its values."""
     result = read_result(run_dir)
     if result is None:
-        raise ValueError(f"{run_dir} holds no finished run; finish it with --resume.")
+        raise ValueError(f"{run_dir} holds no finished run; finish it with {spelled(resume=True)}.")
     values: dict[str, list[Any]] = {f"history.csv, {name}": column.tolist() for name, column in result.history.items()}
     values["weights_sha256"] = [result.weights_sha256]
     for name, records in (("epochs.csv", result.epochs), ("validations.csv", result.validations)):

@@ -34,9 +34,11 @@ _MARKERS = ("o", "^", "s", "v", "D", "P")
 
 # Inches. TensorBoard shrinks pictures to some 350 pixels, where letters can be read in one of this size.
 _ALONE = (5.2, 3.9)
+# So the widest fits into the cell of a notebook, some 900 pixels, and need not be shrunk there.
+_NOTEBOOK_DPI = 75
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Picture:
     """Panels that are drawn together as a file, or each alone, to be read at thumbnail size.
 
@@ -47,6 +49,7 @@ class Picture:
         note: above the legend, which has each label of the panels once.
         size: inches, of the whole.
         shares_x: whether all panels have one axis of steps or rates.
+        warnings: sentences to write under it.
     """
 
     title: str
@@ -55,6 +58,13 @@ class Picture:
     note: str = ""
     size: tuple[float, float] = (12.0, 9.0)
     shares_x: bool = False
+    warnings: Sequence[str] = ()
+
+    def __repr__(self) -> str:
+        return f"Picture({self.title!r})"
+
+    def _repr_png_(self) -> bytes:
+        return to_png(self.together(), _NOTEBOOK_DPI)
 
     def together(self) -> Figure:
         """Return all panels in one figure."""
@@ -89,7 +99,17 @@ class Picture:
             figure.legend(
                 handles, wrapped, loc="outside lower center", ncols=columns, title=note, fontsize=9, handlelength=3.2
             )
+        if self.warnings and not is_short:
+            lines = [line for each in self.warnings for line in textwrap.wrap(each, 120, subsequent_indent="    ")]
+            figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize="small", color=COLORS[1])
         figure.suptitle(textwrap.fill(self.title, letters), fontsize=11)
+
+
+class _Figure(Figure):
+    """A figure that a notebook shows, too."""
+
+    def _repr_png_(self) -> bytes:
+        return to_png(self, _NOTEBOOK_DPI)
 
 
 def save(figure: Figure, path: Path, figure_format: Format = "png") -> None:
@@ -98,16 +118,16 @@ def save(figure: Figure, path: Path, figure_format: Format = "png") -> None:
         figure.savefig(path.with_suffix(suffix))
 
 
-def to_png(figure: Figure) -> bytes:
-    """Return a picture in PNG format."""
+def to_png(figure: Figure, dpi: float | None = None) -> bytes:
+    """Return a picture in PNG format, with the figure's own dots per inch unless others are given."""
     file = io.BytesIO()
-    figure.savefig(file, format="png")
+    figure.savefig(file, format="png", dpi=dpi or "figure")
     return file.getvalue()
 
 
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of so many inches."""
-    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    figure = _Figure(figsize=(width, height), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from clr_loop.runs.result import Best, EpochRecord, Monitor, TrainingResult, direction_of
+from clr_loop.schedules import Schedule
 from clr_loop.studies.pictures.bands import RATES
 from clr_loop.studies.pictures.canvas import (
     COLORS,
@@ -21,13 +20,13 @@ from clr_loop.studies.pictures.canvas import (
     add_epochs,
     finish,
     is_wide,
-    mosaic,
-    new_figure,
     show_range,
     write_log_ticks,
 )
 
 _RATE_PANELS = (*RATES, "learning_rate_log")
+# A picture cannot show more points.
+_MOST_POINTS = 10_000
 
 
 def training_picture(result: TrainingResult, monitor: Monitor = Monitor()) -> Picture:
@@ -101,38 +100,47 @@ def _draw_snapshots(rows: Sequence[Mapping[str, float]], name: str, axes: Axes) 
     finish(axes, name)
 
 
-def schedule_figure(
-    steps: NDArray[np.int64],
-    rates: NDArray[np.float64],
-    momentums: NDArray[np.float64] | None,
-    steps_per_epoch: int,
-    title: str,
-    notes: Sequence[str] = (),
-) -> Figure:
-    """Draw a schedule over a run before it is run.
+def schedule_picture(
+    schedule: Schedule, num_steps: int, steps_per_epoch: int | None, title: str, warnings: Sequence[str] = ()
+) -> Picture:
+    """Draw a schedule over a run before it is run: its rates, also on a logarithmic axis if they span a wide range.
 
     Args:
-        steps: int [n], rising; of a long run a few thousand are enough.
-        rates: float [n], the learning rate of each.
-        momentums: float [n], the momentum of each, or None to leave it out.
-        steps_per_epoch: steps, for the epochs along the top.
+        schedule: its momentum is drawn where it has one.
+        num_steps: int, at least 1, of the run.
+        steps_per_epoch: int, for the epochs along the top, or None.
         title: of the picture.
-        notes: sentences to write under it.
+        warnings: sentences to write under it.
     """
+    steps = _sampled(num_steps)
+    rates, momentums = schedule(steps), schedule.momentum_at(steps)
     curves = {"learning rate": rates}
     curves |= {"log learning rate": rates} if is_wide(rates) else {}
     curves |= {} if momentums is None else {"momentum": momentums}
-    figure = new_figure(9, 1.2 + 3.2 * len(curves) + 0.3 * len(notes))
-    panels = mosaic(figure, [[name] for name in curves], shares_x=True)
-    for name, values in curves.items():
-        panels[name].plot(steps, values, color=COLORS[0], marker="." if len(values) <= 100 else "")
-        panels[name].set(ylabel=name.removeprefix("log "), yscale="log" if name.startswith("log") else "linear")
-        finish(panels[name])
-    panels["learning rate"].set_ylim(bottom=0)
-    add_epochs(panels["learning rate"], steps_per_epoch)
-    figure.axes[-1].set_xlabel("step")
-    figure.suptitle(title)
-    if notes:
-        lines = [line for note in notes for line in textwrap.wrap(note, 120, subsequent_indent="    ")]
-        figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize="small", color=COLORS[1])
-    return figure
+    panels = {name: partial(_draw_schedule, steps, values, steps_per_epoch, name) for name, values in curves.items()}
+    size = (9, 1.2 + 3.2 * len(curves) + 0.3 * len(warnings))
+    return Picture(title, [[name] for name in curves], panels, size=size, shares_x=True, warnings=warnings)
+
+
+def _sampled(num_steps: int) -> NDArray[np.int64]:
+    """Return the steps of a run; of a long one some all over it, at uneven distances.
+
+    Even distances would draw other cycles than there are.
+    """
+    if num_steps <= _MOST_POINTS:
+        return np.arange(num_steps)
+    even = np.linspace(0, num_steps, _MOST_POINTS, endpoint=False)
+    uneven = even + np.random.default_rng(0).uniform(0, num_steps / _MOST_POINTS, _MOST_POINTS)
+    return np.unique([0, *uneven.astype(np.int64), num_steps - 1])
+
+
+def _draw_schedule(
+    steps: NDArray[np.int64], values: NDArray[np.float64], steps_per_epoch: int | None, name: str, axes: Axes
+) -> None:
+    axes.plot(steps, values, color=COLORS[0], marker="." if len(values) <= 100 else "")
+    axes.set(xlabel="step", ylabel=name.removeprefix("log "), yscale="log" if name.startswith("log") else "linear")
+    finish(axes)
+    if name == "learning rate":
+        axes.set_ylim(bottom=0)
+        if steps_per_epoch is not None:
+            add_epochs(axes, steps_per_epoch)

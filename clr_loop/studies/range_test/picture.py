@@ -39,7 +39,7 @@ def range_test_picture(tests: Mapping[int, Sequence[RangeTest]], settings: Mappi
     }
     rows = [[f"{name}, {place}" for place in columns] for name in names]
     note = "a color for each seed; gray: from the lowest to the highest; smoothed: exponential average to both sides"
-    title = ", ".join([about(settings), *(columns if not others else ()), count(len(first), "seed")])
+    title = ", ".join(filter(None, [about(settings), *(columns if not others else ()), count(len(first), "seed")]))
     return Picture(f"LR range test: {title}", rows, panels, note, (max(10, 5.2 * len(columns)), 4 * len(names) + 1))
 
 

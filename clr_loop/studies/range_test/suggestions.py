@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from clr_loop.arguments import spelled
 from clr_loop.studies.range_test.curves import Curve, Values, smooth
 
 # A change counts if it exceeds both a share of the level where it began, and what noise alone may do over a whole
@@ -80,15 +81,15 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Bounds:
-    """The bounds and the half cycle of a cyclical schedule, as a command line takes them."""
+    """The bounds and the half cycle of a cyclical schedule."""
 
     base_lr: float
     max_lr: float
     step_size: int
 
     def __str__(self) -> str:
-        """`--base_lr=… --max_lr=… --step_size=…`."""
-        return f"--base_lr={self.base_lr:g} --max_lr={self.max_lr:g} --step_size={self.step_size}"
+        """`base_lr=…, max_lr=…, step_size=…`; in a command its flags."""
+        return spelled(**vars(self))
 
 
 def suggest(curves: Sequence[Curve]) -> list[Suggestion]:
@@ -127,7 +128,7 @@ def bounds(suggestions: Sequence[Suggestion], total_steps: int) -> Bounds:
     base_lr, max_lr = (float(f"{pair[name].learning_rate:.2g}") for name in ("base_lr", "max_lr"))
     if not base_lr < max_lr:
         what = f"base_lr {base_lr:g} is not below max_lr {max_lr:g}, so the seeds do not agree"
-        raise NoSuggestionError(f"no suggestion: {what}; raise --num_steps.")
+        raise NoSuggestionError(f"no suggestion: {what}; raise {spelled('num_steps')}.")
     return Bounds(base_lr, max_lr, max(total_steps // 4, 1))
 
 
@@ -188,7 +189,8 @@ class _Reading:
         self.diverged = curve.num_usable < len(curve.loss)
         if len(kept) < _MIN_POINTS:
             what = "before the loss diverged" if self.diverged else "in the sweep"
-            cure = "lower --start_lr or raise --num_steps" if self.diverged else "raise --num_steps"
+            cure = f"raise {spelled('num_steps')}"
+            cure = f"lower {spelled('start_lr')} or {cure}" if self.diverged else cure
             raise NoSuggestionError(f"{len(kept)} steps {what} are too few to read; {cure}")
         self.curve = curve
         self.rates = rates[kept]
@@ -208,13 +210,14 @@ class _Reading:
         """Refuse a bend at the low end of the sweep."""
         if step < self.margin:
             steps = np.diff(self.log_rates)
-            cure = "take --sweep=exponential" if steps[0] > 2.0 * steps.mean() else "lower --start_lr"
+            is_linear = steps[0] > 2.0 * steps.mean()
+            cure = f"take {spelled(sweep='exponential')}" if is_linear else f"lower {spelled('start_lr')}"
             raise NoSuggestionError(f"{what} from the first rates on, {self.rates[0]:.2g}; {cure}")
 
     def check_ends_inside(self, step: int, what: str) -> None:
         """Refuse a bend at the high end of a sweep that might have gone on."""
         if not self.diverged and step >= len(self.rates) - self.margin:
-            raise NoSuggestionError(f"{what} up to the last rate, {self.rates[-1]:.2g}; raise --end_lr")
+            raise NoSuggestionError(f"{what} up to the last rate, {self.rates[-1]:.2g}; raise {spelled('end_lr')}")
 
     def check_turned(self) -> None:
         """Refuse a sweep that ended before the loss turned: nobody knows what higher rates would have done."""
@@ -231,7 +234,7 @@ class _Reading:
         """Refuse a curve whose score stays where it is."""
         if not self.rise.is_clear:
             where = f"stays near {self.rise.lowest:.2g} while the loss falls"
-            raise NoSuggestionError(f"the {self.curve.measure} {where}; raise --num_steps")
+            raise NoSuggestionError(f"the {self.curve.measure} {where}; raise {spelled('num_steps')}")
 
     def _check_falls(self) -> None:
         if self.fall.is_clear:
@@ -239,10 +242,12 @@ class _Reading:
         end = f"up to a rate of {self.rates[-1]:.2g}"
         if self.diverged or self.fall.values[-1] < self.fall.lowest - self.fall.threshold:
             raise NoSuggestionError(
-                f"the loss rose, {end}, without ever having fallen; raise --num_steps or lower --start_lr"
+                f"the loss rose, {end}, without ever having fallen; raise {spelled('num_steps')} or lower "
+                f"{spelled('start_lr')}"
             )
         raise NoSuggestionError(
-            f"the curve is flat: the loss stays near {-self.fall.lowest:.3g} {end}; raise --end_lr or --num_steps"
+            f"the curve is flat: the loss stays near {-self.fall.lowest:.3g} {end}; raise {spelled('end_lr')} or "
+            f"{spelled('num_steps')}"
         )
 
 

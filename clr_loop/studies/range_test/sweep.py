@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from clr_loop.arguments import checked_choice, checked_integer, checked_number, checked_types, checked_whole
 from clr_loop.data import Examples
 from clr_loop.data.nests import num_examples
+from clr_loop.display import Pictured
 from clr_loop.loop.loop import Metrics, TrainLoop
 from clr_loop.runs.result import direction_of
 from clr_loop.schedules import ExponentialRamp, LinearRamp
@@ -35,8 +36,8 @@ _SMOOTHING = 1 / 80
 _MOST_HALVINGS = 20
 
 
-@dataclass(frozen=True)
-class RangeTest:
+@dataclass(frozen=True, repr=False)
+class RangeTest(Pictured):
     """The result of one sweep.
 
     Attributes:
@@ -49,6 +50,18 @@ class RangeTest:
     settings: dict[str, Any]
     curve: Curve
     stop_reason: str
+
+    def _rows(self) -> list[dict[str, object]]:
+        rates = self.curve.learning_rate
+        return [
+            {
+                "batch size": self.settings["batch_size"],
+                "seed": self.settings["seed"],
+                "learning rates": f"{rates[0]:.3g} to {rates[-1]:.3g}",
+                "steps": f"{len(rates):,}",
+                "stopped by": self.stop_reason,
+            }
+        ]
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """Return the curve as columns [n]: learning_rate, and loss and score raw and smoothed, each by its name."""
