@@ -30,7 +30,7 @@ from clr_loop.studies.comparison.plan import Plan
 from clr_loop.studies.comparison.runner import run_arms
 from clr_loop.studies.report.files import write
 from clr_loop.studies.report.sections import Context, markdown
-from clr_loop.studies.report.words import conclusions
+from clr_loop.studies.report.words import answer, conclusions
 from clr_loop.studies.seeds import checked_seeds, seeded
 
 ScheduleOf = Callable[[Callable[[str], int]], Schedule]
@@ -50,6 +50,11 @@ class Report(Pictured):
     context: Context
 
     @property
+    def answer(self) -> str:
+        """Whether the last arm is better and faster than the first, in one sentence."""
+        return answer(self.comparison)
+
+    @property
     def answers(self) -> list[str]:
         """What follows from the runs, and what does not, a sentence or two each."""
         return conclusions(self.comparison)
@@ -62,8 +67,8 @@ class Report(Pictured):
         return f"Report({self.comparison!r})"
 
     def _repr_html_(self) -> str:
-        answers = "".join(f"<li>{html.escape(answer)}</li>" for answer in self.answers)
-        return f"{self.comparison._repr_html_()}<ul>{answers}</ul>"
+        answers = "".join(f"<li>{html.escape(each)}</li>" for each in self.answers)
+        return f"<p>{html.escape(self.answer)}</p>{self.comparison._repr_html_()}<ul>{answers}</ul>"
 
     def __str__(self) -> str:
         return markdown(self.comparison, self.context)
@@ -98,7 +103,7 @@ def compare_schedules(
         schedules: name → a schedule, or a function that makes it for the run of a batch size; see `ScheduleOf`. The
             first schedule and the first batch size are what the others are compared with.
         batch_sizes: ints, each at least 1.
-        seeds: how many, or the ints in [0, 2**32) themselves; 3 or more show the spread.
+        seeds: how many, or the ints in [0, 2**32) themselves; 3 or more show the spread, and a verdict needs 4.
         epochs: int, at least 1, of each run.
         measure: what the arms are compared by after the last epoch.
         options: see `StepOptions`.
@@ -125,7 +130,7 @@ def compare_schedules(
     name = getattr(build_model, "__name__", "model")
     context = Context(data.name, "model" if name == "<lambda>" else name)
     with _directory(output_dir, resume, overwrite) as directory:
-        show = _Bars(len(arms) * len(plan.seeds))
+        show, diverged = _Bars(len(arms) * len(plan.seeds)), list[tuple[Arm, int]]()
         runs = run_arms(
             data,
             seeded(build_model),
@@ -135,9 +140,10 @@ def compare_schedules(
             step_options=options,
             run_options=RunOptions(settings={"model": context.model}),
             make_callbacks=show.bar_of,
+            on_diverged=lambda arm, seed: diverged.append((arm, seed)),
             on_run=show.count,
         )
-        comparison = compare(runs, measure)
+        comparison = compare(runs, measure, diverged=diverged)
         if output_dir is not None:
             write(comparison, directory, context)
     return Report(comparison, context)

@@ -93,7 +93,7 @@ class Job:
 
     def load(self) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
         """Return images, uint8 [examples, 28, 28], and labels, int32 [examples]."""
-        images, labels = (array[: self.num_examples] for array in data.load("mnist").train[:2])  # type: ignore[union-attr]
+        images, labels = (array[: self.num_examples] for array in data.load("mnist").train[:2])
         return np.tile(images, (self.copies, 1, 1)), np.tile(labels, self.copies)
 
     def weights(self) -> list[NDArray[np.float32]]:
