@@ -3,6 +3,7 @@
 `checked_types` checks all arguments of a function, or fields of a dataclass, against their annotations.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -11,7 +12,7 @@ import math
 import os
 import reprlib
 import types
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -56,10 +57,15 @@ def checked_choice(name: str, value: Any, *choices: str) -> str:
 _speaks_flags = False
 
 
-def speak_flags() -> None:
-    """Let `spelled` write flags from now on: the user of this process types a command."""
+@contextlib.contextmanager
+def speaking_flags() -> Iterator[None]:
+    """Let `spelled` write flags: a command is running, whose user types them."""
     global _speaks_flags
-    _speaks_flags = True
+    before, _speaks_flags = _speaks_flags, True
+    try:
+        yield
+    finally:
+        _speaks_flags = before
 
 
 def spelled(*names: str, options: Mapping[str, Any] | None = None, **values: Any) -> str:

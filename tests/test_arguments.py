@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import clr_loop
-from clr_loop.arguments import checked_types, spelled
+from clr_loop.arguments import checked_types, speaking_flags, spelled
 from clr_loop.data import Dataset, Examples
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.options import StepOptions
@@ -96,10 +96,11 @@ ADVICE = [
 
 
 @pytest.mark.parametrize(("advice", "in_python", "as_flags"), ADVICE)
-def test_arguments_are_spelled_as_the_user_types_them(advice, in_python, as_flags, monkeypatch):
+def test_arguments_are_spelled_as_the_user_types_them(advice, in_python, as_flags):
     assert advice() == in_python
-    monkeypatch.setattr("clr_loop.arguments._speaks_flags", True)
-    assert advice() == as_flags
+    with speaking_flags():
+        assert advice() == as_flags
+    assert advice() == in_python
 
 
 def test_no_text_below_the_commands_names_a_flag():

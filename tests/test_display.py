@@ -57,7 +57,7 @@ def test_a_comparison_is_a_line_a_table_of_its_arms_and_their_picture():
     comparison = compare(make_runs([[0.1, 0.3], [0.5, 0.5], [0.2, 0.2], [0.4, 0.4]]))
     assert repr(comparison) == "Comparison(4 arms, 2 seeds, by val_accuracy)"
     header, first, *_ = cells_of(comparison)
-    assert header == ["arm", "validation accuracy", "training seconds"]
+    assert header == ["arm", "validation accuracy", "failed", "training seconds"]
     assert first[:2] == ["constant, batch 100", "0.2000 ± 0.1414"]
     assert is_drawing(comparison)
 

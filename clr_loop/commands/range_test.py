@@ -89,7 +89,8 @@ def run() -> int:
         with terminal.status("drawing"):
             settings = {**model_flags.settings(dataset), **loop_settings(loop)}
             range_test.write(tests, FLAGS.epochs, output_dir, settings, FLAGS.figure_format)
-        line_of = partial(_train_command, total_steps=FLAGS.epochs * loop.steps_per_epoch)
+        _, total_steps = output_flags.run_length(dataset.num_examples, FLAGS.batch_size)  # A sweep may hold some out.
+        line_of = partial(_train_command, total_steps=total_steps)
         *words, last = range_test.text(tests, FLAGS.epochs, line_of).splitlines()
         terminal.say(f"{terminal.where(output_dir)}\n")
         terminal.note("\n".join(words))

@@ -28,7 +28,7 @@ from absl import flags, logging
 from tqdm import tqdm
 
 import clr_loop
-from clr_loop.arguments import speak_flags
+from clr_loop.arguments import speaking_flags
 from clr_loop.data.functions import in_one_line
 from clr_loop.runs import files as run_files
 from clr_loop.runs.lines import wrapped
@@ -100,7 +100,6 @@ def command(main: Main, define_flags: Callable[[], None] = lambda: None) -> Call
         return main()
 
     def run() -> NoReturn:
-        speak_flags()
         _open_streams()
         define_flags()
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # A job in the background ignores it.
@@ -122,7 +121,6 @@ def _open_streams() -> None:
 
 def run_child(module: str, work: Callable[[], None]) -> NoReturn:
     """Do a part of a command's work in a process that the command has spawned, under the same flags and rules."""
-    speak_flags()
     import_module(module).define_flags()
     FLAGS(sys.argv)
     sys.exit(_guard(work, module))
@@ -189,7 +187,8 @@ def _guard(main: Main, module: str) -> int:
     # The description of a schedule says this, before it is used, with the value to use instead.
     warnings.filterwarnings("ignore", message=".* holds its last rate", category=UserWarning)
     try:
-        return main() or 0
+        with speaking_flags():
+            return main() or 0
     except KeyboardInterrupt:
         goes_on = f" Resume it by {resume_command()}" if "resume" in FLAGS and FLAGS.is_parsed() else ""
         return _fail(f"Interrupted; what was written is kept.{goes_on}", code=130)

@@ -68,7 +68,7 @@ class Report(Pictured):
 
     def _repr_html_(self) -> str:
         answers = "".join(f"<li>{html.escape(each)}</li>" for each in self.answers)
-        return f"<p>{html.escape(self.answer)}</p>{self.comparison._repr_html_()}<ul>{answers}</ul>"
+        return f"{self.comparison._repr_html_()}<p>{html.escape(self.answer)}</p><ul>{answers}</ul>"
 
     def __str__(self) -> str:
         return markdown(self.comparison, self.context)

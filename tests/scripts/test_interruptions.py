@@ -215,10 +215,10 @@ def test_a_comparison_resumed_runs_only_what_is_not_finished(commands, flags, tm
 
     done = commands.run("compare_batch_sizes", *arguments, "--resume", "--learning_rate=0.2")
     assert done.returncode == 2
-    assert "settings: schedule {'learning_rate': 0.1}, now {'learning_rate': 0.2}" in done.stderr
+    assert "plan: constant, batch 50 {'learning_rate': 0.1}, now {'learning_rate': 0.2}" in done.stderr
     done = commands.run("compare_batch_sizes", *arguments, "--resume", "--epochs=1")
     assert done.returncode == 2
-    assert "epochs 2, now 1" in done.stderr
+    assert "plan: epochs of each arm {'constant, batch 50': 2, " in done.stderr
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clr_loop.studies.comparison.measures import Measure
 from helpers.processes import fork_for_spawn
 from helpers.scripts import assert_one_line_error, epoch_rows, finished, run_script, start_python, start_script, succeed
 
@@ -145,6 +146,7 @@ def test_compare_writes_and_prints_the_report(compared):
     assert done.returncode == 0, done.stderr
     assert {path.name for path in output_dir.iterdir()} == {
         "comparison.lock", "comparison.json", "comparison.csv", "report.md", "report", "comparison.png",
+        "plan.json", "arms.csv", "comparison.tex",
         "comparison.found.json", "comparison.loss_against_rate.png",
         "constant_batch_64", "triangular_batch_64", "constant_batch_300", "triangular_batch_300",
     }  # fmt: skip
@@ -157,7 +159,7 @@ def test_compare_writes_and_prints_the_report(compared):
     content = content_of(output_dir)
     assert len(content["runs"]) == 12
     assert len({run["weights_sha256"] for run in content["runs"]}) == 12
-    assert content["measure"] == {"name": "val_loss", "higher_is_better": False, "target": 2.2}
+    assert content["measure"] == vars(Measure("val_loss", target=2.2))
     assert {effect["measure"] for effect in content["effects"]} == {"val_loss", "epoch_seconds"}
 
 

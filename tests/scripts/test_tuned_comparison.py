@@ -50,7 +50,7 @@ def test_every_arm_runs_at_the_peak_of_its_own_trials(tuned):
 def test_trials_train_on_what_is_left_with_seeds_of_their_own_and_never_see_the_test_set(tuned):
     done, output_dir = tuned
     for trial in ("trial 1 of constant_", "trial 2 of triangular_"):
-        assert any(line.startswith(trial) and ", batch 200: val_accuracy" in line for line in done.stdout.splitlines())
+        assert any(f": {trial}" in line and ", batch 200: val_accuracy" in line for line in done.stdout.splitlines())
     trials = sorted((output_dir / "tuning").glob("*/*"))
     assert {path.name for path in trials} == {f"seed_{2**32 - 1}", f"seed_{2**32 - 2}"}
     configs = [json.loads((path / "config.json").read_text()) for path in trials]

@@ -78,7 +78,7 @@ def test_an_interrupted_comparison_goes_on_and_ends_as_if_it_had_not_been(report
     again = compared(output_dir=tmp_path / "out", resume=True)
     assert [label.partition(":")[0] for label in labels[6:]] == [f"run {k} of 8" for k in (3, 4, 5, 6, 7, 8)]
     assert digests(again) == digests(report)
-    assert (tmp_path / "out" / "report.md").read_text() == str(again)
+    assert (tmp_path / "out" / "report.md").read_text().startswith(str(again))
     assert (tmp_path / "out" / "comparison.png").stat().st_size > 10_000
 
 

@@ -232,7 +232,7 @@ def test_seeds_whose_max_lr_differ_more_than_threefold_are_told_apart():
         return [Suggestion("base_lr", "", (0.001, 0.1), ()), Suggestion("max_lr", "", rates, ())]
 
     assert disagreement(of(0.002, None, 0.026)) == (
-        "the seeds do not agree on max_lr: the highest, 0.026, is 13 times the lowest, 0.002; raise --seeds, or tune "
+        "the seeds do not agree on max_lr: the highest, 0.026, is 13 times the lowest, 0.002; raise seeds, or tune "
         "the rate"
     )
     assert disagreement(of(0.01, 0.029)) is None
@@ -244,7 +244,7 @@ def test_a_loss_that_falls_to_nothing_and_stays_there_is_told_to_be_fitted():
     falling = curve_of(loss, np.concatenate([np.full(300, 0.1), np.linspace(0.1, 1.0, 700)]))
     reason = (
         "the loss falls to 3e-07 and does not rise again, because the model fits its examples before the rate is too "
-        "high for it; lower --num_steps, or give more examples"
+        "high for it; lower num_steps, or give more examples"
     )
     assert reasons_of(falling)["max_lr"] == reasons_of(falling)["valley"] == (reason,)
 

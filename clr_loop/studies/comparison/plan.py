@@ -14,6 +14,7 @@ import numpy as np
 
 from clr_loop.arguments import checked_types, checked_whole
 from clr_loop.runs import files as run_files
+from clr_loop.runs.settings import in_words
 from clr_loop.studies.arms import Arm
 from clr_loop.studies.comparison.effects import FEWEST_SEEDS
 from clr_loop.studies.comparison.failures import RULE
@@ -86,9 +87,8 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Return as JSON types what is decided before the first run, but for the rates of the arms."""
-        arms = [{"arm": arm.label, "epochs": self.epochs_of(arm)} for arm in self.arms]
         return {
-            "arms": arms,
+            "epochs of each arm": {arm.label: self.epochs_of(arm) for arm in self.arms},
             "seeds": list(self.seeds),
             "order": "each seed draws the order of its arms: numpy.random.default_rng(seed).permutation(arms)",
             "measure": vars(self.measure),
@@ -103,18 +103,18 @@ class Plan:
 
         Args:
             path: of a JSON file.
-            rates: JSON types, where the rates of the arms come from.
+            rates: where the rates of the arms come from, JSON types by names that are not those of `to_json`.
 
         Raises:
             ValueError: if another plan is there.
         """
-        content = {**self.to_json(), "rates": rates}
+        content = {**self.to_json(), **rates}
         if path.exists():
-            differing = [name for name, value in run_files.read_json(path).items() if content.get(name) != value]
+            differing = in_words(run_files.read_json(path), content).values()
             if differing:
                 raise ValueError(
-                    f"{path} was written before the first run, with another plan: {', '.join(differing)} differ. Go on "
-                    "with that plan, or start a comparison in another directory."
+                    f"{path} was written before the first run, with another plan: {'; '.join(differing)}. Go on with "
+                    "that plan, or start a comparison in another directory."
                 )
         else:
             run_files.write_json(path, content)

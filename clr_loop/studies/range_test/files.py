@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from clr_loop.arguments import spelled
 from clr_loop.runs import events
 from clr_loop.runs import files as run_files
 from clr_loop.runs.settings import versions
@@ -43,7 +44,7 @@ def notes(tests: Sequence[RangeTest]) -> list[str]:
         return [found] if found else []
     seen = (
         f"the {tests[0].curve.measure} is that of training examples, which the sweep visited {epochs:.3g} times, so "
-        "max_lr may be too high; lower --num_steps, or give more examples"
+        f"max_lr may be too high; lower {spelled('num_steps')}, or give more examples"
     )
     return [seen, *([found] if found else [])]
 

@@ -139,7 +139,7 @@ def disagreement(suggestions: Sequence[Suggestion]) -> str | None:
         return None
     return (
         f"the seeds do not agree on max_lr: the highest, {rates[-1]:.2g}, is {rates[-1] / rates[0]:.2g} times the "
-        f"lowest, {rates[0]:.2g}; raise --seeds, or tune the rate"
+        f"lowest, {rates[0]:.2g}; raise {spelled('seeds')}, or tune the rate"
     )
 
 
@@ -226,7 +226,7 @@ class _Reading:
             if not self.diverged and 0.0 <= -fall.values[-1] < _FITTED * -fall.values[0]:
                 raise NoSuggestionError(
                     f"the loss falls to {-fall.values[-1]:.1g} and does not rise again, because the model fits its "
-                    "examples before the rate is too high for it; lower --num_steps, or give more examples"
+                    f"examples before the rate is too high for it; lower {spelled('num_steps')}, or give more examples"
                 )
             self.check_ends_inside(len(self.rates), "the loss does not rise again")
 

@@ -70,7 +70,7 @@ comparison in twenty shows anything. An interval that excludes 0 is not enough, 
 A difference that is not shown may still be there; its interval says how large it may be. A power of 80% means that four
 such comparisons in five show a difference of this size. It is based on the observed standard deviation, so it is rough
 if the seeds are few. The number of seeds must be fixed before the first run: looking at some and then adding more makes
-a false difference more likely, unless the looks were planned (`--looks`)."""
+a false difference more likely, unless the looks were planned."""
 _TUNED_NOTE = "The interval and p allow for the choice of the rates; see Tuning."
 
 
