@@ -57,7 +57,7 @@ _FIRST_MEANS = 3
 
 def define_flags() -> None:
     """Define the command's own flags, and adopt those that it shares with others."""
-    output_flags.define_seeds(11, "Runs of each arm; they differ in initial weights and order of the data")
+    output_flags.define_seeds(8, "Runs of each arm; they differ in initial weights and order of the data")
     flags.DEFINE_integer(
         "parallel",
         1,

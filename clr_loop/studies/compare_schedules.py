@@ -130,23 +130,23 @@ def compare_schedules(
     name = getattr(build_model, "__name__", "model")
     context = Context(data.name, "model" if name == "<lambda>" else name)
     with _directory(output_dir, resume, overwrite) as directory:
-        show, diverged = _Bars(len(arms) * len(plan.seeds)), list[tuple[Arm, int]]()
-        runs = run_arms(
-            data,
-            seeded(build_model),
-            plan,
-            directory,
-            resume=resume,
-            step_options=options,
-            run_options=RunOptions(settings={"model": context.model}),
-            make_callbacks=show.bar_of,
-            on_diverged=lambda arm, seed: diverged.append((arm, seed)),
-            on_run=show.count,
-        )
-        comparison = compare(runs, measure, diverged=diverged)
+        run = partial(run_arms, data, seeded(build_model), plan, directory, resume=resume, step_options=options)
+        comparison = _compared(run, plan, context)
         if output_dir is not None:
             write(comparison, directory, context)
     return Report(comparison, context)
+
+
+def _compared(run: Callable[..., list[ArmRun]], plan: Plan, context: Context) -> Comparison:
+    """Run every arm with every seed, with a bar for each, and compare; a run that diverges counts as failed."""
+    bars, diverged = _Bars(len(plan.arms) * len(plan.seeds)), list[tuple[Arm, int]]()
+    runs = run(
+        run_options=RunOptions(settings={"model": context.model}),
+        make_callbacks=bars.bar_of,
+        on_diverged=lambda arm, seed: diverged.append((arm, seed)),
+        on_run=bars.count,
+    )
+    return compare(runs, plan.measure, diverged=diverged)
 
 
 def _made(schedule: Schedule | ScheduleOf, num_examples: int, batch_size: int, epochs: int) -> Schedule:

@@ -44,7 +44,7 @@ def run_arms(
     make_callbacks: Callable[[Arm, int], Sequence[keras.callbacks.Callback]] = lambda arm, seed: (),
     on_run: Callable[[ArmRun], None] = lambda run: None,
 ) -> list[ArmRun]:
-    """Run every arm with every seed, for `effects.compare`.
+    """Run every arm with every seed, for `compare`, and return the runs by seed, in the order of the plan's arms.
 
     The program of a batch size is compiled once, and each of its runs starts from the state that a fresh loop of its
     seed would have. Seeds are the outer loop, and each draws the order of its arms, so a machine that slows down
@@ -57,16 +57,12 @@ def run_arms(
         output_dir: an existing directory; the files of a run go to `<arm>/seed_<n>` in it.
         resume: whether to take the results of runs that are finished there instead of running them again. A run that
             was interrupted continues from its newest checkpoint, or starts again without one.
-        on_diverged: called with the arm and the seed of a run whose loss is no longer finite, which is left out of what
-            is returned; None lets it raise `runs.fit.NonFiniteError`.
+        on_diverged: called with the arm and the seed of a run that diverged, which is left out; None lets it raise.
         feed: see `choose_feed`.
         step_options, run_options: for every loop and every run; run_options without checkpoint_every saves none,
             and no models.
         make_callbacks: (arm, seed) → the Keras callbacks of that run.
         on_run: called with each run when it is finished.
-
-    Returns:
-        The runs by seed, those of a seed in the order of the plan's arms.
 
     Raises:
         ValueError: if the runs will not have the plan's measure; if a finished run has other settings.
@@ -82,13 +78,15 @@ def run_arms(
         for arm in plan.order(seed):
             loop, run_dir = loops[arm.batch_size], output_dir / arm.directory / f"seed_{seed}"
             loop.restore(dataclasses.replace(fresh[arm.batch_size], **initial))
-            of_arm = _options_of(arm, options)
-            train = partial(fit, loop, arm.schedule, dataset.validation, epochs=plan.epochs_of(arm), verbose=0)
+            of_arm, epochs = _options_of(arm, options), plan.epochs_of(arm)
+            train = partial(fit, loop, arm.schedule, dataset.validation, epochs=epochs, options=of_arm, verbose=0)
             result = _finished(run_dir) if resume else None
             try:
                 if result is None:
                     going_on, callbacks = resume and _has_checkpoint(run_dir), make_callbacks(arm, seed)
-                    result = train(options=of_arm, run_dir=run_dir, resume=going_on, callbacks=callbacks)
+                    result = train(
+                        options=_options_of(arm, options), run_dir=run_dir, resume=going_on, callbacks=callbacks
+                    )
             except NonFiniteError:
                 if on_diverged is None:
                     raise
