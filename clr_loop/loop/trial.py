@@ -180,7 +180,10 @@ def _traced(function: Any) -> tuple[frozenset[str], list[tf.Variable]]:
     graph = keras_private.graph_function(function).get_concrete_function().graph
     definition = graph.as_graph_def()
     functions = [node for function in definition.library.function for node in function.node_def]
-    return frozenset(node.op for node in [*definition.node, *functions]), list(graph.variables)
+    # TensorFlow keeps the variables in a set, by address. A checkpoint needs an order that a fresh model has, too.
+    order = {id(handle): place for place, handle in enumerate(graph.external_captures)}
+    variables = sorted(graph.variables, key=lambda variable: order.get(id(variable.handle), len(order)))
+    return frozenset(node.op for node in [*definition.node, *functions]), variables
 
 
 def _others(

@@ -634,6 +634,19 @@ def all_state(model):
     return [np.array(ops.convert_to_numpy(variable)) for variable in (*model.variables, seeds)]
 
 
+def test_variables_outside_of_the_model_are_in_the_order_of_their_use():
+    kept = [tf.Variable(float(i)) for i in range(12)]  # Keras does not see them in a list of a layer's closure.
+    for order in np.random.default_rng(0).permuted(np.tile(np.arange(12), (3, 1)), axis=1):
+        used = [kept[i] for i in order]
+        scaled = layers.Lambda(lambda x, used=used: x + sum(variable.read_value() for variable in used))
+        model = keras.Sequential([keras.Input((6,)), scaled, layers.Dense(5)])
+        model.compile(keras.optimizers.SGD(0.01), sparse())
+        loop = TrainLoop(model, X, LABELS, batch_size=20, options=PLAIN)
+        assert [float(variable.numpy()) for variable in loop.other_variables if variable.dtype == "float32"] == list(
+            order
+        )
+
+
 @pytest.mark.parametrize("feed", ["resident", "stream"])
 def test_to_make_and_compile_a_loop_leaves_no_trace_in_any_state(feed):
     model = with_state()
