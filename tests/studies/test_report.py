@@ -61,14 +61,14 @@ def test_the_answer_is_one_sentence_about_the_last_arm_and_the_first():
     ends = f"{differences.mean() - half:+.2f} to {differences.mean() + half:+.2f}"
     assert answer(make_comparison(CLEAR, num_timed=4)) == (
         f"{pair[0]} is better than {pair[1]}, by {differences.mean():.2f} points of validation accuracy "
-        f"(95% interval {ends}); its epoch takes 0.50 of the time, 95% interval 0.50 to 0.50, a difference that is not "
-        "shown."
+        f"(95% interval {ends}); an epoch of triangular, batch 2000 takes 0.50 of the time, 95% interval 0.50 to 0.50, "
+        "a difference that is not shown."
     )
     said = answer(make_comparison(NOISY, num_timed=4))
     assert said.startswith(f"4 seeds cannot tell triangular, batch 2000 and {pair[1]} apart: the difference in ")
     assert answer(make_comparison([values[:3] for values in CLEAR])).startswith(
         f"These runs cannot tell triangular, batch 2000 and {pair[1]} apart by validation accuracy, because a verdict "
-        "needs at least 4 seeds; its epoch takes 0.50 of the time"
+        "needs at least 4 seeds; an epoch of triangular, batch 2000 takes 0.50 of the time"
     )
 
 

@@ -159,14 +159,16 @@ class Effect:
     @property
     def fails_more(self) -> bool:
         """Whether the arms with the change are shown to fail more often."""
-        shown = self.failures_p_corrected is not None and self.failures_p_corrected <= self.alpha
-        return shown and self.failed[0].share > self.failed[1].share
+        return self._failures_differ and self.failed[0].share > self.failed[1].share
 
     @property
     def fails_less(self) -> bool:
         """Whether the arms with the change are shown to fail less often."""
-        shown = self.failures_p_corrected is not None and self.failures_p_corrected <= self.alpha
-        return shown and self.failed[0].share < self.failed[1].share
+        return self._failures_differ and self.failed[0].share < self.failed[1].share
+
+    @property
+    def _failures_differ(self) -> bool:
+        return self.failures_p_corrected is not None and self.failures_p_corrected <= self.alpha
 
     @property
     def verdict(self) -> str:

@@ -111,11 +111,11 @@ def _failures_clause(effect: Effect) -> str:
 
 
 def _time_clause(comparison: Comparison, time: Effect) -> str:
-    """Say how long an epoch takes beside one of the first arm."""
+    """Say how long an epoch of the last arm takes beside one of the first."""
     ratio, ends = comparison.time_ratio()
     spread = f", {confidence(time.alpha)} interval {ends[0]:.2f} to {ends[1]:.2f}" if ends else ""
     known = "" if time.verdict == "shown" or time.silence else ", a difference that is not shown"
-    return f"its epoch takes {ratio:.2f} of the time{spread}{known}"
+    return f"an epoch of {comparison.arms[-1].arm.label} takes {ratio:.2f} of the time{spread}{known}"
 
 
 def conclusions(comparison: Comparison) -> list[str]:
