@@ -68,6 +68,11 @@ def speaking_flags() -> Iterator[None]:
         _speaks_flags = before
 
 
+def are_flags_spoken() -> bool:
+    """Return whether `spelled` writes flags."""
+    return _speaks_flags
+
+
 def spelled(*names: str, options: Mapping[str, Any] | None = None, **values: Any) -> str:
     """Return arguments as a user types them, for the advice of an error: as Python, or as flags of a command.
 

@@ -93,12 +93,22 @@ def test_the_flags_of_a_command_in_docs_are_those_of_its_script(run, command):
 
 
 def test_the_snippets_run_one_after_another(run):
-    snippets = "\n".join(blocks([README, *DOCS], "python"))
+    pages = [page for page in DOCS if page.name != "parallel.md"]  # That is a script of its own.
+    snippets = "\n".join(blocks([README, *pages], "python"))
     done = run(f"cat > snippets.py <<'END'\n{snippets}\nEND\n.venv/bin/python snippets.py")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("TrainingResult(15 epochs, 450 steps: ")
     assert "\n(600,)\n" in done.stdout
     assert done.stderr == ""
+
+
+def test_the_script_that_compares_side_by_side_runs_as_pasted(tmp_path):
+    (script,) = blocks([CHECKOUT / "docs" / "parallel.md"], "python")
+    (tmp_path / "side_by_side.py").write_text(script)
+    command = [sys.executable, str(tmp_path / "side_by_side.py")]  # Its processes are spawned, as a user's are.
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"Constant 0\.01, batch 2000 is better than constant 0\.001, .*of the time", done.stdout)
 
 
 def test_links_lead_somewhere():

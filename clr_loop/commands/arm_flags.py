@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from clr_loop import data, schedules
-from clr_loop.commands import loop_flags, model_flags, output_flags, schedule_flags, terminal
+from clr_loop.commands import cores, loop_flags, model_flags, output_flags, schedule_flags, terminal
+from clr_loop.commands.setup import Setup
 from clr_loop.runs import files as run_files
 from clr_loop.schedules import Schedule
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from clr_loop.loop.loop import TrainLoop
     from clr_loop.studies.arms import Arm
     from clr_loop.studies.range_test import RangeTest
@@ -89,8 +92,8 @@ def check(dataset: data.AnyDataset) -> None:
     if FLAGS.strategy == "multi_worker":
         raise ValueError("--strategy=multi_worker is for train.py; a comparison runs on one machine, also mirrored.")
     loop_flags.check()
-    if FLAGS.strategy != "none" and (FLAGS.parallel > 1 or FLAGS.noise_scale):
-        what = "--parallel" if FLAGS.parallel > 1 else "--noise_scale"
+    if FLAGS.strategy != "none" and (cores.is_parallel() or FLAGS.noise_scale):
+        what = "--parallel" if cores.is_parallel() else "--noise_scale"
         raise ValueError(f"{what} takes the whole machine for one replica; leave it out, or --strategy.")
     if FLAGS.warmup and (FLAGS.tune or FLAGS.bounds == "range_test"):
         raise ValueError("--warmup climbs to a rate that --tune and --bounds=range_test would change; leave it out.")
@@ -176,8 +179,9 @@ class Measured:
     All of it is kept in a file, so that --resume goes on with the same.
     """
 
-    def __init__(self, dataset: data.AnyDataset, output_dir: Path) -> None:
-        self._dataset, self._path = dataset, output_dir / _FOUND
+    def __init__(self, setup: Setup, output_dir: Path, workers: cores.Workers) -> None:
+        self._setup, self._workers, self._path = setup, workers, output_dir / _FOUND
+        self._dataset = setup.dataset()
         self._kept: dict[str, Any] = run_files.read_json(self._path) if FLAGS.resume and self._path.exists() else {}
 
     def keep(self, name: str, batch_size: int, measure: Any) -> Any:
@@ -219,12 +223,19 @@ class Measured:
 
     def _suggested_bounds(self, batch_size: int, epochs: int) -> Bounds:
         from clr_loop.studies import range_test
+        from clr_loop.studies.tasks import Processes
 
-        make_model = partial(model_flags.make_model, self._dataset)
+        make_swept, make_model = partial(self._setup.swept, batch_size), self._setup.make_model
+
+        def sweep(executor: Executor | None, resume: bool) -> list[RangeTest]:
+            if executor is None:
+                loop, held_out = make_swept()
+                return range_test.run_seeds(loop, make_model, FLAGS.seeds, held_out=held_out)
+            processes = Processes(executor, FLAGS.shared_dir)
+            return range_test.spread_seeds(make_swept, make_model, FLAGS.seeds, processes, self._path.parent)
+
         with terminal.status(f"range test, batch {batch_size}"):
-            swept, held_out = range_test.split(self._dataset, batch_size)
-            loop = make_loop(swept, batch_size)
-            tests = range_test.run_seeds(loop, make_model, FLAGS.seeds, held_out=held_out)
+            tests = self._workers.run(sweep, resume=False)
         self.keep("range tests", batch_size, lambda: [test.to_json() for test in tests])
         try:
             bounds = dataclasses.asdict(range_test.suggested_bounds(tests, epochs))

@@ -21,7 +21,6 @@ import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,18 +29,21 @@ from absl import flags
 from clr_loop import data, schedules
 from clr_loop.commands import (
     arm_flags,
+    cores,
     loop_flags,
     model_flags,
     option_flags,
     output_flags,
-    processes,
     schedule_flags,
     terminal,
 )
+from clr_loop.commands.setup import Setup
 from clr_loop.runs.lines import RunCount
 from clr_loop.runs.options import RunOptions
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from clr_loop.studies.arms import Arm, ArmRun
     from clr_loop.studies.comparison.compare import Comparison
     from clr_loop.studies.comparison.measures import Measure
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 
+_PLAN = "plan.json"
 # After so many seeds the means are told, for who cannot wait.
 _FIRST_MEANS = 3
 
@@ -58,13 +61,7 @@ _FIRST_MEANS = 3
 def define_flags() -> None:
     """Define the command's own flags, and adopt those that it shares with others."""
     output_flags.define_seeds(8, "Runs of each arm; they differ in initial weights and order of the data")
-    flags.DEFINE_integer(
-        "parallel",
-        1,
-        "Processes in which seeds run side by side, after the first seed, which runs alone and is the only one timed; "
-        "with 1 they run one after another, all timed.",
-        lower_bound=1,
-    )
+    cores.define_parallel()
     flags.DEFINE_string("measure", "val_accuracy", "The metric that arms are compared by, after the last epoch.")
     flags.DEFINE_bool("higher_is_better", None, "Of the measure; not given: no for losses and errors, else yes.")
     flags.DEFINE_float(
@@ -106,18 +103,21 @@ def run() -> None:
     RunOptions(**option_flags.values(RunOptions))  # Raises if one is out of range.
     dataset = model_flags.load_dataset()
     arm_flags.check(dataset)
-    with output_flags.claim(FLAGS.output_dir, "comparison", FLAGS.resume) as output_dir:
+    with output_flags.claim(FLAGS.output_dir, "comparison", FLAGS.resume) as output_dir, cores.Workers() as workers:
+        if FLAGS.resume:
+            cores.use_saved_threads(output_dir / _PLAN)
         strategy = loop_flags.start()
         from clr_loop.loop import strategies
 
         with strategies.scope(strategy, FLAGS.precision):
-            summary = _compare(dataset, output_dir)
+            summary = _compare(dataset, output_dir, workers)
     terminal.say(terminal.where(output_dir, summary))
 
 
-def _compare(dataset: data.AnyDataset, output_dir: Path) -> Path:
+def _compare(dataset: data.AnyDataset, output_dir: Path, workers: cores.Workers) -> Path:
     """Measure what the first run needs, run all, and report; return where TensorBoard's summary is."""
     with terminal.status("trying the model"):
+        from clr_loop.loop.threads import num_threads
         from clr_loop.studies.comparison.plan import Plan
         from clr_loop.studies.report.files import write
         from clr_loop.studies.report.sections import Context
@@ -125,7 +125,8 @@ def _compare(dataset: data.AnyDataset, output_dir: Path) -> Path:
         from clr_loop.studies.report.terminal import in_terminal
 
         measure = _measure(dataset)
-    measured = arm_flags.Measured(dataset, output_dir)
+    setup = Setup(__name__, dataset)
+    measured = arm_flags.Measured(setup, output_dir, workers)
     epochs = measured.epochs()
     plan = Plan(arm_flags.arms(dataset.num_examples, epochs), FLAGS.seeds, epochs, measure, FLAGS.looks)
     settings: dict[str, Any] = model_flags.settings(dataset)
@@ -138,22 +139,24 @@ def _compare(dataset: data.AnyDataset, output_dir: Path) -> Path:
         measured.centers(held_out)
     output_flags.begin(output_dir)
     measured.write()
-    planned = plan.keep(output_dir / "plan.json", _rates(plan))
+    planned = plan.keep(output_dir / _PLAN, {**_rates(plan), "threads": num_threads()})
     searches = []
     if held_out is not None:
-        searches = _tune(held_out, plan, measured, output_dir)
+        searches = _tune(held_out, plan, measured, output_dir, workers)
         plan = _tuned(plan, searches)
     for arm in plan.arms:
         length = output_flags.run_length(dataset.num_examples, arm.batch_size, epochs[arm.batch_size])
         terminal.note(f"{arm.label}:\n{schedules.describe(arm.schedule, length[1], length[0])}\n")
-    comparison = _looked_at(_Work(plan, output_dir, settings), dataset, searches)
+    work = _Work(plan, setup, output_dir, settings, workers)
+    comparison = _looked_at(work, searches)
     noise_scale = None
     if FLAGS.noise_scale and isinstance(dataset, data.Dataset):
         noise_scale = _noise_scale(dataset, plan, measured)
     with terminal.status("writing the report"):
         context = Context(
-            dataset.name, FLAGS.model, FLAGS.budget, searches, noise_scale, measured.range_tests(), planned
-        )
+            dataset.name, FLAGS.model, FLAGS.budget, searches, noise_scale, measured.range_tests(), planned,
+            workers.num_processes,
+        )  # fmt: skip
         write(comparison, output_dir, context, FLAGS.figure_format)
     terminal.say("")
     terminal.say_markdown(in_terminal(comparison))
@@ -187,7 +190,9 @@ def _with_schedules(plan: Plan, schedule_of: Callable[[Arm], schedules.Schedule]
     return dataclasses.replace(plan, arms=arms)
 
 
-def _tune(held_out: data.Dataset, plan: Plan, measured: arm_flags.Measured, output_dir: Path) -> list[Search]:
+def _tune(
+    held_out: data.Dataset, plan: Plan, measured: arm_flags.Measured, output_dir: Path, workers: cores.Workers
+) -> list[Search]:
     """Find the best rate of every arm on held-out examples, with seeds that no compared run has."""
     from clr_loop.studies.comparison import tuning
 
@@ -197,8 +202,11 @@ def _tune(held_out: data.Dataset, plan: Plan, measured: arm_flags.Measured, outp
     seeds = tuning.trial_seeds(FLAGS.trials, taken=plan.seeds)
     trials = dataclasses.replace(plan, arms=arm_flags.arms(held_out.num_examples, epochs), seeds=seeds)
 
+    setup = Setup(__name__, held_out, holds_out=True)
+
     def run_trials(trial_plan: Plan) -> list[ArmRun]:
-        return _run_all(_Work(trial_plan, trials_dir, model_flags.settings(held_out), are_trials=True), held_out)
+        settings = model_flags.settings(held_out)
+        return _run_all(_Work(trial_plan, setup, trials_dir, settings, workers, are_trials=True))
 
     searches = tuning.tune(trials, measured.centers(held_out), FLAGS.tune, run_trials)
     for search in searches:
@@ -234,11 +242,13 @@ def _noise_scale(dataset: data.Dataset, plan: Plan, measured: arm_flags.Measured
 
 @dataclass(frozen=True)
 class _Work:
-    """Runs of one plan on one dataset, in one directory."""
+    """Runs of one plan on the same data, in one directory."""
 
     plan: Plan
+    setup: Setup
     output_dir: Path
     settings: dict[str, Any]
+    workers: cores.Workers
     are_trials: bool = False
     diverged: set[tuple[Arm, int]] = dataclasses.field(default_factory=set)
 
@@ -248,7 +258,7 @@ class _Work:
         return f"{arm.label}, seed {seed}"
 
 
-def _looked_at(work: _Work, dataset: data.AnyDataset, searches: Sequence[Search]) -> Comparison:
+def _looked_at(work: _Work, searches: Sequence[Search]) -> Comparison:
     """Run the seeds up to the look at which the answer is known, or all of them, and compare."""
     from clr_loop.studies.comparison.compare import compare
     from clr_loop.studies.comparison.tuning import pick_variances
@@ -257,7 +267,7 @@ def _looked_at(work: _Work, dataset: data.AnyDataset, searches: Sequence[Search]
     plan, runs = work.plan, []
     variances = pick_variances(searches, plan) if searches else {}
     for look, seeds in enumerate(plan.seeds_between_looks(), start=1):
-        runs += _run_all(dataclasses.replace(work, plan=dataclasses.replace(plan, seeds=seeds, looks=1)), dataset)
+        runs += _run_all(dataclasses.replace(work, plan=dataclasses.replace(plan, seeds=seeds, looks=1)))
         comparison = compare(
             runs, plan.measure, diverged=list(work.diverged), pick_variances=variances, alpha=plan.alpha
         )
@@ -266,18 +276,6 @@ def _looked_at(work: _Work, dataset: data.AnyDataset, searches: Sequence[Search]
         if comparison.question is not None and comparison.question.verdict == "shown":
             break
     return comparison
-
-
-def _run_all(work: _Work, dataset: data.AnyDataset) -> list[ArmRun]:
-    """Run every arm with every seed: one after another, or all seeds but the first side by side."""
-    seeds = work.plan.seeds
-    if FLAGS.parallel == 1 or work.are_trials:
-        return _run_seeds(work, seeds, dataset, FLAGS.resume)
-    _run_seeds(work, seeds[:1], dataset, FLAGS.resume)
-    if seeds[1:]:
-        with terminal.status(f"running {len(seeds) - 1} more seeds, {FLAGS.parallel} side by side"):
-            processes.run(__name__, partial(_run_beside, work), seeds[1:], FLAGS.parallel)
-    return _run_seeds(work, seeds, dataset, resume=True, is_told=False)  # All are finished, so this reads them.
 
 
 def _means(runs: Sequence[ArmRun], name: str) -> str:
@@ -289,37 +287,22 @@ def _means(runs: Sequence[ArmRun], name: str) -> str:
     return f"mean {name} after {_FIRST_MEANS} seeds, too few for a verdict: {means}"
 
 
-def _run_beside(work: _Work, seeds: Sequence[int]) -> None:
-    """Run seeds in a process of its own, with as many threads as ever: with fewer, sums would round differently."""
-    from clr_loop.loop import strategies
-
-    with strategies.scope(None, FLAGS.precision):
-        _run_seeds(work, seeds, model_flags.load_dataset(is_told=False), resume=True, is_timed=False)
-
-
-def _run_seeds(
-    work: _Work,
-    seeds: Sequence[int],
-    dataset: data.AnyDataset,
-    resume: bool,
-    is_timed: bool = True,
-    is_told: bool = True,
-) -> list[ArmRun]:
-    """Run every arm with these seeds, and say what each run gave."""
+def _run_all(work: _Work) -> list[ArmRun]:
+    """Run every arm with every seed, and say what each run gave."""
     from clr_loop.runs.progress import ProgressBar
     from clr_loop.studies.comparison.runner import run_arms
+    from clr_loop.studies.tasks import Processes
 
-    count = RunCount(len(work.plan.arms) * len(seeds))
+    plan = work.plan
+    count = RunCount(len(plan.arms) * len(plan.seeds), is_parallel=cores.is_parallel())
     told: list[ArmRun] = []
-    first_means = 0 if work.are_trials or len(seeds) <= _FIRST_MEANS else _FIRST_MEANS * len(work.plan.arms)
+    first_means = 0 if work.are_trials or len(plan.seeds) <= _FIRST_MEANS else _FIRST_MEANS * len(plan.arms)
 
     def say_run(run: ArmRun) -> None:
-        if not is_told:
-            return
-        result, name = run.result, work.plan.measure.name
+        result, name = run.result, plan.measure.name
         seconds = f", trained {result.train_seconds:.2f} s" if result.is_timed else ""
-        place = f"{count.end((run.arm, run.seed))}: " if is_timed else ""
-        terminal.note(f"{place}{work.label(run.arm, run.seed)}: {name} {result.final[name]:#.4g}{seconds}")
+        place = count.end((run.arm, run.seed))
+        terminal.note(f"{place}: {work.label(run.arm, run.seed)}: {name} {result.final[name]:#.4g}{seconds}")
         told.append(run)
         if len(told) == first_means:
             terminal.note(_means(told, name))
@@ -327,30 +310,30 @@ def _run_seeds(
     values = option_flags.values(RunOptions) | ({"validate_every": 0} if work.are_trials else {})
     every = values["validate_every"]
     settings = {**work.settings, "validate_every": every} if every else work.settings
-    options = RunOptions(settings=settings, checkpoint_every=0, is_timed=is_timed, **values)
-    # Several processes would draw their bars over each other.
     with contextlib.ExitStack() as preparing:
-        if is_timed:
-            preparing.enter_context(terminal.status("making the loops"))
+        preparing.enter_context(terminal.status("making the loops"))
 
         def show(arm: Arm, seed: int) -> list[ProgressBar]:
             preparing.close()
-            place = count.start((arm, seed))
-            return [ProgressBar(f"{place}: {work.label(arm, seed)}")] if is_timed else []
+            return [ProgressBar(f"{count.start((arm, seed))}: {work.label(arm, seed)}")]
 
-        return run_arms(
-            dataset,
-            partial(model_flags.make_model, dataset),
-            dataclasses.replace(work.plan, seeds=seeds),
-            work.output_dir,
-            resume=resume,
-            on_diverged=lambda arm, seed: work.diverged.add((arm, seed)),
-            feed=FLAGS.feed,
-            step_options=model_flags.step_options(),
-            run_options=options,
-            make_callbacks=show,
-            on_run=say_run,
-        )
+        def study(executor: Executor | None, resume: bool) -> list[ArmRun]:
+            return run_arms(
+                work.setup.dataset,
+                work.setup.make_model,
+                plan,
+                work.output_dir,
+                resume=resume,
+                on_diverged=lambda arm, seed: work.diverged.add((arm, seed)),
+                feed=FLAGS.feed,
+                step_options=model_flags.step_options(),
+                run_options=RunOptions(settings=settings, checkpoint_every=0, **values),
+                make_callbacks=show,
+                on_run=say_run,
+                executor=executor and Processes(executor, FLAGS.shared_dir),
+            )
+
+        return work.workers.run(study, FLAGS.resume)
 
 
 main = terminal.command(run, define_flags)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from clr_loop.commands import model_flags, output_flags, terminal
+from clr_loop.commands import cores, model_flags, output_flags, terminal
 from clr_loop.data import AnyDataset
 from clr_loop.loop import workers
 from clr_loop.runs import files as run_files
@@ -44,7 +44,7 @@ flags.DEFINE_enum(
     ("float32", "mixed_bfloat16", "mixed_float16"),
     "What layers compute in. Variables stay float32, and mixed_float16 scales the loss.",
 )
-
+flags.declare_key_flag("threads")
 
 # Where a worker finds and writes things, and how much it says.
 _OF_EACH_WORKER = (
@@ -95,6 +95,7 @@ def start() -> tf.distribute.Strategy | None:
     def prepare() -> None:
         from clr_loop.loop import strategies
 
+        cores.use_threads()
         if FLAGS.logical_devices is not None:
             strategies.split_cpu(FLAGS.logical_devices)
         if FLAGS.strategy == "multi_worker":

@@ -18,16 +18,20 @@ from __future__ import annotations
 import contextlib
 import shlex
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from tqdm import tqdm
 
-from clr_loop.commands import loop_flags, model_flags, output_flags, terminal
+from clr_loop.commands import cores, loop_flags, model_flags, output_flags, terminal
+from clr_loop.commands.setup import Setup
 from clr_loop.data import AnyDataset, Examples
 from clr_loop.schedules import to_steps
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from clr_loop.loop.loop import Metrics, TrainLoop
     from clr_loop.studies.range_test import Bounds, RangeTest
 
@@ -36,6 +40,7 @@ FLAGS = flags.FLAGS
 # These flags say how to sweep and where to write; the others hold for the training, too.
 _OF_A_SWEEP = (
     "help", "helpfull", "start_lr", "end_lr", "num_steps", "sweep", "early_stop", "seeds", "output_dir", "overwrite",
+    "parallel", "shared_dir",
 )  # fmt: skip
 # More steps than any picture or reader can take.
 _MOST_STEPS = 10_000_000
@@ -55,6 +60,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("sweep", "exponential", ("exponential", "linear"), "Equal ratios between rates, or differences.")
     flags.DEFINE_string("early_stop", "4", "Stop when the smoothed loss is this many times its best; none: never.")
     output_flags.define_seeds(3, "Sweeps; they differ in initial weights and order of the data")
+    cores.define_parallel()
     flags.DEFINE_string("output_dir", "runs/range_test", f"Where to write; {output_flags.EMPTY}, unless --overwrite.")
     for module in (terminal, output_flags, model_flags, loop_flags):
         flags.adopt_module_key_flags(module)
@@ -70,24 +76,30 @@ def _is_number_or_none(value: str) -> bool:
 def run() -> int:
     """Sweep, write what follows and print it; return 1 if the curves support no bounds."""
     loop_flags.check()
+    if FLAGS.strategy != "none" and cores.is_parallel():
+        raise ValueError("--parallel takes the whole machine for one replica; leave it out, or --strategy.")
     if len(model_flags.momentums()) == 2:
         raise ValueError("--momentum=low,high is cycled by a schedule, and a range test has none; give one number.")
     dataset = model_flags.load_dataset()
     num_steps = to_steps(FLAGS.num_steps, *output_flags.run_length(dataset.num_examples, FLAGS.batch_size), "num_steps")
     if num_steps > _MOST_STEPS:
         raise ValueError(f"--num_steps={FLAGS.num_steps} means {num_steps:,} steps; 1000 make a readable curve.")
-    with output_flags.claim(FLAGS.output_dir, "range_test") as output_dir:
+    with output_flags.claim(FLAGS.output_dir, "range_test") as output_dir, cores.Workers() as workers:
         strategy = loop_flags.start()
         with terminal.status("making the model and the loop"):
-            from clr_loop.runs.settings import loop_settings
+            from clr_loop.runs.settings import loop_settings, threads_of
             from clr_loop.studies import range_test
 
             swept, held_out = range_test.split(dataset, FLAGS.batch_size, num_steps)
             loop = loop_flags.make_loop(swept, strategy)
-        tests = _sweep(loop, dataset, num_steps, held_out)
+        arguments = _arguments(num_steps)
+        if cores.is_parallel():
+            tests = workers.run(partial(_spread, Setup(__name__, dataset), output_dir, arguments), resume=False)
+        else:
+            tests = _sweep(loop, dataset, held_out, arguments)
         output_flags.begin(output_dir)
         with terminal.status("drawing"):
-            settings = {**model_flags.settings(dataset), **loop_settings(loop)}
+            settings = {**model_flags.settings(dataset), **loop_settings(loop), "threads": threads_of(loop)}
             range_test.write(tests, FLAGS.epochs, output_dir, settings, FLAGS.figure_format)
         _, total_steps = output_flags.run_length(dataset.num_examples, FLAGS.batch_size)  # A sweep may hold some out.
         line_of = partial(_train_command, total_steps=total_steps)
@@ -108,10 +120,34 @@ def _train_command(bounds: Bounds, total_steps: int) -> str:
     return shlex.join([*terminal.program("train"), *missing, *flags_of_both, *uneven])
 
 
-def _sweep(loop: TrainLoop, dataset: AnyDataset, num_steps: int, held_out: Examples | None) -> list[RangeTest]:
+def _arguments(num_steps: int) -> dict[str, Any]:
+    """Return how to sweep, as the flags say."""
+    early_stop = None if FLAGS.early_stop == "none" else float(FLAGS.early_stop)
+    ends = {"start_lr": FLAGS.start_lr, "end_lr": FLAGS.end_lr}
+    return {**ends, "num_steps": num_steps, "sweep": FLAGS.sweep, "early_stop": early_stop}
+
+
+def _spread(
+    setup: Setup, output_dir: Path, arguments: dict[str, Any], executor: Executor | None, resume: bool
+) -> list[RangeTest]:
+    """Sweep with all seeds side by side."""
+    from clr_loop.studies import range_test
+    from clr_loop.studies.tasks import Processes
+
+    assert executor is not None
+    make_swept = partial(setup.swept, FLAGS.batch_size, arguments["num_steps"])
+    processes = Processes(executor, FLAGS.shared_dir)
+    with terminal.status(f"sweeping with {len(FLAGS.seeds)} seeds"):
+        return range_test.spread_seeds(make_swept, setup.make_model, FLAGS.seeds, processes, output_dir, **arguments)
+
+
+def _sweep(
+    loop: TrainLoop, dataset: AnyDataset, held_out: Examples | None, arguments: dict[str, Any]
+) -> list[RangeTest]:
+    """Sweep with one seed after another."""
     from clr_loop.studies import range_test
 
-    with tqdm(total=num_steps, unit="step", disable=None, leave=False, dynamic_ncols=True) as bar:
+    with tqdm(total=arguments["num_steps"], unit="step", disable=None, leave=False, dynamic_ncols=True) as bar:
 
         def start(seed: int) -> None:
             bar.reset()
@@ -122,18 +158,9 @@ def _sweep(loop: TrainLoop, dataset: AnyDataset, num_steps: int, held_out: Examp
         def move(steps_done: int, metrics: Metrics) -> None:
             bar.update(steps_done - bar.n)
 
+        make_model = partial(model_flags.make_model, dataset)
         return range_test.run_seeds(
-            loop,
-            partial(model_flags.make_model, dataset),
-            FLAGS.seeds,
-            on_start=start,
-            start_lr=FLAGS.start_lr,
-            end_lr=FLAGS.end_lr,
-            num_steps=num_steps,
-            sweep=FLAGS.sweep,
-            early_stop=None if FLAGS.early_stop == "none" else float(FLAGS.early_stop),
-            held_out=held_out,
-            on_block=move,
+            loop, make_model, FLAGS.seeds, on_start=start, held_out=held_out, on_block=move, **arguments
         )
 
 

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from clr_loop import data
-from clr_loop.commands import output_flags, terminal
+from clr_loop.commands import cores, output_flags, terminal
+from clr_loop.runs import files as run_files
 from clr_loop.runs.lines import RunCount
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("batch_size", 100, "Examples in a step.", lower_bound=1)
     output_flags.define_seeds(1, "Runs of each policy; they differ in initial weights and order of the data")
     flags.declare_key_flag("seeds")
+    flags.declare_key_flag("threads")
     flags.DEFINE_float(
         "scale",
         1.0,
@@ -67,7 +69,9 @@ def run() -> None:
         dataset = data.hold_out(dataset, FLAGS.holdout)
     output_flags.run_length(dataset.num_examples, FLAGS.batch_size)  # Raises if the batch is too large.
     with output_flags.claim(FLAGS.output_dir, "smith", FLAGS.resume) as output_dir:
-        terminal.start_tensorflow()
+        for config in output_dir.glob(f"*/*/{run_files.CONFIG}") if FLAGS.resume else ():
+            cores.use_saved_threads(config)
+        terminal.start_tensorflow(cores.use_threads)
         from clr_loop.studies import smith
 
         # The network was made for such inputs.

@@ -19,7 +19,6 @@ import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from importlib import import_module
 from logging import ERROR, Formatter, getLogger
 from pathlib import Path
 from typing import NoReturn
@@ -49,7 +48,7 @@ _HELP = {
     ),
     "Run": (
         "batch_size", "batch_sizes", "epochs", "seed", "seeds", "tune", "resume", _COMMAND,
-        "clr_loop.commands.loop_flags",
+        "clr_loop.commands.loop_flags", "clr_loop.commands.cores",
     ),
     "Output": ("run_dir", "output_dir", "overwrite", "clr_loop.commands.output_flags"),
     "Help": ("help", "helpfull", "clr_loop.commands.terminal"),
@@ -117,13 +116,6 @@ def _open_streams() -> None:
         elif isinstance(getattr(sys, name), io.TextIOWrapper):
             with contextlib.suppress(OSError):
                 getattr(sys, name).reconfigure(errors="replace")
-
-
-def run_child(module: str, work: Callable[[], None]) -> NoReturn:
-    """Do a part of a command's work in a process that the command has spawned, under the same flags and rules."""
-    import_module(module).define_flags()
-    FLAGS(sys.argv)
-    sys.exit(_guard(work, module))
 
 
 def _help(module: str) -> str:

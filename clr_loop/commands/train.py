@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from clr_loop.commands import loop_flags, model_flags, option_flags, output_flags, schedule_flags, terminal
+from clr_loop.commands import cores, loop_flags, model_flags, option_flags, output_flags, schedule_flags, terminal
 from clr_loop.data import AnyDataset, Dataset, hold_out
 from clr_loop.options import names_of
+from clr_loop.runs import files as run_files
 from clr_loop.runs.options import RunOptions
 from clr_loop.schedules import to_steps
 
@@ -69,6 +70,8 @@ def run() -> int | None:
         terminal.use_saved_flags(__name__, FLAGS.run_dir, OF_COMMAND, MAY_DIFFER)
     if FLAGS.resume and not FLAGS["epochs"].present:
         output_flags.use_saved_epochs(FLAGS.run_dir)
+    if FLAGS.resume:
+        cores.use_saved_threads(run_files.expanded(FLAGS.run_dir) / run_files.CONFIG)
     schedule_flags.check([FLAGS.schedule])
     loop_flags.check()
     dataset, test = model_flags.load_dataset(), None

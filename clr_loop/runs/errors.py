@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from clr_loop.arguments import spelled
 from clr_loop.runs.checkpoints import Checkpoint
@@ -25,6 +26,10 @@ class NonFiniteError(ArithmeticError):
             )
         super().__init__(f"{what}; {advice}.")
         self.checkpoint = None if checkpoint is None else checkpoint.directory
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what pickles it: an error of its kind with its words, and not what they were made of."""
+        return _again, (type(self), str(self)), self.__dict__
 
 
 class NonFiniteLossError(NonFiniteError):
@@ -55,5 +60,14 @@ class TrainingInterruptedError(Exception):
     """
 
     def __init__(self, step: int, checkpoint: Path | None) -> None:
-        super().__init__(f"stopped after {step} steps")
+        super().__init__(step, checkpoint)
         self.step, self.checkpoint = step, checkpoint
+
+    def __str__(self) -> str:
+        return f"stopped after {self.step} steps"
+
+
+def _again(kind: type[NonFiniteError], words: str) -> NonFiniteError:
+    error = kind.__new__(kind)
+    error.args = (words,)
+    return error

@@ -382,6 +382,12 @@ def digests(directory: Path) -> dict[str, str]:
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items() if path.is_file()}
 
 
+def small_files(directory: Path) -> dict[str, bytes]:
+    """Return the content of a run's settings, result and CSV files, by name: all that `read_result` reads."""
+    paths = [directory / name for name in (CONFIG, RESULT, *_CSV)]
+    return {path.name: path.read_bytes() for path in paths if path.is_file()}
+
+
 class GrowingFiles:
     """The files that grow in a run's directory: the CSV files and TensorBoard's events.
 

@@ -85,11 +85,13 @@ class RunCount:
 
     Args:
         total: the number of runs, those that are only read back among them.
+        is_parallel: whether runs go side by side from now on, so that each counts when it ends.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, is_parallel: bool = False) -> None:
         self._total, self._seen, self._num_trained = total, set[Hashable](), 0
-        self._began: float | None = None
+        self._is_parallel = is_parallel
+        self._began: float | None = time.monotonic() if is_parallel else None
 
     def start(self, run: Hashable) -> str:
         """Return "run 7 of 44" for a run that is about to be trained."""
@@ -100,6 +102,7 @@ class RunCount:
 
     def end(self, run: Hashable) -> str:
         """Return "run 7 of 44, about 3 min left" for a run that is finished; one that was not started was read back."""
+        self._num_trained += self._is_parallel
         self._seen.add(run)
         words = f"run {len(self._seen)} of {self._total}"
         if self._began is None or len(self._seen) == self._total:

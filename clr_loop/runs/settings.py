@@ -21,12 +21,13 @@ from clr_loop import schedules
 from clr_loop.arguments import spelled
 from clr_loop.loop import keras_private
 from clr_loop.loop.loop import TrainLoop
+from clr_loop.loop.threads import num_threads
 from clr_loop.runs.options import OnChange
 from clr_loop.schedules.base import path_of
 
 ScheduleFn = Callable[[NDArray[np.int64]], ArrayLike]
 
-_CHANGEABLE = ("schedule", "versions")  # If the user says how.
+_CHANGEABLE = ("schedule", "versions", "threads")  # If the user says how.
 FREE = ("epochs", "command", "chosen")  # The weights do not depend on these.
 _OF_THE_LOOP = ("metric_names", "jit_compile", "halves", "batch_size", "num_examples", "seed", "shuffle")
 
@@ -39,9 +40,18 @@ def run_settings(loop: TrainLoop, schedule: ScheduleFn, epochs: int, settings: M
         "steps_per_epoch": loop.steps_per_epoch,
         "schedule": schedule_config(schedule),
         "versions": versions(),
+        "threads": threads_of(loop),
         "chosen": loop.chosen,
     }
     return json.loads(json.dumps({"first_step": loop.step, **settings, **own}))
+
+
+def threads_of(loop: TrainLoop) -> int | None:
+    """Return how many threads a loop computes with, if its bits depend on that.
+
+    Those of a GPU do not, and each of several workers may have its own number.
+    """
+    return num_threads() if loop.device.startswith("CPU") and loop.num_workers == 1 else None
 
 
 def loop_settings(loop: TrainLoop) -> dict[str, Any]:

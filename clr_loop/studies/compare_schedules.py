@@ -7,6 +7,7 @@ import html
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,8 @@ from clr_loop.studies.comparison.runner import run_arms
 from clr_loop.studies.report.files import write
 from clr_loop.studies.report.sections import Context, markdown
 from clr_loop.studies.report.words import answer, conclusions
-from clr_loop.studies.seeds import checked_seeds, seeded
+from clr_loop.studies.seeds import Seeded, checked_seeds
+from clr_loop.studies.tasks import Processes
 
 ScheduleOf = Callable[[Callable[[str], int]], Schedule]
 """steps → a schedule, where steps("25%"), steps("2ep") and steps("2000") are lengths in a run of one batch size."""
@@ -88,6 +90,7 @@ def compare_schedules(
     output_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    executor: Executor | Processes | None = None,
 ) -> Report:
     """Train every batch size with every schedule, a run for each seed, and report what each change did.
 
@@ -98,7 +101,7 @@ def compare_schedules(
         )
 
     Args:
-        build_model: makes a fresh compiled model for each seed; see `seeds.seeded`.
+        build_model: makes a fresh compiled model for each seed; see `seeds.Seeded`.
         data: a dataset with validation examples, or ((x_train, y_train), (x_validation, y_validation)).
         schedules: name → a schedule, or a function that makes it for the run of a batch size; see `ScheduleOf`. The
             first schedule and the first batch size are what the others are compared with.
@@ -111,6 +114,7 @@ def compare_schedules(
             nothing on disk.
         resume: take what is finished in output_dir, and go on with the rest.
         overwrite: move what output_dir holds aside first.
+        executor: runs the runs side by side, such as that of `pool.pool`; see `run_arms`.
 
     Raises:
         ValueError: if an argument is out of its range; as `run_arms` and `compare`.
@@ -130,7 +134,8 @@ def compare_schedules(
     name = getattr(build_model, "__name__", "model")
     context = Context(data.name, "model" if name == "<lambda>" else name)
     with _directory(output_dir, resume, overwrite) as directory:
-        run = partial(run_arms, data, seeded(build_model), plan, directory, resume=resume, step_options=options)
+        run = partial(run_arms, data, Seeded(build_model), plan, directory, resume=resume, step_options=options)
+        run = partial(run, executor=executor)
         comparison = _compared(run, plan, context)
         if output_dir is not None:
             write(comparison, directory, context)

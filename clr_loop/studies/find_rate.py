@@ -17,7 +17,7 @@ from clr_loop.loop.loop import Metrics, TrainLoop
 from clr_loop.studies.range_test import NoSuggestionError, RangeTest, run, suggested_bounds, text
 from clr_loop.studies.range_test.picture import range_test_picture
 from clr_loop.studies.range_test.sweep import NUM_STEPS
-from clr_loop.studies.seeds import checked_seeds, initial_state, seeded
+from clr_loop.studies.seeds import Seeded, checked_seeds, initial_state
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,7 +76,7 @@ def find_rate(
 
     Args:
         loop: at any step.
-        build_model: makes a model like the loop's, with fresh weights for each seed; see `seeds.seeded`. None starts
+        build_model: makes a model like the loop's, with fresh weights for each seed; see `seeds.Seeded`. None starts
             each sweep from the weights that the loop has, so seeds differ in the order of the data alone.
         seeds: how many, or the ints in [0, 2**32) themselves.
         epochs: int, at least 1, of the planned run: the suggested step_size makes two cycles of them.
@@ -91,7 +91,7 @@ def find_rate(
     """
     before, tests = loop.snapshot(), []
     seeds = checked_seeds(seeds)
-    make_model = None if build_model is None else seeded(build_model)
+    make_model = None if build_model is None else Seeded(build_model)
     file, is_hidden = (sys.stdout, False) if in_notebook() else (sys.stderr, None)
     with tqdm(total=num_steps, unit="step", file=file, disable=is_hidden, leave=False, dynamic_ncols=True) as bar:
 

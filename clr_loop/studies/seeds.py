@@ -23,34 +23,42 @@ def checked_seeds(seeds: int | Sequence[int]) -> Sequence[int]:
     return range(checked_whole("seeds", seeds)) if isinstance(seeds, int) else seeds
 
 
-def seeded(build_model: Callable[..., keras.Model]) -> MakeModel:
-    """Return the function seed → model of one that takes nothing, or an argument `seed`.
+class Seeded:
+    """The function seed → model of one that takes nothing, or an argument `seed`.
 
     It is called after `keras.utils.set_random_seed(seed)`, so weights without a seed of their own follow from this one.
 
-    Raises:
-        TypeError: if it is a model, or returns something else.
+    Calling it raises:
+        TypeError: if the function returns something else than a model.
         ValueError: if it returns the same model again.
-    """
-    if isinstance(build_model, keras.Model):
-        raise TypeError(
-            f"build_model is the model {build_model.name}; each seed needs fresh weights, so give a function that "
-            "makes and compiles a model and returns it."
-        )
-    takes_seed = "seed" in inspect.signature(build_model).parameters
-    made: weakref.WeakSet[keras.Model] = weakref.WeakSet()
 
-    def make(seed: int) -> keras.Model:
+    Raises:
+        TypeError: if the function is a model itself.
+    """
+
+    def __init__(self, build_model: Callable[..., keras.Model]) -> None:
+        if isinstance(build_model, keras.Model):
+            raise TypeError(
+                f"build_model is the model {build_model.name}; each seed needs fresh weights, so give a function that "
+                "makes and compiles a model and returns it."
+            )
+        self._build_model = build_model
+        self._takes_seed = "seed" in inspect.signature(build_model).parameters
+        self._made: weakref.WeakSet[keras.Model] = weakref.WeakSet()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Seeded, (self._build_model,)  # Models that were made here do not travel.
+
+    def __call__(self, seed: int) -> keras.Model:
+        """Return a fresh model."""
         keras.utils.set_random_seed(seed)
-        model = build_model(seed=seed) if takes_seed else build_model()
+        model = self._build_model(seed=seed) if self._takes_seed else self._build_model()
         if not isinstance(model, keras.Model):
             raise TypeError(f"build_model returned {model!r}; it must return a compiled keras.Model.")
-        if model in made:
+        if model in self._made:
             raise ValueError(f"build_model returned the model {model.name} twice; make a new one at each call.")
-        made.add(model)
+        self._made.add(model)
         return model
-
-    return make
 
 
 def initial_state(make_model: MakeModel, seed: int) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from unittest import mock
 
+import pytest
+
 # Far above what any of them takes. A test that hangs shall end; a busy machine shall not end a test.
 LIMIT_SECONDS = 900
 
@@ -90,9 +92,9 @@ class Fork:
         return said, self._errors.read()
 
 
-def fork_for_spawn():
-    """Let this process fork what it would spawn; for `prepare`."""
-    multiprocessing.get_context = lambda method=None: _CONTEXT
+def fork_for_spawn(patch=None):
+    """Let this process fork what it would spawn; for `prepare`, or until the end of a test that hands in a patch."""
+    (patch or pytest.MonkeyPatch()).setattr(multiprocessing, "get_context", lambda method=None: _CONTEXT)
 
 
 def _call(prepare, function, arguments):

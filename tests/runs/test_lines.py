@@ -65,3 +65,13 @@ def test_a_series_of_runs_is_counted_and_the_rest_is_estimated_from_those_that_w
     assert count.end("d") == "run 4 of 6, about 40 s left"  # 60 s for three runs, two are left.
     count.start("e"), count.end("e"), count.start("f")
     assert count.end("f") == "run 6 of 6"
+
+
+def test_runs_side_by_side_count_when_they_end(monkeypatch):
+    seconds = itertools.count(0, 30)
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(seconds)))
+    count = RunCount(4, is_parallel=True)
+    assert count.end("a") == "run 1 of 4, about 2 min left"  # 30 s for one run, three are left.
+    assert count.end("b") == "run 2 of 4, about 60 s left"
+    count.end("c")
+    assert count.end("d") == "run 4 of 4"

@@ -13,6 +13,15 @@ def commands():
 
 
 @pytest.fixture(scope="session")
+def npz(tmp_path_factory, mnist):
+    """300 + 100 images of MNIST as a user's own file, so that a run takes no time."""
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    (x_train, y_train, _), (x_test, y_test, _) = mnist.train, mnist.validation
+    np.savez(path, x_train=x_train[:300], y_train=y_train[:300], x_test=x_test[:100], y_test=y_test[:100])
+    return path
+
+
+@pytest.fixture(scope="session")
 def separable(tmp_path_factory):
     """900 + 300 images whose class is easy to see, so that a range test finds bounds in little time."""
     rng = np.random.default_rng(0)

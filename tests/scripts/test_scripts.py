@@ -17,15 +17,6 @@ from helpers.scripts import assert_one_line_error, epoch_rows, finished, run_scr
 
 
 @pytest.fixture(scope="module")
-def npz(tmp_path_factory, mnist):
-    """300 + 100 images of MNIST as a user's own file, so that a run takes no time."""
-    path = tmp_path_factory.mktemp("data") / "small.npz"
-    (x_train, y_train, _), (x_test, y_test, _) = mnist.train, mnist.validation
-    np.savez(path, x_train=x_train[:300], y_train=y_train[:300], x_test=x_test[:100], y_test=y_test[:100])
-    return path
-
-
-@pytest.fixture(scope="module")
 def small_flags(npz):
     return [f"--dataset={npz}", "--model=relu_mlp", "--batch_size=64", "--epochs=2", "--max_lr=0.01", "--step_size=5"]
 
@@ -169,53 +160,6 @@ def test_a_measure_that_the_model_does_not_give_is_named_before_anything_is_run_
     flags = [f"--dataset={npz}", *COMPARISON, f"--output_dir={output_dir}", "--measure=val_mae", "--overwrite"]
     assert_one_line_error(commands.run("compare_batch_sizes", *flags), "val_mae")
     assert sorted(output_dir.rglob("*")) == before
-
-
-@pytest.fixture(scope="module")
-def in_parallel(npz, tmp_path_factory):
-    output_dir = tmp_path_factory.mktemp("parallel") / "out"
-    done = compare(npz, output_dir, "--parallel=2")
-    assert done.returncode == 0, done.stderr
-    return done, output_dir
-
-
-def test_seeds_side_by_side_end_as_they_do_one_after_another(in_parallel, compared):
-    beside, alone = (content_of(output_dir) for _, output_dir in (in_parallel, compared))
-    for one, other in zip(beside["runs"], alone["runs"], strict=True):
-        assert (one["arm"], one["seed"]) == (other["arm"], other["seed"])
-        assert one["weights_sha256"] == other["weights_sha256"]
-        assert (one["is_timed"], other["is_timed"]) == (one["seed"] == 0, True)
-    assert [arm["final"] for arm in beside["arms"]] == [arm["final"] for arm in alone["arms"]]
-
-
-def test_seeds_side_by_side_are_not_timed(in_parallel):
-    done, output_dir = in_parallel
-    said = [line for line in done.stdout.splitlines() if ": val_loss " in line and ", seed " in line]
-    assert len(said) == 12  # Each run once.
-    assert {line.partition("seed ")[2][0] for line in said if "trained" in line} == {"0"}
-    assert "Times are of seed 0 alone: seeds 1, 2 ran side by side" in (output_dir / "report.md").read_text()
-    counted = {effect["measure"]: len(effect["values"]) for effect in content_of(output_dir)["effects"]}
-    assert counted == {"val_loss": 3, "epoch_seconds": 1}
-
-
-def test_a_process_that_fails_ends_the_comparison_in_one_line_each_and_resumed_it_ends_as_it_would_have(
-    compared, npz, tmp_path
-):
-    output_dir = tmp_path / "out"
-    shutil.copytree(compared[1], output_dir)
-    places = [output_dir / "constant_batch_64" / f"seed_{seed}" for seed in (1, 2)]  # One for each process.
-    for place in places:
-        shutil.rmtree(place)
-    places[0].write_text("in the way")
-    done = compare(npz, output_dir, "--parallel=2", "--resume")
-    assert done.returncode == 2
-    child, parent = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "seed_1" in child
-    assert "One of 2 processes ended with exit code 2" in parent
-    places[0].unlink()
-    assert compare(npz, output_dir, "--resume").returncode == 0
-    digests = [[run["weights_sha256"] for run in content_of(place)["runs"]] for place in (output_dir, compared[1])]
-    assert digests[0] == digests[1]
 
 
 @pytest.mark.parametrize(

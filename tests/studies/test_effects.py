@@ -274,15 +274,17 @@ def test_a_target_that_cannot_be_is_refused(name, target, message):
 
 def test_the_target_is_reached_from_the_side_of_the_measure():
     runs = make_runs([[0.3], [0.2], [0.5], [0.1]], measure="val_loss")
-    reached = [arm.seconds_to_target for arm in compare(runs, Measure("val_loss", target=0.25)).arms]
+    reached = [arm.times.seconds_to_target for arm in compare(runs, Measure("val_loss", target=0.25)).arms]
     assert reached == [(math.inf,), (pytest.approx(0.2),), (math.inf,), (pytest.approx(0.1),)]
     the_other_way = Measure("val_loss", higher_is_better=True, target=0.25)
     assert [arm.num_reached for arm in compare(runs, the_other_way).arms] == [1, 0, 1, 0]
 
 
-def test_a_comparison_without_a_timed_seed_is_refused():
-    with pytest.raises(ValueError, match=r"No seed was timed in every arm; run at least one seed alone"):
-        compare(make_runs([[0.5]] * 4, num_timed=0))
+def test_a_comparison_without_a_timed_seed_has_effects_on_its_measure_alone():
+    comparison = compare(make_runs([FINE] * 4, num_timed=0))
+    assert [arm.times for arm in comparison.arms] == [None] * 4
+    assert {effect.measure.name for effect in comparison.effects} == {"val_accuracy"}
+    assert [arm.to_json()["to_target"]["seconds"] for arm in comparison.arms] == [None] * 4
 
 
 def test_effects_and_the_pictures_of_a_run_need_no_tensorflow():

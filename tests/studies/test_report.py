@@ -148,7 +148,7 @@ def test_a_row_has_the_figures_of_its_runs_and_times_are_of_the_seeds_that_ran_a
     assert times[1:] == ["450", "0.100", "1.50 ± 0.00", "1.0", "600,000"]
     # Steps to the target are those of all seeds, seconds those of the timed ones.
     assert reached[1:] == ["4 of 4", "1", "2,000", "0.10"]
-    assert "Times are of seeds 0, 1 alone: seeds 2, 3 ran side by side with others" in text
+    assert "Times are of seeds 0, 1 alone: the runs of seeds 2, 3 are not known to have had their cores" in text
     both = {effect.measure.name: effect.differences for effect in clear.effects if effect.factor == "both"}
     assert len(both["val_accuracy"]) == 4
     assert both["epoch_seconds"] == pytest.approx([-0.1, -0.1])
@@ -201,7 +201,7 @@ def test_on_a_terminal_the_arms_and_what_follows_take_at_most_forty_lines(values
     text = in_terminal(comparison)
     for summary in comparison.arms:
         ((_, seconds, final, failures),) = cells_of(text, summary.arm.label)
-        assert float(seconds) == summary.epoch_seconds
+        assert float(seconds) == summary.times.epoch_seconds
         assert failures == "0 of 16"
         assert final.startswith(f"{summary.final.mean:.4f} ± {summary.final.sd:.4f} [")
     assert [line.removeprefix("- ") for line in text.splitlines() if line.startswith("- ")] == conclusions(comparison)
@@ -216,8 +216,29 @@ def test_a_seed_that_ran_beside_others_in_one_arm_is_timed_in_none():
     runs[1] = dataclasses.replace(runs[1], result=dataclasses.replace(runs[1].result, is_timed=False))
     comparison = compare(runs)
     assert comparison.timed_seeds == [0, 2]
-    assert {len(arm.train_seconds.values) for arm in comparison.arms} == {2}
+    assert {len(arm.times.train_seconds.values) for arm in comparison.arms} == {2}
     assert {len(e.differences) for e in comparison.effects if e.measure.name == "epoch_seconds"} == {2}
+
+
+def test_without_a_timed_seed_the_report_says_so_and_has_no_seconds(tmp_path):
+    comparison = make_comparison(CLEAR, num_timed=0)
+    assert answer(comparison).endswith("; no run is timed.")
+    write(comparison, tmp_path, ARTICLE)
+    text = (tmp_path / "report.md").read_text()
+    assert "No run is timed, because none is known to have had its cores to itself." in text
+    _, times, reached = cells_of(text, "triangular, batch 2000")
+    assert (times[1:], reached[1:]) == (["450"], ["4 of 4", "1", "2,000"])
+    assert "seconds" not in text.partition("## What follows")[2].partition("## Pictures")[0]
+    with open(tmp_path / "arms.csv", newline="") as file:
+        assert {(row["epoch_seconds"], row["train_seconds"]) for row in csv.DictReader(file)} == {("", "")}
+    assert not [panel for picture in comparison_pictures(comparison).values() for panel in picture.panels if
+                panel == "seconds"]  # fmt: skip
+    assert in_terminal(comparison).count(" – ") == 4
+
+
+def test_runs_side_by_side_on_cores_of_their_own_are_timed_and_the_report_says_how_many():
+    text = markdown(make_comparison(CLEAR, num_timed=4), dataclasses.replace(ARTICLE, num_beside=3))
+    assert "3 runs went side by side, each on cores of its own." in text
 
 
 def test_what_is_shown_is_called_better_or_worse():

@@ -1,7 +1,11 @@
 import dataclasses
 import gc
 import json
+import multiprocessing
+import threading
+import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,9 +15,12 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from clr_loop.cores import cores
 from clr_loop.data import Examples, build_model, load
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.options import StepOptions
+from clr_loop.loop.threads import num_threads
+from clr_loop.runs.errors import NonFiniteLossError
 from clr_loop.runs.fit import StopRun, TrainingInterruptedError, fit
 from clr_loop.runs.options import RunOptions
 from clr_loop.runs.records import read_result
@@ -24,6 +31,9 @@ from clr_loop.studies.comparison.compare import compare
 from clr_loop.studies.comparison.measures import Measure
 from clr_loop.studies.comparison.plan import Plan
 from clr_loop.studies.comparison.runner import run_arms
+from clr_loop.studies.pool import pool
+from clr_loop.studies.tasks import Processes, WorkersLostError
+from helpers.processes import fork_for_spawn
 
 SCHEDULES = {"constant": Constant(0.1), "triangular": Triangular(0.001, 0.01, 4)}
 PLAIN = StepOptions(jit_compile=False)
@@ -100,7 +110,7 @@ def test_each_batch_size_is_compiled_once(compared):
     assert [loop.batch_size for loop in compared.loops] == [50, 80]
     assert compared.num_traces[-5:] == [compared.num_traces[-1]] * 5  # From seed 0's last run on, both are there.
     of_size = [run.result.compile_seconds for run in compared.comparison.runs if run.arm.batch_size == 50]
-    assert {arm.compile_seconds for arm in compared.comparison.arms if arm.arm.batch_size == 50} == {max(of_size)}
+    assert {arm.times.compile_seconds for arm in compared.comparison.arms if arm.arm.batch_size == 50} == {max(of_size)}
     assert sorted(of_size)[-2] < 0.1 * max(of_size)  # One run alone has compiled.
 
 
@@ -260,7 +270,7 @@ def damaged(suffix, whole):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dataset": "mnist"}, "dataset is 'mnist'; it must be a Dataset or a StreamedDataset."),
+        ({"dataset": "mnist"}, "dataset is 'mnist'; it must be a Dataset or a StreamedDataset or a function."),
         ({"plan": None}, "plan is None; it must be a Plan."),
         ({"output_dir": "here"}, "output_dir is 'here'; it must be a Path."),
         ({"step_options": 3}, "step_options is 3; it must be a StepOptions or None."),
@@ -295,3 +305,116 @@ def test_bad_plans_are_named_before_anything_is_written(small, make_model, tmp_p
     with pytest.raises(ValueError, match=message):
         run_arms(small, make_model, Plan(**arguments), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+# --- In the processes of an executor ---
+
+
+def digests(runs):
+    return {(run.arm.label, run.seed): run.result.weights_sha256 for run in runs}
+
+
+def test_runs_in_a_pool_are_those_that_are_made_here_to_the_bit_and_their_files_too(
+    compared, small, make_model, tmp_path, monkeypatch
+):
+    fork_for_spawn(monkeypatch)
+    told = []
+    with pool(2, num_threads()) as executor:
+        plan = Plan(ARMS, range(2), 2, Measure(target=0.5))
+        runs = run_arms(small, make_model, plan, tmp_path, step_options=PLAIN, executor=executor, on_run=told.append)
+    here = compared.comparison.runs
+    assert [(run.arm, run.seed) for run in runs] == [(run.arm, run.seed) for run in here]
+    assert sorted(map(id, told)) == sorted(map(id, runs))
+    assert digests(runs) == digests(here)
+    for mine, other in zip(runs, here, strict=True):
+        assert mine.result.settings == other.result.settings
+        for name in ("config.json", "history.csv"):
+            files = [
+                place / mine.arm.directory / f"seed_{mine.seed}" / name for place in (tmp_path, compared.directory)
+            ]
+            assert files[0].read_bytes() == files[1].read_bytes()
+    assert {run.result.is_timed for run in runs} == {len(cores()) >= 2 * num_threads()}
+    assert {path.name for path in tmp_path.iterdir()} == {arm.directory for arm in ARMS}
+
+
+def test_another_number_of_threads_is_a_setting_of_the_run_and_refused_on_resuming(
+    small, make_model, tmp_path, monkeypatch
+):
+    fork_for_spawn(monkeypatch)
+    others = num_threads() + 1
+    run = partial(run_arms, small, make_model, Plan(ARMS[:1], [0], 1), tmp_path, step_options=PLAIN)
+    with pool(1, others) as executor:
+        (first,) = run(executor=executor)
+    assert first.result.settings["threads"] == others
+    with pytest.raises(ValueError, match=f"has other settings: threads {others}, now {num_threads()}"):
+        run(resume=True)
+
+
+def test_results_and_tables_are_sent_back_where_the_directory_is_not_seen(compared, small, make_model, tmp_path):
+    run = partial(run_arms, step_options=PLAIN)
+    plan = Plan(ARMS[:2], [0], 2)
+    big = dataclasses.replace(small, train=Examples(*(np.repeat(array, 50, 0) for array in small.train[:2])))
+    with ThreadPoolExecutor(1) as executor:
+        with pytest.raises(ValueError, match="give a function that loads the data where they are needed"):
+            run(big, make_model, plan, tmp_path / "big", executor=Processes(executor, shared_dir=False))
+        runs = run(small_mnist, small_model, plan, tmp_path, executor=Processes(executor, shared_dir=False))
+    assert digests(runs) == digests([run for run in compared.comparison.runs if run.arm in ARMS[:2] and run.seed == 0])
+    for run in runs:
+        files = tmp_path / run.arm.directory / "seed_0"
+        assert {path.name for path in files.iterdir()} == {
+            "config.json", "result.json", "history.csv", "epochs.csv", "run.lock",
+        }  # fmt: skip
+        assert read_result(files).weights_sha256 == run.result.weights_sha256
+
+
+def small_mnist():
+    mnist = load("mnist")
+    train, validation = (
+        Examples(*(x[:200] for x in mnist.train[:2])),
+        Examples(*(x[:100] for x in mnist.validation[:2])),
+    )
+    return dataclasses.replace(mnist, train=train, validation=validation)
+
+
+def small_model(seed):
+    return build_model("relu_mlp", load("mnist"), seed)
+
+
+def test_what_a_lost_process_left_is_resumed_from_its_checkpoint(small, make_model, tmp_path, monkeypatch):
+    fork_for_spawn(monkeypatch)
+    plan, options = Plan(ARMS[:1], [0], 300), RunOptions(checkpoint_every=4, keep_checkpoints=10_000)
+    run = partial(run_arms, small, make_model, plan, tmp_path, step_options=PLAIN, run_options=options)
+    run_dir = tmp_path / ARMS[0].directory / "seed_0"
+
+    def kill():
+        while not (run_dir / "checkpoints" / "step_0000000008" / "manifest.json").exists():
+            time.sleep(0.01)
+        for process in multiprocessing.active_children():
+            process.kill()
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    with pool(1, num_threads()) as executor, pytest.raises(WorkersLostError):
+        run(executor=executor)
+    killer.join()
+    first = run_dir / "checkpoints" / "step_0000000004" / "manifest.json"
+    before = first.stat().st_mtime_ns
+    assert not (run_dir / "result.json").exists()
+    with pool(1, num_threads()) as executor:
+        (resumed,) = run(executor=executor, resume=True)
+    assert first.stat().st_mtime_ns == before  # It was not begun again.
+    loop = TrainLoop(make_model(0), *small.train[:2], batch_size=50, options=PLAIN)
+    assert resumed.result.weights_sha256 == fit(loop, ARMS[0].schedule, epochs=300).weights_sha256
+
+
+def test_runs_that_are_there_are_refused_without_resume_and_diverged_ones_are_told(small, make_model, tmp_path):
+    arms = [ARMS[0], Arm(50, "wild", Constant(1e30))]
+    diverged, run = [], partial(run_arms, small, make_model, Plan(arms, [0], 1), tmp_path, step_options=PLAIN)
+    with ThreadPoolExecutor(1) as executor:
+        runs = run(executor=executor, on_diverged=lambda arm, seed: diverged.append((arm, seed)))
+        assert [run.arm for run in runs] == [ARMS[0]]
+        assert diverged == [(arms[1], 0)]
+        with pytest.raises(FileExistsError, match="already holds a run"):
+            run(executor=executor)
+        with pytest.raises(NonFiniteLossError, match="start again with a lower learning rate"):
+            run(executor=executor, resume=True)

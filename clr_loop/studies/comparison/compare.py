@@ -26,33 +26,49 @@ from clr_loop.studies.comparison.statistics import ALPHA, critical_t, standard_e
 
 
 @dataclass(frozen=True)
+class ArmTimes:
+    """What the timed runs of one arm took.
+
+    Attributes:
+        epoch_seconds: the median over all epochs.
+        train_seconds: of training alone, of each run.
+        compile_seconds: once for the batch size, whose arms share one program.
+        examples_per_second: the examples of an epoch over `epoch_seconds`.
+        seconds_to_target: what each seed took; infinite for one that did not reach the target.
+    """
+
+    epoch_seconds: float
+    train_seconds: Sample
+    compile_seconds: float
+    examples_per_second: float
+    seconds_to_target: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the times as JSON types; an infinite one is None."""
+        to_target = [_or_none(seconds) for seconds in self.seconds_to_target]
+        return {**vars(self), "train_seconds": self.train_seconds.to_json(), "seconds_to_target": to_target}
+
+
+@dataclass(frozen=True)
 class ArmSummary:
     """What the runs of one arm gave.
 
     Attributes:
         arm: the arm.
         steps: int, updates in a run.
-        epoch_seconds: the median over all epochs of all timed seeds.
-        train_seconds: over timed seeds.
-        compile_seconds: once for the batch size, whose arms share one program.
-        examples_per_second: the examples of an epoch over `epoch_seconds`.
+        times: over timed seeds; None if there are none.
         final: the measure after the last epoch, over all seeds that did not diverge.
         failures: how many runs failed, those that diverged among them.
         reached: what each seed took to reach the target; None for a seed that did not reach it.
-        seconds_to_target: what each timed seed took; infinite for one that did not reach the target.
         warnings: what a reader should know of the schedule in a run of this length.
     """
 
     arm: Arm
     steps: int
-    epoch_seconds: float
-    train_seconds: Sample
-    compile_seconds: float
-    examples_per_second: float
+    times: ArmTimes | None
     final: Sample
     failures: Failures
     reached: tuple[Reached | None, ...]
-    seconds_to_target: tuple[float, ...]
     warnings: tuple[str, ...]
 
     @property
@@ -63,10 +79,11 @@ class ArmSummary:
     def median_to_target(self, what: str) -> float:
         """Return the median of the "steps", "examples" or "seconds" to the target; of seconds over timed seeds.
 
-        A seed that did not reach the target counts as infinite, so the median is infinite where half did not.
+        A seed that did not reach the target counts as infinite, so the median is infinite where half did not. Seconds
+        are NaN where no seed is timed.
         """
         if what == "seconds":
-            return statistics.median(self.seconds_to_target)
+            return statistics.median(self.times.seconds_to_target) if self.times else math.nan
         return statistics.median(math.inf if each is None else getattr(each, what) for each in self.reached)
 
     def to_json(self) -> dict[str, Any]:
@@ -74,12 +91,11 @@ class ArmSummary:
         return {
             **vars(self),
             "reached": [None if each is None else each._asdict() for each in self.reached],
-            "seconds_to_target": [_or_none(seconds) for seconds in self.seconds_to_target],
             "to_target": {what: _or_none(self.median_to_target(what)) for what in Reached._fields},
             "arm": self.arm.label,
             "batch_size": self.arm.batch_size,
             "schedule": self.arm.schedule.to_config(),
-            "train_seconds": self.train_seconds.to_json(),
+            "times": self.times and self.times.to_json(),
             "final": self.final.to_json(),
             "failures": self.failures.to_json(),
         }
@@ -116,7 +132,7 @@ class Comparison(Pictured):
                 "arm": arm.arm.label,
                 self.measure.words: arm.final.in_words(self.measure.form),
                 "failed": str(arm.failures),
-                "training seconds": arm.train_seconds.in_words(".2f"),
+                "training seconds": arm.times.train_seconds.in_words(".2f") if arm.times else "not timed",
             }
             for arm in self.arms
         ]
@@ -189,21 +205,19 @@ def compare(
 
     Raises:
         ValueError: if the runs are not such a grid, those of an arm differ in length, they lack the measure or one of
-            its values is not finite, if an arm has no run that did not diverge, or if there is no seed whose runs are
-            all timed.
+            its values is not finite, or if an arm has no run that did not diverge.
     """
     measure = measure or Measure()
     arms = list(dict.fromkeys(run.arm for run in runs))
     _check_runs(runs, diverged, arms, measure)
     untimed = {run.seed for run in runs if not run.result.is_timed}
     timed = [run for run in runs if run.seed not in untimed]
-    if not timed:
-        raise ValueError("No seed was timed in every arm; run at least one seed alone on the machine.")
     values = _values(runs, diverged, measure, lambda result: result.final[measure.name], pick_variances or {})
-    seconds = _values(
-        timed, (), Measure(EPOCH_SECONDS, higher_is_better=False), lambda result: result.median_epoch_seconds, {}
-    )
-    effects = [effect_of(each, contrast, alpha) for each in (values, seconds) for contrast in contrasts(each)]
+    compared = [values]
+    if timed:
+        seconds = Measure(EPOCH_SECONDS, higher_is_better=False)
+        compared.append(_values(timed, (), seconds, lambda result: result.median_epoch_seconds, {}))
+    effects = [effect_of(each, contrast, alpha) for each in compared for contrast in contrasts(each)]
     summaries = [_summarize(arm, runs, timed, values) for arm in arms]
     return Comparison(list(runs), measure, summaries, corrected(effects), sorted({run.seed for run in timed}))
 
@@ -259,21 +273,29 @@ def _summarize(arm: Arm, runs: Sequence[ArmRun], timed_runs: Sequence[ArmRun], v
         (values.batch_sizes.index(arm.batch_size), values.schedules.index(arm.schedule_name)),
     )
     results = [run.result for run in runs if run.arm == arm]
-    timed = [run.result for run in timed_runs if run.arm == arm]
     steps = len(results[0].history["step"])
-    epoch_seconds = statistics.median(seconds for result in timed for seconds in result.epoch_seconds)
-    timed_reached = [measure.reach(result) for result in timed]
     return ArmSummary(
         arm=arm,
         steps=steps,
-        epoch_seconds=epoch_seconds,
-        train_seconds=Sample(tuple(result.train_seconds for result in timed)),
-        # Only the first run of a batch size has anything to compile.
-        compile_seconds=max(run.result.compile_seconds for run in timed_runs if run.arm.batch_size == arm.batch_size),
-        examples_per_second=results[0].num_examples / epoch_seconds,
+        times=_times(arm, timed_runs, measure),
         final=Sample(tuple(result.final[measure.name] for result in results)),
         failures=values.failures(*place),
         reached=tuple(measure.reach(result) for result in results),
-        seconds_to_target=tuple(math.inf if each is None else each.seconds for each in timed_reached),
         warnings=tuple(describe(arm.schedule, steps, results[0].settings["steps_per_epoch"]).warnings),
+    )
+
+
+def _times(arm: Arm, timed_runs: Sequence[ArmRun], measure: Measure) -> ArmTimes | None:
+    results = [run.result for run in timed_runs if run.arm == arm]
+    if not results:
+        return None
+    epoch_seconds = statistics.median(seconds for result in results for seconds in result.epoch_seconds)
+    reached = [measure.reach(result) for result in results]
+    return ArmTimes(
+        epoch_seconds=epoch_seconds,
+        train_seconds=Sample(tuple(result.train_seconds for result in results)),
+        # Only the first run of a batch size in a process has anything to compile.
+        compile_seconds=max(run.result.compile_seconds for run in timed_runs if run.arm.batch_size == arm.batch_size),
+        examples_per_second=results[0].num_examples / epoch_seconds,
+        seconds_to_target=tuple(math.inf if each is None else each.seconds for each in reached),
     )

@@ -76,23 +76,22 @@ def arms_picture(comparison: Comparison) -> Picture:
     """Draw the measure against examples and against seconds, its last values by seed, and the learning rates.
 
     Lines are means over seeds, and bands are as wide as the standard deviation to both sides. Seconds are those of the
-    timed seeds. After a single validation there is no panel of examples. Rates that span a wide range have a linear
-    panel, of those that change, and a logarithmic one, of all.
+    timed seeds, if there are any. After a single validation there is no panel of examples. Rates that span a wide
+    range have a linear panel, of those that change, and a logarithmic one, of all.
     """
     arms = [summary.arm for summary in comparison.arms]
     results = [comparison.results(arm) for arm in arms]
     bands = [_measure_band(comparison, of_arm) for of_arm in results]
     timed = [[result.epoch_seconds for result in comparison.results(arm, only_timed=True)] for arm in arms]
-    places = {
-        "examples": [band.examples / 1e3 for band in bands],
-        "seconds": [np.cumsum(seconds, axis=1).mean(axis=0) for seconds in timed],
-    }
+    places = {"examples": [band.examples / 1e3 for band in bands]}
+    if comparison.timed_seeds:
+        places["seconds"] = [np.cumsum(seconds, axis=1).mean(axis=0) for seconds in timed]
     is_wide_range = is_wide(np.concatenate([of_arm[0].history["learning_rate"] for of_arm in results]))
     rates = ["rate", "rate_log"] if is_wide_range else ["rate"]
     has_curves = any(len(band.mean) > 1 for band in bands)
     return Picture(
         _title(comparison),
-        [["seconds", "examples"], ["last", *rates]] if has_curves else [["last", "seconds"], rates],
+        [list(reversed(places)), ["last", *rates]] if has_curves else [["last", *list(places)[1:]], rates],
         {
             **{name: partial(_draw_measure, comparison, bands, x, name) for name, x in places.items()},
             "last": partial(_draw_last, comparison),
@@ -209,11 +208,12 @@ def _scaling_picture(comparison: Comparison, noise_scale: NoiseScale | None) -> 
     medians = [[arm.median_to_target("steps") for arm in arms] for arms in comparison.by_schedule().values()]
     if all(np.isfinite(of_schedule).sum() < 2 for of_schedule in medians):
         return None
+    costs = _TARGET_COSTS if comparison.timed_seeds else _TARGET_COSTS[:-1]
     return Picture(
         f"{_title(comparison)}: to {comparison.measure.words} {comparison.measure.target:.4g}; a seed that does not "
         "reach it counts as infinite",
-        [_TARGET_COSTS],
-        {what: partial(_draw_to_target, comparison, noise_scale, what) for what in _TARGET_COSTS},
+        [costs],
+        {what: partial(_draw_to_target, comparison, noise_scale, what) for what in costs},
         size=(13, 4.8),
     )
 

@@ -7,7 +7,14 @@ print(text(tests, epochs=15))
 from clr_loop.studies.range_test.files import notes, text, write
 from clr_loop.studies.range_test.held_out import split
 from clr_loop.studies.range_test.suggestions import Bounds, NoSuggestionError, suggest
-from clr_loop.studies.range_test.sweep import RangeTest, bounds_or_reason, run, run_seeds, suggested_bounds
+from clr_loop.studies.range_test.sweep import (
+    RangeTest,
+    bounds_or_reason,
+    run,
+    run_seeds,
+    spread_seeds,
+    suggested_bounds,
+)
 
 __all__ = [
     "Bounds",
@@ -18,6 +25,7 @@ __all__ = [
     "run",
     "run_seeds",
     "split",
+    "spread_seeds",
     "suggest",
     "suggested_bounds",
     "text",

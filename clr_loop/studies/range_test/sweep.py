@@ -8,7 +8,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +28,7 @@ from clr_loop.studies.range_test.curves import DIVERGENCE_FACTOR, Curve
 from clr_loop.studies.range_test.held_out import NUM_STEPS, HeldOutScore
 from clr_loop.studies.range_test.suggestions import Bounds, NoSuggestionError, bounds, suggest
 from clr_loop.studies.seeds import MakeModel, initial_state
+from clr_loop.studies.tasks import Processes, spread
 
 _COLUMNS = ("learning_rate", "loss", "score")
 
@@ -240,6 +244,35 @@ def run_seeds(
     finally:
         loop.restore(before)
     return tests
+
+
+def spread_seeds(
+    make_loop: Callable[[], tuple[TrainLoop, Examples | None]],
+    make_model: MakeModel,
+    seeds: Sequence[int],
+    processes: Processes,
+    directory: Path,
+    **arguments: Any,
+) -> list[RangeTest]:
+    """Run a range test for each seed in the processes of an executor.
+
+    Args:
+        make_loop: called once in each process; returns a loop at step 0 and the held-out examples, or None.
+        make_model, seeds: see `run_seeds`.
+        processes, directory: see `tasks.spread`.
+        **arguments: see `run`.
+    """
+    begin = partial(_begin, make_loop, make_model, arguments)
+    with closing(spread(begin, list(seeds), processes, directory)) as done:
+        tests = dict(done)
+    return [tests[seed] for seed in seeds]
+
+
+def _begin(
+    make_loop: Callable[[], tuple[TrainLoop, Examples | None]], make_model: MakeModel, arguments: Mapping[str, Any]
+) -> Callable[[int], RangeTest]:
+    loop, held_out = make_loop()
+    return lambda seed: run_seeds(loop, make_model, [seed], held_out=held_out, **arguments)[0]
 
 
 def suggested_bounds(tests: Sequence[RangeTest], epochs: int) -> Bounds:

@@ -68,8 +68,8 @@ def _csv_row_of_arm(arm: ArmSummary) -> dict[str, Any]:
         "failures": failures.num_failed,
         "runs": failures.num_runs,
         "failures_at_most": failures.interval_95[1],
-        "epoch_seconds": arm.epoch_seconds,
-        "train_seconds": arm.train_seconds.mean,
+        "epoch_seconds": arm.times and arm.times.epoch_seconds,
+        "train_seconds": arm.times and arm.times.train_seconds.mean,
     }
 
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from clr_loop.runs.result import TrainingResult
 from clr_loop.schedules import Constant, Triangular
-from clr_loop.studies.comparison.compare import ArmSummary, Comparison
+from clr_loop.studies.comparison.compare import ArmSummary, ArmTimes, Comparison
 from clr_loop.studies.comparison.failures import RULE
 from clr_loop.studies.comparison.measures import Measure, count
 from clr_loop.studies.comparison.noise_scale import NoiseScale
@@ -85,6 +86,7 @@ class Context:
         noise_scale: of the first arm, if it was measured.
         range_tests: those of each batch size that bounds or tuning began with.
         plan: what was fixed before the first run, in words; "" if it is not known.
+        num_beside: int, how many runs went side by side.
     """
 
     dataset: str
@@ -94,6 +96,7 @@ class Context:
     noise_scale: NoiseScale | None = None
     range_tests: Mapping[int, Sequence[RangeTest]] = dataclasses.field(default_factory=dict)
     plan: str = ""
+    num_beside: int = 1
 
 
 def markdown(comparison: Comparison, context: Context) -> str:
@@ -102,7 +105,7 @@ def markdown(comparison: Comparison, context: Context) -> str:
     sections = [
         f"# Batch size and learning rate\n\n**{answer(comparison)}**\n\n{_head(comparison, context)}\n\n{scope}",
         f"## Arms\n\n{table_of(_arms_rows(comparison, context))}\n\n{_arms_notes(comparison.measure)}",
-        f"## Times\n\n{table_of(_times_rows(comparison))}\n\n{_times_notes(comparison)}",
+        f"## Times\n\n{table_of(_times_rows(comparison))}\n\n{_times_notes(comparison, context)}",
         target_section(comparison),
         tuning_section(context.searches),
         _rule_section(context.searches),
@@ -123,7 +126,7 @@ def latex(comparison: Comparison) -> str:
             measure.words: arm.final.in_words(measure.form),
             "median": f"{arm.final.median:{measure.form}}",
             "failed": f"{arm.failures.num_failed} of {arm.failures.num_runs}",
-            "s per epoch": f"{arm.epoch_seconds:.3f}",
+            "s per epoch": f"{arm.times.epoch_seconds:.3f}" if arm.times else "–",
         }
         for arm in comparison.arms
     ]
@@ -137,9 +140,14 @@ def _head(comparison: Comparison, context: Context) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in first.settings["versions"].items())
     return (
         f"{context.dataset}, {context.model}, {first.settings['optimizer']}, {epochs}, "
-        f"{count(len(comparison.seeds), 'seed')} an arm; on {first.device}; {versions}. {_BUDGETS[context.budget]}"
+        f"{count(len(comparison.seeds), 'seed')} an arm; on {_place(first)}; {versions}. {_BUDGETS[context.budget]}"
         f"{context.plan and f' {context.plan}'}"
     )
+
+
+def _place(result: TrainingResult) -> str:
+    threads = result.settings.get("threads")
+    return f"{result.device} with {count(threads, 'thread')}" if threads else result.device
 
 
 def _is_article(comparison: Comparison, context: Context) -> bool:
@@ -182,27 +190,37 @@ def _times_rows(comparison: Comparison) -> list[dict[str, str]]:
         {
             "arm": arm.arm.label,
             "updates": f"{arm.steps:,}",
-            "epoch s (median)": f"{arm.epoch_seconds:.3f}",
-            "train s": arm.train_seconds.in_words(".2f"),
-            "compile s": f"{arm.compile_seconds:.1f}",
-            "examples/s": f"{arm.examples_per_second:,.0f}",
+            **(_times_cells(arm.times) if arm.times else {}),
         }
         for arm in comparison.arms
     ]
 
 
-def _times_notes(comparison: Comparison) -> str:
+def _times_cells(times: ArmTimes) -> dict[str, str]:
+    return {
+        "epoch s (median)": f"{times.epoch_seconds:.3f}",
+        "train s": times.train_seconds.in_words(".2f"),
+        "compile s": f"{times.compile_seconds:.1f}",
+        "examples/s": f"{times.examples_per_second:,.0f}",
+    }
+
+
+def _times_notes(comparison: Comparison, context: Context) -> str:
     """Say what the columns hold, which seeds the times are of, and where the bounds of the cycles came from."""
     notes = [_TIMES_NOTE]
     untimed = [seed for seed in comparison.seeds if seed not in comparison.timed_seeds]
-    if untimed:
+    if context.num_beside > 1 and comparison.timed_seeds:
+        notes.append(f"{context.num_beside} runs went side by side, each on cores of its own.")
+    if not comparison.timed_seeds:
+        notes = ["No run is timed, because none is known to have had its cores to itself."]
+    elif untimed:
         timed, others = (
             f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
             for seeds in (comparison.timed_seeds, untimed)
         )
         notes.append(
-            f"Times are of {timed} alone: {others} ran side by side with others and count for the "
-            f"{comparison.measure.words} only."
+            f"Times are of {timed} alone: the runs of {others} are not known to have had their cores to themselves, "
+            f"and count for the {comparison.measure.words} only."
         )
     prefix, settings = "range_test_batch_", comparison.runs[0].result.settings
     bounds = [f"{name.removeprefix(prefix)} `{value}`" for name, value in settings.items() if name.startswith(prefix)]
@@ -225,7 +243,7 @@ def target_section(comparison: Comparison) -> str:
 
 
 def _target_row(arm: ArmSummary) -> dict[str, str]:
-    forms = {"steps": ",.0f", "examples": ",.0f", "seconds": ".2f"}
+    forms = {"steps": ",.0f", "examples": ",.0f", **({"seconds": ".2f"} if arm.times else {})}
     medians = {what: arm.median_to_target(what) for what in forms}
     cells = {what: format(m, forms[what]) if math.isfinite(m) else "not reached" for what, m in medians.items()}
     return {"arm": arm.arm.label, "seeds that reached it": f"{arm.num_reached} of {len(arm.reached)}", **cells}

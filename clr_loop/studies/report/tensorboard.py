@@ -46,13 +46,17 @@ def write_events(
     mean_of = {"seed": f"mean of {num_seeds}" if num_seeds > 1 else "one"}
     settings = {arm: {**flat(of_arm[0].settings), **mean_of} for arm, of_arm in results.items()}
     rows = [*(flat(run.result.settings) for run in comparison.runs), *settings.values()]
-    better = {**{name: direction_of(name) != "min" for name in names}, "epoch_seconds": False}
+    better = {name: direction_of(name) != "min" for name in names}
+    if comparison.timed_seeds:
+        better["epoch_seconds"] = False
     events.write_report(directory, text, pictures, _charts(comparison), rows, better)
     num_points = min(MOST_POINTS, max(len(run.result.history["step"]) for run in comparison.runs))
     for summary in comparison.arms:
         place, of_arm = directory / summary.arm.directory, results[summary.arm]
         means = {name: statistics.fmean(result.final[name] for result in of_arm) for name in names}
-        events.write_means(place, settings[summary.arm], {**means, "epoch_seconds": summary.epoch_seconds})
+        if summary.times is not None:
+            means["epoch_seconds"] = summary.times.epoch_seconds
+        events.write_means(place, settings[summary.arm], means)
         for bands in (training_bands(of_arm, num_points), validation_bands(of_arm)):
             _write_bands(place, bands)
     if noise_scale is not None:

@@ -18,7 +18,7 @@ def _row(arm: ArmSummary, measure: Measure) -> dict[str, str]:
     lowest, highest = min(arm.final.values), max(arm.final.values)
     return {
         "arm": arm.arm.label,
-        "epoch s": f"{arm.epoch_seconds:.3f}",
+        "epoch s": f"{arm.times.epoch_seconds:.3f}" if arm.times else "–",
         measure.words: f"{arm.final.in_words(measure.form)} [{lowest:{measure.form}}, {highest:{measure.form}}]",
         "failed": f"{arm.failures.num_failed} of {arm.failures.num_runs}",
     }

@@ -80,8 +80,8 @@ def _direction(effect: Effect) -> str:
 
 def answer(comparison: Comparison) -> str:
     """Return the answer to the comparison's question, the last arm against the first, in one sentence."""
-    effect, time = comparison.question, comparison.effect(EPOCH_SECONDS)
-    if effect is None or time is None:
+    effect = comparison.question
+    if effect is None:
         return "There is only one arm, and nothing to compare it with."
     (changed,), (reference,) = effect.arms
     unit, words = unit_of(effect.measure), effect.measure.words
@@ -101,7 +101,7 @@ def answer(comparison: Comparison) -> str:
         found = f"{pair} differ by less than {unit.size(effect.measure.margin or 0.0)} of {words}"
     else:
         found = f"{changed} is not worse than {reference} by {unit.size(effect.measure.margin or 0.0)} of {words}"
-    return f"{found[0].upper()}{found[1:]}{_failures_clause(effect)}; {_time_clause(comparison, time)}."
+    return f"{found[0].upper()}{found[1:]}{_failures_clause(effect)}; {_time_clause(comparison)}."
 
 
 def _failures_clause(effect: Effect) -> str:
@@ -110,8 +110,11 @@ def _failures_clause(effect: Effect) -> str:
     return ""
 
 
-def _time_clause(comparison: Comparison, time: Effect) -> str:
+def _time_clause(comparison: Comparison) -> str:
     """Say how long an epoch of the last arm takes beside one of the first."""
+    time = comparison.effect(EPOCH_SECONDS)
+    if time is None:
+        return "no run is timed"
     ratio, ends = comparison.time_ratio()
     spread = f", {confidence(time.alpha)} interval {ends[0]:.2f} to {ends[1]:.2f}" if ends else ""
     known = "" if time.verdict == "shown" or time.silence else ", a difference that is not shown"
