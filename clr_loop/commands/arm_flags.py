@@ -195,6 +195,12 @@ class Measured:
         """Write what was found."""
         run_files.write_json(self._path, self._kept)
 
+    def num_beside(self, num_processes: int) -> int:
+        """Return how many processes have run runs side by side at most, in this and in earlier calls."""
+        self._kept["processes"] = max(num_processes, self._kept.get("processes", 1))
+        self.write()
+        return int(self._kept["processes"])
+
     def epochs(self) -> dict[int, int]:
         """Return the epochs that each batch size has in the budget."""
         sizes = batch_sizes()

@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,7 +155,7 @@ def _compare(dataset: data.AnyDataset, output_dir: Path, workers: cores.Workers)
     with terminal.status("writing the report"):
         context = Context(
             dataset.name, FLAGS.model, FLAGS.budget, searches, noise_scale, measured.range_tests(), planned,
-            workers.num_processes,
+            num_beside=measured.num_beside(workers.num_processes),
         )  # fmt: skip
         write(comparison, output_dir, context, FLAGS.figure_format)
     terminal.say("")
@@ -278,7 +278,7 @@ def _looked_at(work: _Work, searches: Sequence[Search]) -> Comparison:
     return comparison
 
 
-def _means(runs: Sequence[ArmRun], name: str) -> str:
+def _means(runs: Iterable[ArmRun], name: str) -> str:
     """Return the mean of each arm after its first seeds, in words."""
     values: dict[str, list[float]] = {}
     for run in runs:
@@ -287,26 +287,38 @@ def _means(runs: Sequence[ArmRun], name: str) -> str:
     return f"mean {name} after {_FIRST_MEANS} seeds, too few for a verdict: {means}"
 
 
+class _Told:
+    """Says what each run gave, once, and the means of the arms after the first seeds."""
+
+    def __init__(self, work: _Work) -> None:
+        self._work, self._plan = work, work.plan
+        finished = work.output_dir.glob("*/seed_*/result.json") if FLAGS.resume else ()
+        num_read_back = len(list(finished)) if cores.is_parallel() else None
+        self.count = RunCount(len(self._plan.arms) * len(self._plan.seeds), num_read_back)
+        self._runs: dict[tuple[Arm, int], ArmRun] = {}
+        self._first: set[tuple[Arm, int]] = set()
+        if not work.are_trials and len(self._plan.seeds) > _FIRST_MEANS:
+            self._first = {(arm, seed) for arm in self._plan.arms for seed in self._plan.seeds[:_FIRST_MEANS]}
+
+    def say(self, run: ArmRun) -> None:
+        """Say a run."""
+        key, result, name = (run.arm, run.seed), run.result, self._plan.measure.name
+        if key in self._runs:  # A pool was made anew, and it is read back.
+            return
+        self._runs[key] = run
+        seconds = f", trained {result.train_seconds:.2f} s" if result.is_timed else ""
+        terminal.note(f"{self.count.end(key)}: {self._work.label(*key)}: {name} {result.final[name]:#.4g}{seconds}")
+        if key in self._first and self._first <= self._runs.keys():
+            terminal.note(_means((self._runs[each] for each in self._runs if each in self._first), name))
+
+
 def _run_all(work: _Work) -> list[ArmRun]:
     """Run every arm with every seed, and say what each run gave."""
     from clr_loop.runs.progress import ProgressBar
     from clr_loop.studies.comparison.runner import run_arms
     from clr_loop.studies.tasks import Processes
 
-    plan = work.plan
-    count = RunCount(len(plan.arms) * len(plan.seeds), is_parallel=cores.is_parallel())
-    told: list[ArmRun] = []
-    first_means = 0 if work.are_trials or len(plan.seeds) <= _FIRST_MEANS else _FIRST_MEANS * len(plan.arms)
-
-    def say_run(run: ArmRun) -> None:
-        result, name = run.result, plan.measure.name
-        seconds = f", trained {result.train_seconds:.2f} s" if result.is_timed else ""
-        place = count.end((run.arm, run.seed))
-        terminal.note(f"{place}: {work.label(run.arm, run.seed)}: {name} {result.final[name]:#.4g}{seconds}")
-        told.append(run)
-        if len(told) == first_means:
-            terminal.note(_means(told, name))
-
+    plan, told = work.plan, _Told(work)
     values = option_flags.values(RunOptions) | ({"validate_every": 0} if work.are_trials else {})
     every = values["validate_every"]
     settings = {**work.settings, "validate_every": every} if every else work.settings
@@ -315,7 +327,11 @@ def _run_all(work: _Work) -> list[ArmRun]:
 
         def show(arm: Arm, seed: int) -> list[ProgressBar]:
             preparing.close()
-            return [ProgressBar(f"{count.start((arm, seed))}: {work.label(arm, seed)}")]
+            return [ProgressBar(f"{told.count.start((arm, seed))}: {work.label(arm, seed)}")]
+
+        def say(run: ArmRun) -> None:
+            preparing.close()
+            told.say(run)
 
         def study(executor: Executor | None, resume: bool) -> list[ArmRun]:
             return run_arms(
@@ -328,8 +344,8 @@ def _run_all(work: _Work) -> list[ArmRun]:
                 feed=FLAGS.feed,
                 step_options=model_flags.step_options(),
                 run_options=RunOptions(settings=settings, checkpoint_every=0, **values),
-                make_callbacks=show,
-                on_run=say_run,
+                make_callbacks=show if executor is None else lambda arm, seed: (),  # Bars would draw over each other.
+                on_run=say,
                 executor=executor and Processes(executor, FLAGS.shared_dir),
             )
 

@@ -23,7 +23,8 @@ flags.DEFINE_integer(
     "threads",
     None,
     "Threads that TensorFlow computes with on a CPU. At large batches the last bits of a result depend on them, so "
-    "they are kept with it. Not given: as many as before with --resume, else what --parallel says, else one a core.",
+    "they are kept with it. Not given: as many as before with --resume, else what --parallel says, else one for each "
+    "core.",
     lower_bound=1,
     upper_bound=1024,
 )
@@ -40,8 +41,8 @@ def define_parallel() -> None:
         "parallel",
         "1",
         "Processes in which runs go side by side: a number, auto (as many as there are cores for, of one thread "
-        "each unless --threads says otherwise), or those of a Dask scheduler: dask://host:8786. A number shares the "
-        "cores out, too. With equal --threads the results are the same.",
+        "each unless --threads says otherwise), or those of a Dask scheduler: dask://host:8786. With a number, the "
+        "cores are divided evenly. With equal --threads the results are the same.",
     )
     flags.DEFINE_bool(
         "shared_dir",
@@ -63,9 +64,9 @@ def is_parallel() -> bool:
 def use_saved_threads(path: Path) -> None:
     """Unless --threads is given, set it to what a JSON file has as `threads`, if it is there and has it."""
     if FLAGS.threads is None and path.is_file():
-        threads = run_files.read_json(path).get("threads")
-        if threads is not None:
-            FLAGS.threads = FLAGS["threads"].parser.parse(threads)
+        with contextlib.suppress(ValueError):  # What is wrong with the file is said when it is needed.
+            threads = run_files.read_json(path).get("threads")
+            FLAGS.threads = None if threads is None else FLAGS["threads"].parser.parse(threads)
 
 
 def use_threads() -> None:
@@ -91,6 +92,8 @@ class Workers:
     def __enter__(self) -> Workers:
         if FLAGS.parallel.startswith(_DASK):
             self._executor = self._dask()
+        elif not FLAGS.shared_dir:
+            raise ValueError("--noshared_dir is for --parallel=dask://…; processes of this machine see --output_dir.")
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -103,22 +106,25 @@ class Workers:
         """
         from clr_loop.studies.tasks import WorkersLostError
 
-        for num_lost in range(1, _MOST_LOST + 1):
+        num_lost = 0
+        while True:
             try:
                 return study(self._executor_now(), resume)
             except WorkersLostError as error:
+                num_lost = 1 if error.num_done else num_lost + 1
                 if not isinstance(error.__cause__, BrokenExecutor) or num_lost == _MOST_LOST:
                     raise
-                terminal.note("a process was lost, out of memory or killed; what it was at is run again")
+                terminal.note("a process died, killed or out of memory; its run is done again")
                 self._open.close()
                 self._executor, resume = None, True
-        raise AssertionError
 
     def _executor_now(self) -> Executor | None:
         if self._executor is None and is_parallel():
             from clr_loop.studies.pool import pool
 
-            self._executor = self._open.enter_context(pool(self.num_processes, FLAGS.threads))
+            number, threads = self.num_processes, FLAGS.threads
+            terminal.note(f"{number} process{'es' * (number > 1)}, {threads} thread{'s' * (threads > 1)} each")
+            self._executor = self._open.enter_context(pool(number, threads))
         return self._executor
 
     @property
@@ -133,14 +139,14 @@ class Workers:
             from distributed import Client
         except ImportError as error:
             raise ValueError(f"--parallel={FLAGS.parallel} needs Dask; install clr_loop[dask].") from error
-        for name in ("distributed", "distributed.client"):
+        for name in ("distributed", "distributed.client", "tornado.application", "asyncio"):
             getLogger(name).setLevel(CRITICAL)  # What a user must know is raised.
         address = FLAGS.parallel.removeprefix(_DASK)
         try:
             client = self._open.enter_context(Client(f"tcp://{address}", timeout=_CONNECT_SECONDS))
         except OSError as error:
             raise ConnectionError(
-                f"No Dask scheduler answers at {address}; start one there (dask scheduler), or mend --parallel."
+                f"No Dask scheduler answers at {address}; start one there (dask scheduler), or correct --parallel."
             ) from error
         if not client.scheduler_info()["workers"]:
             terminal.note(f"the scheduler at {address} has no workers yet; dask worker {address} --nthreads=1 adds one")

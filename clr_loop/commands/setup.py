@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from importlib import import_module
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from clr_loop.loop.loop import TrainLoop
 
 FLAGS = flags.FLAGS
+_own_flags: list[str] = []
 
 
 class Setup:
@@ -33,7 +35,8 @@ class Setup:
         self._module, self._dataset, self._holds_out = module, dataset, holds_out
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _set_up, (self._module, sys.argv, os.getcwd(), self._holds_out)
+        settings = model_flags.settings(self._dataset)
+        return _set_up, (self._module, sys.argv, os.getcwd(), self._holds_out, settings)
 
     def dataset(self) -> data.AnyDataset:
         """Return the data."""
@@ -56,18 +59,33 @@ class Setup:
         return make_loop(self.make_model(0), swept, batch_size, feed=FLAGS.feed, options=options), held_out
 
 
-def _set_up(module: str, arguments: list[str], folder: str, holds_out: bool) -> Setup:
-    """Read a command's flags in another process, start TensorFlow and load the data."""
+def _set_up(module: str, arguments: list[str], folder: str, holds_out: bool, settings: dict[str, Any]) -> Setup:
+    """Read a command's flags in another process, start TensorFlow and load the data, which must be the same."""
+    from clr_loop.runs.settings import in_words
+
     if os.path.isdir(folder):
         os.chdir(folder)
-    command = import_module(module)
-    if "parallel" not in FLAGS:
-        command.define_flags()
-    FLAGS.unparse_flags()
-    FLAGS(arguments)
-    terminal.start_tensorflow()
+    _read_flags(module, arguments)
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # The terminal is the command's.
+        terminal.start_tensorflow()
     dataset = model_flags.load_dataset(is_told=False)
     if holds_out:
         assert isinstance(dataset, data.Dataset)
         dataset = data.hold_out(dataset)
+    differing = in_words(model_flags.settings(dataset), settings)
+    if differing:
+        what = "A worker finds other files than the command has read"
+        raise ValueError(f"{what}: {'; '.join(differing.values())}. Give both the same files.")
     return Setup(module, dataset, holds_out)
+
+
+def _read_flags(module: str, arguments: list[str]) -> None:
+    """Define and read the flags of a command, in a process that may have served another one."""
+    while _own_flags:
+        delattr(FLAGS, _own_flags.pop())
+    command = import_module(module)
+    before = set(FLAGS)
+    command.define_flags()
+    _own_flags.extend(set(FLAGS) - before)
+    FLAGS.unparse_flags()
+    FLAGS(arguments)

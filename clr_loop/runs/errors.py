@@ -60,11 +60,8 @@ class TrainingInterruptedError(Exception):
     """
 
     def __init__(self, step: int, checkpoint: Path | None) -> None:
-        super().__init__(step, checkpoint)
+        super().__init__(f"stopped after {step} steps")
         self.step, self.checkpoint = step, checkpoint
-
-    def __str__(self) -> str:
-        return f"stopped after {self.step} steps"
 
 
 def _again(kind: type[NonFiniteError], words: str) -> NonFiniteError:

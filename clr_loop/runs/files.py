@@ -384,7 +384,7 @@ def digests(directory: Path) -> dict[str, str]:
 
 def small_files(directory: Path) -> dict[str, bytes]:
     """Return the content of a run's settings, result and CSV files, by name: all that `read_result` reads."""
-    paths = [directory / name for name in (CONFIG, RESULT, *_CSV)]
+    paths = [directory / name for name in (CONFIG, *_CSV, RESULT)]  # With the last one the run is finished.
     return {path.name: path.read_bytes() for path in paths if path.is_file()}
 
 

@@ -85,13 +85,14 @@ class RunCount:
 
     Args:
         total: the number of runs, those that are only read back among them.
-        is_parallel: whether runs go side by side from now on, so that each counts when it ends.
+        num_read_back: of runs that go side by side from now on, how many are only read back, which come first; None for
+            runs that go one after another.
     """
 
-    def __init__(self, total: int, is_parallel: bool = False) -> None:
-        self._total, self._seen, self._num_trained = total, set[Hashable](), 0
-        self._is_parallel = is_parallel
-        self._began: float | None = time.monotonic() if is_parallel else None
+    def __init__(self, total: int, num_read_back: int | None = None) -> None:
+        self._total, self._seen, self._num_trained = total, set[Hashable](), -(num_read_back or 0)
+        self._is_parallel = num_read_back is not None
+        self._began: float | None = time.monotonic() if self._is_parallel else None
 
     def start(self, run: Hashable) -> str:
         """Return "run 7 of 44" for a run that is about to be trained."""
@@ -105,7 +106,7 @@ class RunCount:
         self._num_trained += self._is_parallel
         self._seen.add(run)
         words = f"run {len(self._seen)} of {self._total}"
-        if self._began is None or len(self._seen) == self._total:
+        if self._began is None or self._num_trained < 1 or len(self._seen) == self._total:
             return words
         seconds = (time.monotonic() - self._began) / self._num_trained * (self._total - len(self._seen))
         return f"{words}, about {_duration(seconds)} left"

@@ -135,19 +135,21 @@ def compare_schedules(
     context = Context(data.name, "model" if name == "<lambda>" else name)
     with _directory(output_dir, resume, overwrite) as directory:
         run = partial(run_arms, data, Seeded(build_model), plan, directory, resume=resume, step_options=options)
-        run = partial(run, executor=executor)
-        comparison = _compared(run, plan, context)
+        comparison = _compared(run, plan, context, executor)
         if output_dir is not None:
             write(comparison, directory, context)
     return Report(comparison, context)
 
 
-def _compared(run: Callable[..., list[ArmRun]], plan: Plan, context: Context) -> Comparison:
-    """Run every arm with every seed, with a bar for each, and compare; a run that diverges counts as failed."""
+def _compared(
+    run: Callable[..., list[ArmRun]], plan: Plan, context: Context, executor: Executor | Processes | None
+) -> Comparison:
+    """Run every arm with every seed, with a bar for each here, and compare; a run that diverges counts as failed."""
     bars, diverged = _Bars(len(plan.arms) * len(plan.seeds)), list[tuple[Arm, int]]()
     runs = run(
         run_options=RunOptions(settings={"model": context.model}),
-        make_callbacks=bars.bar_of,
+        executor=executor,
+        **({"make_callbacks": bars.bar_of} if executor is None else {}),
         on_diverged=lambda arm, seed: diverged.append((arm, seed)),
         on_run=bars.count,
     )

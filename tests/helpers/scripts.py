@@ -84,10 +84,10 @@ def epoch_rows(stdout):
 
 def assert_one_line_error(done, message, code=2):
     """Hold that a script ended with one line that says what is wrong."""
-    assert message in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert done.returncode == code
+    assert message in done.stderr, done.stderr
+    assert done.stderr.startswith("error: "), done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.returncode == code, done.stderr
 
 
 # --- One command many times in one process ---

@@ -70,8 +70,9 @@ def test_a_series_of_runs_is_counted_and_the_rest_is_estimated_from_those_that_w
 def test_runs_side_by_side_count_when_they_end(monkeypatch):
     seconds = itertools.count(0, 30)
     monkeypatch.setattr(time, "monotonic", lambda: float(next(seconds)))
-    count = RunCount(4, is_parallel=True)
-    assert count.end("a") == "run 1 of 4, about 2 min left"  # 30 s for one run, three are left.
-    assert count.end("b") == "run 2 of 4, about 60 s left"
+    count = RunCount(5, num_read_back=1)
+    assert count.end("read") == "run 1 of 5"
+    assert count.end("a") == "run 2 of 5, about 2 min left"  # 30 s for one run, three are left.
+    assert count.end("b") == "run 3 of 5, about 60 s left"
     count.end("c")
-    assert count.end("d") == "run 4 of 4"
+    assert count.end("d") == "run 5 of 5"

@@ -2,6 +2,7 @@ import dataclasses
 import gc
 import json
 import multiprocessing
+import os
 import threading
 import time
 import weakref
@@ -418,3 +419,33 @@ def test_runs_that_are_there_are_refused_without_resume_and_diverged_ones_are_to
             run(executor=executor)
         with pytest.raises(NonFiniteLossError, match="start again with a lower learning rate"):
             run(executor=executor, resume=True)
+
+
+def test_workers_that_load_other_data_are_refused(small, make_model, tmp_path):
+    loaded = []
+
+    def load_others_each_time():
+        loaded.append(len(loaded))
+        part = slice(len(loaded), 150 + len(loaded))
+        return dataclasses.replace(small, train=Examples(*(array[part] for array in small.train[:2])))
+
+    run = partial(run_arms, load_others_each_time, make_model, Plan(ARMS[:1], [0], 1), tmp_path, step_options=PLAIN)
+    with ThreadPoolExecutor(1) as executor, pytest.raises(ValueError, match="A worker loads other data than the"):
+        run(executor=executor)
+
+
+def test_callbacks_are_made_and_called_where_the_run_is(small, make_model, tmp_path, monkeypatch):
+    fork_for_spawn(monkeypatch)
+    note = tmp_path / "note"
+    note.mkdir()
+
+    class Notes(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            (note / f"{os.getpid()} {epoch}").touch()
+
+    run = partial(run_arms, small, make_model, Plan(ARMS[:1], [0], 2), tmp_path, step_options=PLAIN)
+    with pool(1, num_threads()) as executor:
+        run(executor=executor, make_callbacks=lambda arm, seed: [Notes()])
+    written = [path.name.split() for path in sorted(note.iterdir())]
+    assert [epoch for _, epoch in written] == ["0", "1"]
+    assert {pid for pid, _ in written} != {str(os.getpid())}

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import os
 import pickle
 import threading
@@ -8,14 +9,15 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
-from clr_loop.arguments import speaking_flags
+from clr_loop.arguments import checked_whole, speaking_flags
 from clr_loop.cores import cores
 from clr_loop.loop.threads import num_threads, use_threads
 from clr_loop.runs.checkpoints import Checkpoint, CheckpointError
-from clr_loop.runs.errors import NonFiniteError, NonFiniteLossError, TrainingInterruptedError
+from clr_loop.runs.errors import NonFiniteError, NonFiniteLossError
 from clr_loop.studies import tasks
 from clr_loop.studies.pool import has_own_cores, pool
 from clr_loop.studies.range_test import NoSuggestionError
@@ -97,7 +99,7 @@ def test_a_directory_that_the_worker_does_not_see_is_named_with_the_way_out(tmp_
         common.place.unlink(missing_ok=True)
         return common
 
-    advice = "give --shared_dir=False" if speaks_flags else "give shared_dir=False"
+    advice = "give --noshared_dir to" if speaks_flags else r"give Processes\(executor, shared_dir=False\) to"
     with speaking_flags() if speaks_flags else contextlib.nullcontext():
         executor = OnThread(hide)
         with pytest.raises(FileNotFoundError, match=rf"cannot see the directory {tmp_path}. .*{advice}"):
@@ -109,7 +111,7 @@ def test_a_file_that_somebody_else_has_put_in_place_is_not_unpickled(tmp_path):
         common.place.write_bytes(pickle.dumps(partial(os.mkdir, tmp_path / "mine")))
         return common
 
-    with pytest.raises(ValueError, match="is not what the comparison has written there"):
+    with pytest.raises(ValueError, match="was changed; start the comparison again"):
         results_of(str, [1], tmp_path, OnThread(replace))
     assert not (tmp_path / "mine").exists()
 
@@ -145,10 +147,6 @@ def test_threads_are_set_before_tensorflow_computes_and_counted_as_it_counts_the
     assert run_code(code) == "True 5 3 3\n"
 
 
-def raise_(error):
-    raise error
-
-
 MISTAKES = [
     ValueError("seed is -1"),
     FileExistsError("it is there"),
@@ -156,7 +154,6 @@ MISTAKES = [
     NonFiniteLossError(7, 0.5, float("inf"), Checkpoint(Path("here"), {"step": 4})),
     CheckpointError("all are damaged"),
     NoSuggestionError("the loss never falls"),
-    TrainingInterruptedError(3, Path("somewhere")),
 ]
 
 
@@ -166,18 +163,17 @@ def test_the_packages_own_errors_survive_pickling(error):
     assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
 
 
-@pytest.mark.parametrize("error", MISTAKES[:4], ids=lambda error: type(error).__name__)
-def test_a_mistake_in_a_worker_is_raised_here_as_it_is(tmp_path, error):
-    with pytest.raises(type(error)) as caught:
-        results_of(lambda item: raise_(error), [1], tmp_path)
-    assert str(caught.value) == str(error)
+def test_a_mistake_that_this_package_finds_in_a_worker_is_raised_here_as_it_is(tmp_path):
+    with pytest.raises(ValueError, match="epochs is 0; it must be at least 1") as caught:
+        results_of(partial(checked_whole, "epochs"), [0], tmp_path)
+    assert type(caught.value) is ValueError
 
 
 def look_up(item):
     return {}[item]
 
 
-def test_what_was_no_mistake_names_the_worker_and_the_line(tmp_path):
+def test_what_the_users_code_raises_names_the_worker_and_the_line(tmp_path):
     with pytest.raises(WorkerError, match=rf"process {os.getpid()}, failed: KeyError: 'a' .*test_tasks.py, line \d+"):
         results_of(look_up, ["a"], tmp_path)
 
@@ -198,7 +194,7 @@ def test_a_lost_process_of_a_pool_is_named_and_what_came_before_is_kept(forking,
 
     with pool(1) as executor, closing(spread(lambda: do, range(6), Processes(executor), tmp_path)) as done:
         assert sorted(next(done) for _ in range(3)) == [(0, 0), (1, 1), (2, 2)]
-        with pytest.raises(WorkersLostError, match=r"The workers are gone .* is kept; go on with resume=True"):
+        with pytest.raises(WorkersLostError, match=r"The workers did not finish .* is kept; go on with resume=True"):
             next(done)
     assert list(tmp_path.iterdir()) == []
 
@@ -215,7 +211,6 @@ def do_as_long_as_wanted(item):
 
 
 def test_work_is_wanted_until_the_generator_is_closed(tmp_path):
-    (tmp_path / ".work_of_one_that_was_killed").touch()
     executor = OnThread()
     with closing(spread(partial(partial, do_as_long_as_wanted), [0, 1, 2], Processes(executor), tmp_path)) as done:
         next(done)
@@ -224,3 +219,58 @@ def test_work_is_wanted_until_the_generator_is_closed(tmp_path):
     assert said == [(0, True), (1, False)]  # The last one was cancelled.
     assert is_wanted()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_keras_is_told_what_it_was_told_here(tmp_path):
+    before = keras.config.epsilon(), keras.config.dtype_policy()
+    try:
+        keras.config.set_epsilon(0.5)
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        results = results_of(lambda item: (keras.config.epsilon(), keras.config.dtype_policy().name), [1], tmp_path)
+    finally:
+        keras.config.set_epsilon(before[0])
+        keras.config.set_dtype_policy(before[1])
+    assert results == {1: (0.5, "mixed_bfloat16")}
+
+
+def test_what_is_finished_is_told_before_what_has_failed_and_nothing_is_begun_for_nothing(tmp_path):
+    executor = OnThread()
+    with closing(spread(lambda: look_up_or_wait, ["a", 1, 2], Processes(executor), tmp_path)) as done:
+        executor._threads.submit(time.sleep, 0).result()  # All are done.
+        assert [next(done), next(done)] == [(1, 1), (2, 2)]
+        with pytest.raises(WorkerError):
+            next(done)
+    assert list(spread(lambda: 1 / 0, [], Processes(executor), tmp_path)) == []
+
+
+def look_up_or_wait(item):
+    return look_up(item) if item == "a" else item
+
+
+def test_an_item_may_be_of_a_class_that_only_this_process_knows(forking, tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Own:
+        number: int
+
+    with pool(1) as executor:
+        results = results_of(lambda item: item.number + 1, [Own(1)], tmp_path, executor)
+    assert list(results.values()) == [2]
+
+
+def test_a_pool_whose_process_was_killed_between_two_studies_is_a_lost_one(forking, tmp_path):
+    with pool(1) as executor:
+        (pid,) = results_of(lambda item: os.getpid(), [1], tmp_path, executor).values()
+        os.kill(pid, 9)
+        time.sleep(1)
+        with pytest.raises(WorkersLostError) as caught:
+            results_of(str, [1], tmp_path, executor)
+    assert caught.value.num_done == 0
+
+
+def test_files_of_processes_that_are_gone_are_removed_and_those_of_others_are_not(tmp_path):
+    gone = tmp_path / f"{tasks._prefix()}999999999_1"
+    others = [tmp_path / f"{tasks._prefix()}{os.getppid()}_1", tmp_path / ".work_of_another_machine_1_1"]
+    for path in (gone, *others):
+        path.touch()
+    assert results_of(str, [1], tmp_path) == {1: "1"}
+    assert sorted(tmp_path.iterdir()) == sorted(others)

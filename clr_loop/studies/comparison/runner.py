@@ -6,12 +6,13 @@ import contextlib
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -73,7 +74,7 @@ def run_arms(
         feed: see `choose_feed`.
         step_options, run_options: for every loop and every run; run_options without checkpoint_every saves none,
             and no models.
-        make_callbacks: (arm, seed) → the Keras callbacks of that run; with an executor there are none.
+        make_callbacks: (arm, seed) → the Keras callbacks of that run, made where it runs.
         on_run: called with each run when it is finished.
         executor: runs the runs in its processes, as they become free; None runs them here, in turn. With as many
             threads the results are the same, to the bit. Only the runs of a `pool` are timed, if each of its processes
@@ -86,12 +87,12 @@ def run_arms(
         FileExistsError: if a run is there and `resume` is False.
         WorkersLostError: if the executor's processes are gone; what is finished is kept. See `tasks.spread` for more.
     """
-    work = _Work(dataset, make_model, plan.seeds[0], feed, step_options, run_options or RunOptions())
+    work = _Work(dataset, make_model, plan.seeds[0], feed, step_options, run_options or RunOptions(), make_callbacks)
     bench, processes = _Bench(work), Processes.of(executor)
     tasks = [_Task(arm, seed, plan.epochs_of(arm), output_dir) for seed in plan.seeds for arm in plan.order(seed)]
     bench.check(tasks, plan, resume, num_threads() if processes is None else processes.num_threads)
     runs = []
-    with closing(_outcomes(bench, tasks, resume, make_callbacks, processes)) as outcomes:
+    with closing(_outcomes(bench, tasks, resume, processes)) as outcomes:
         for task, outcome in outcomes:
             if isinstance(outcome, TrainingResult):
                 runs.append(ArmRun(task.arm, task.seed, outcome))
@@ -113,19 +114,23 @@ class _Work:
     feed: FeedName
     step_options: StepOptions | None
     run_options: RunOptions
+    make_callbacks: Callable[[Arm, int], Sequence[keras.callbacks.Callback]]
 
-    def begin(self, is_in_place: bool) -> Callable[[_Task], tuple[_Outcome, dict[str, bytes]]]:
+    def begin(self, dataset_sha256: str, is_in_place: bool) -> Callable[[_Task], tuple[_Outcome, dict[str, bytes]]]:
         """Return what does a task in a process of an executor: it gives the outcome, and the files to be sent back."""
         is_timed = self.run_options.is_timed and has_own_cores()
         bench = _Bench(dataclasses.replace(self, run_options=dataclasses.replace(self.run_options, is_timed=is_timed)))
+        if bench.dataset_sha256 != dataset_sha256:
+            raise ValueError("A worker loads other data than the process that asks it; give both the same files.")
 
         def in_place(task: _Task) -> tuple[_Outcome, dict[str, bytes]]:
-            return bench.run(task, True, lambda: [_StopIfUnwanted()]), {}
+            _wait_until_free(task.run_dir, resume=True)
+            return bench.run(task, True, [_StopIfUnwanted()]), {}
 
         def elsewhere(task: _Task) -> tuple[_Outcome, dict[str, bytes]]:
             with tempfile.TemporaryDirectory(prefix="clr_loop_") as directory:
                 here = dataclasses.replace(task, output_dir=Path(directory))
-                return bench.run(here, False, list), run_files.small_files(here.run_dir)
+                return bench.run(here, False), run_files.small_files(here.run_dir)
 
         return in_place if is_in_place else elsewhere
 
@@ -148,16 +153,12 @@ _Outcome = TrainingResult | NonFiniteError
 
 
 def _outcomes(
-    bench: _Bench,
-    tasks: Sequence[_Task],
-    resume: bool,
-    make_callbacks: Callable[[Arm, int], Sequence[keras.callbacks.Callback]],
-    processes: Processes | None,
+    bench: _Bench, tasks: Sequence[_Task], resume: bool, processes: Processes | None
 ) -> Generator[tuple[_Task, _Outcome]]:
     """Yield each task with what came of it; with an executor those that are finished come first."""
     if processes is None:
         for task in tasks:
-            yield task, bench.run(task, resume, partial(make_callbacks, task.arm, task.seed))
+            yield task, bench.run(task, resume)
         return
     left = []
     for task in tasks:
@@ -167,11 +168,13 @@ def _outcomes(
             left.append(dataclasses.replace(task, output_dir=task.output_dir.resolve()))
         else:
             yield task, result
-    begin = partial(bench.work.begin, processes.shared_dir)
+    begin = partial(bench.work.begin, bench.dataset_sha256, processes.shared_dir)
     with closing(spread(begin, left, processes, tasks[0].output_dir)) as done:
         for task, (outcome, files) in done:
             for name, content in files.items():
                 (task.run_dir / name).write_bytes(content)
+            if isinstance(outcome, TrainingResult):
+                bench.check_settings(task, outcome.settings, processes.num_threads)
             yield task, outcome
 
 
@@ -181,7 +184,14 @@ class _Bench:
     def __init__(self, work: _Work) -> None:
         self.work = work
         dataset = work.dataset() if callable(work.dataset) else work.dataset
-        self._options = _options(work.run_options, dataset)
+        self.dataset_sha256 = dataset.sha256()
+        settings = {"dataset": dataset.name, **work.run_options.settings, "dataset_sha256": self.dataset_sha256}
+        self._options = dataclasses.replace(
+            work.run_options,
+            settings=settings,
+            checkpoint_every=work.run_options.checkpoint_every or 0,
+            save_models=False,
+        )
         self._dataset = _on_device(dataset, work.feed)
         self._loops = dict[int, tuple[TrainLoop, Snapshot]]()
         self._initial_state = lru_cache(maxsize=1)(partial(initial_state, work.make_model))
@@ -200,30 +210,25 @@ class _Bench:
         names, is_validated = loops[0].metric_names, self._dataset.validation is not None
         plan.measure.check([*names, *(f"val_{name}" for name in names if is_validated)])
         for task in tasks:
-            if resume:
-                self._check_settings(task, threads)
+            if resume and (_has_checkpoint(task.run_dir) or (task.run_dir / run_files.RESULT).is_file()):
+                saved = run_files.read_json(task.run_dir / run_files.CONFIG, run_files.CONFIG_SHAPE)
+                self.check_settings(task, saved, threads)
 
-    def _check_settings(self, task: _Task, threads: int) -> None:
-        """Raise ValueError if a run that is finished, or has a checkpoint, has other settings."""
-        run_dir = task.run_dir
-        if not (_has_checkpoint(run_dir) or (run_dir / run_files.RESULT).is_file()):
-            return
+    def check_settings(self, task: _Task, saved: Mapping[str, Any], threads: int) -> None:
+        """Raise ValueError if a run has other settings than it should have."""
         loop, _ = self.loop(task.arm.batch_size)
         expected = run_settings(loop, task.arm.schedule, task.epochs, self._options_of(task).to_compare())
         if expected["threads"] is not None:
             expected["threads"] = threads
-        saved = run_files.read_json(run_dir / run_files.CONFIG, run_files.CONFIG_SHAPE)
         same = {"validation": None, "seed": task.seed}  # Data are known by their digest.
         words = list(in_words({**saved, **same}, {**expected, **same}).values())
         if saved["epochs"] != task.epochs:
             words.append(f"epochs {saved['epochs']}, now {task.epochs}")
         if words:
-            what = f"The run in {run_dir} has other settings: {'; '.join(words)}"
+            what = f"The run in {task.run_dir} has other settings: {'; '.join(words)}"
             raise ValueError(f"{what}. Use the same settings, or another directory.")
 
-    def run(
-        self, task: _Task, resume: bool, make_callbacks: Callable[[], Sequence[keras.callbacks.Callback]]
-    ) -> _Outcome:
+    def run(self, task: _Task, resume: bool, callbacks: Sequence[keras.callbacks.Callback] = ()) -> _Outcome:
         """Train a run from its beginning or its newest checkpoint, and return its result, or why it diverged.
 
         With `resume`, a run that is finished is only read.
@@ -239,7 +244,7 @@ class _Bench:
                 task.arm.schedule,
                 self._dataset.validation,
                 epochs=task.epochs,
-                callbacks=make_callbacks(),
+                callbacks=[*self.work.make_callbacks(task.arm, task.seed), *callbacks],
                 run_dir=task.run_dir,
                 resume=resume and _has_checkpoint(task.run_dir),
                 options=self._options_of(task),
@@ -259,14 +264,6 @@ class _StopIfUnwanted(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: object = None) -> None:
         if not is_wanted():
             raise StopRun
-
-
-def _options(options: RunOptions, dataset: AnyDataset) -> RunOptions:
-    """Return the options of every run: these, without saved models, and with the name and the digest of the data."""
-    digest = options.settings.get("dataset_sha256") or dataset.sha256()
-    settings = {"dataset": dataset.name, **options.settings, "dataset_sha256": digest}
-    every = options.checkpoint_every or 0
-    return dataclasses.replace(options, settings=settings, checkpoint_every=every, save_models=False)
 
 
 def _on_device(dataset: AnyDataset, feed: FeedName) -> AnyDataset:

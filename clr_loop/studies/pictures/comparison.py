@@ -84,7 +84,7 @@ def arms_picture(comparison: Comparison) -> Picture:
     bands = [_measure_band(comparison, of_arm) for of_arm in results]
     timed = [[result.epoch_seconds for result in comparison.results(arm, only_timed=True)] for arm in arms]
     places = {"examples": [band.examples / 1e3 for band in bands]}
-    if comparison.timed_seeds:
+    if comparison.timed_seeds and all(timed):
         places["seconds"] = [np.cumsum(seconds, axis=1).mean(axis=0) for seconds in timed]
     is_wide_range = is_wide(np.concatenate([of_arm[0].history["learning_rate"] for of_arm in results]))
     rates = ["rate", "rate_log"] if is_wide_range else ["rate"]

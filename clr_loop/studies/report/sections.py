@@ -86,7 +86,7 @@ class Context:
         noise_scale: of the first arm, if it was measured.
         range_tests: those of each batch size that bounds or tuning began with.
         plan: what was fixed before the first run, in words; "" if it is not known.
-        num_beside: int, how many runs went side by side.
+        num_beside: int, how many runs went side by side at most.
     """
 
     dataset: str
@@ -210,7 +210,7 @@ def _times_notes(comparison: Comparison, context: Context) -> str:
     notes = [_TIMES_NOTE]
     untimed = [seed for seed in comparison.seeds if seed not in comparison.timed_seeds]
     if context.num_beside > 1 and comparison.timed_seeds:
-        notes.append(f"{context.num_beside} runs went side by side, each on cores of its own.")
+        notes.append(f"Up to {context.num_beside} runs went side by side, each on cores of its own.")
     if not comparison.timed_seeds:
         notes = ["No run is timed, because none is known to have had its cores to itself."]
     elif untimed:

@@ -101,7 +101,12 @@ def answer(comparison: Comparison) -> str:
         found = f"{pair} differ by less than {unit.size(effect.measure.margin or 0.0)} of {words}"
     else:
         found = f"{changed} is not worse than {reference} by {unit.size(effect.measure.margin or 0.0)} of {words}"
-    return f"{found[0].upper()}{found[1:]}{_failures_clause(effect)}; {_time_clause(comparison)}."
+    return f"{_as_beginning(found)}{_failures_clause(effect)}; {_time_clause(comparison)}."
+
+
+def _as_beginning(text: str) -> str:
+    """Return a text with a capital, unless it begins with a name such as one_triangle."""
+    return text if "_" in text.split()[0] else text[0].upper() + text[1:]
 
 
 def _failures_clause(effect: Effect) -> str:
@@ -137,7 +142,7 @@ def conclusions(comparison: Comparison) -> list[str]:
 
 def _sentence(effect: Effect, comparison: Comparison) -> str:
     unit, said = unit_of(effect.measure), verdict(effect)
-    subject = f"{effect.change[0].upper()}{effect.change[1:]}, {effect.measure.words}"
+    subject = f"{_as_beginning(effect.change)}, {effect.measure.words}"
     if effect.factor == "interaction" and len(comparison.arms) == 4:
         subject = f"Whether the schedule's effect on {effect.measure.words} depends on the batch size"
         said = "it does" if effect.verdict == "shown" else said
