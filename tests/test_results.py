@@ -101,17 +101,28 @@ def test_the_gains_of_averages_are_those_of_the_file():
 
 
 @pytest.mark.parametrize(
-    ("schedule", "words"),
+    ("change", "words", "verdict"),
     [
-        ("triangular", "the cycle gains {} points over the constant rate ({})"),
-        ("one_triangle", "one triangle {} ({})"),
-        ("linear_decay", "a linear decay without a climb {} ({})"),
+        ("triangular instead of constant", "the cycle gains {} points over the constant rate ({})", "better"),
+        ("one_triangle instead of constant", "one triangle {} ({})", "better"),
+        ("linear_decay instead of constant", "a linear decay without a climb {} ({})", "better"),
+        ("what linear_decay does at batch 2000, minus what it does at 100", "{} points less at batch 2000", "shown"),
+        ("batch 2000 instead of 100", "The large batch costs {} points.", "worse"),
     ],
 )
-def test_the_sentence_on_tuned_schedules_is_that_of_their_report(schedule, words):
+def test_the_sentences_on_tuned_schedules_are_those_of_their_report(change, words, verdict):
     report = (RESULTS / "controls_report.md").read_text()
-    row = next(line for line in report.splitlines() if f"| {schedule} instead of constant " in line)
-    _, _, _, _, effect, seeds, interval, _, verdict, _ = [cell.strip() for cell in row.split("|")]
-    assert words.format(effect.split()[0].lstrip("+"), interval) in README
-    assert (seeds, verdict) == ("11", "undecided" if schedule == "linear_decay" else "better")
-    assert f"{schedule.ljust(12)} |" in (CHECKOUT / "docs" / "compare.md").read_text()
+    row = next(line for line in report.splitlines() if f"| {change} " in line)
+    *_, effect, seeds, interval, _, said, _ = [cell.strip() for cell in row.split("|")]
+    assert words.format(effect.split()[0].lstrip("+-"), interval) in README
+    assert (seeds, said) == ("11", verdict)
+
+
+def test_the_table_of_tuned_schedules_is_that_of_their_file():
+    page = (CHECKOUT / "docs" / "compare.md").read_text()
+    with open(RESULTS / "controls_arms.csv", newline="") as file:
+        arms = list(csv.DictReader(file))
+    assert len(arms) == 10
+    for arm in arms:
+        row = next(line for line in page.splitlines() if line.startswith(f"| {arm['schedule'].ljust(12)} |"))
+        assert f"{float(arm['mean']):.4f} ± {float(arm['sd']):.4f}" in row

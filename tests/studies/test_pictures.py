@@ -139,6 +139,16 @@ def test_range_tests_of_several_batch_sizes_stand_beside_each_other_with_what_ea
     }  # fmt: skip
 
 
+def test_a_batch_size_that_is_scored_on_held_out_examples_stands_beside_one_that_is_not():
+    x = np.linspace(-5, 1, 400)
+    score = np.exp(-0.5 * ((x + 2) / 0.6) ** 2)
+    loss = 2.3 - 2.0 * score
+    tests = {8: [range_test(loss, score)], 64: [range_test(loss, score, batch_size=64, measure="val_accuracy")]}
+    assert labels(range_test_picture(tests, {}).together()) == ["loss", "loss", "accuracy", "val accuracy"]
+    tests = {8: [range_test(loss)], 64: [range_test(loss, -loss, batch_size=64, measure="val_loss")]}
+    assert labels(range_test_picture(tests, {}).together()) == ["loss", "loss", "val loss"]
+
+
 def test_the_cases_of_a_model_share_a_row_and_a_scale_and_no_cell_is_empty():
     cases = {
         f"{model}, batch {size}": {"clr_loop": [seconds, 2 * seconds]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -31,16 +32,22 @@ def range_test_picture(tests: Mapping[int, Sequence[RangeTest]], settings: Mappi
     """
     first, *others = tests.values()
     columns = {f"batch {size}": of_size for size, of_size in tests.items()}
-    names = [name for name in first[0].columns() if f"smoothed_{name}" in first[0].columns()]
+    names = {place: _measures(of_size[0]) for place, of_size in columns.items()}  # A long sweep is scored elsewhere.
     panels = {
-        f"{name}, {place}": partial(_draw_sweeps, of_size, name, place if others else "")
-        for name in names
-        for place, of_size in columns.items()
+        f"{name}, {place}": partial(_draw_sweeps, columns[place], name, place if others else "")
+        for place, of_place in names.items()
+        for name in of_place
     }
-    rows = [[f"{name}, {place}" for place in columns] for name in names]
+    stacks = [[f"{name}, {place}" for name in of_place] for place, of_place in names.items()]
+    rows = [list(row) for row in itertools.zip_longest(*stacks, fillvalue=".")]
     note = "a color for each seed; gray: from the lowest to the highest; smoothed: exponential average to both sides"
     title = ", ".join(filter(None, [about(settings), *(columns if not others else ()), count(len(first), "seed")]))
-    return Picture(f"LR range test: {title}", rows, panels, note, (max(10, 5.2 * len(columns)), 4 * len(names) + 1))
+    return Picture(f"LR range test: {title}", rows, panels, note, (max(10, 5.2 * len(columns)), 4 * len(rows) + 1))
+
+
+def _measures(test: RangeTest) -> list[str]:
+    """Return what is drawn of a sweep: its loss and its score."""
+    return [name for name in test.columns() if f"smoothed_{name}" in test.columns()]
 
 
 def _draw_sweeps(tests: Sequence[RangeTest], name: str, place: str, axes: Axes) -> None:
