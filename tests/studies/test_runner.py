@@ -386,11 +386,12 @@ def test_what_a_lost_process_left_is_resumed_from_its_checkpoint(small, make_mod
     plan, options = Plan(ARMS[:1], [0], 300), RunOptions(checkpoint_every=4, keep_checkpoints=10_000)
     run = partial(run_arms, small, make_model, plan, tmp_path, step_options=PLAIN, run_options=options)
     run_dir = tmp_path / ARMS[0].directory / "seed_0"
+    others = set(multiprocessing.active_children())  # Of other tests.
 
     def kill():
         while not (run_dir / "checkpoints" / "step_0000000008" / "manifest.json").exists():
             time.sleep(0.01)
-        for process in multiprocessing.active_children():
+        for process in set(multiprocessing.active_children()) - others:
             process.kill()
 
     killer = threading.Thread(target=kill, daemon=True)
