@@ -187,13 +187,14 @@ def spread(
             raise _lost(error, num_done) from error
         while waiting:
             done = wait(waiting, return_when=FIRST_COMPLETED).done
-            for future in sorted(done, key=_has_failed):  # What is finished is told before what has failed.
+            in_order = [future for future in waiting if future in done]
+            for future in sorted(in_order, key=_has_failed):  # What is finished is told before what has failed.
                 yield waiting.pop(future), _result_of(future, num_done)
                 num_done += 1
     finally:
-        place.unlink(missing_ok=True)
-        for future in waiting:
+        for future in waiting:  # Before the others stop, so that none is begun in their place.
             future.cancel()
+        place.unlink(missing_ok=True)
 
 
 def is_wanted() -> bool:

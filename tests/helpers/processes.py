@@ -69,6 +69,7 @@ class Fork:
         environment = dict(os.environ if env is None else env)
         self._process = start_fork(streams, environment, os.getcwd(), _call, prepare, function, arguments)
         self.stdout = os.fdopen(os.dup(reader.fileno()))
+        self._ended = None
 
     def poll(self):
         return self._process.exitcode
@@ -83,13 +84,16 @@ class Fork:
 
     def communicate(self):
         """Wait for the end; return what it said and its errors."""
-        limit = threading.Timer(LIMIT_SECONDS, self.kill)
-        limit.start()
-        said = self.stdout.read()
-        self._process.join()
-        limit.cancel()
-        self._errors.seek(0)
-        return said, self._errors.read()
+        if self._ended is None:
+            with self.stdout, self._errors:
+                limit = threading.Timer(LIMIT_SECONDS, self.kill)
+                limit.start()
+                said = self.stdout.read()
+                self._process.join()
+                limit.cancel()
+                self._errors.seek(0)
+                self._ended = said, self._errors.read()
+        return self._ended
 
 
 def fork_for_spawn(patch=None):

@@ -20,6 +20,7 @@ from clr_loop.runs.fit import fit
 from clr_loop.schedules import Constant
 from helpers.processes import run_code
 from helpers.small import FEATURES, LABELS, assert_same_weights, classifier
+from helpers.warned import user_warnings
 
 X, SUMS = FEATURES, FEATURES.sum(axis=1, keepdims=True)
 ONE_HOT = np.eye(5, dtype=np.float32)[LABELS]
@@ -342,8 +343,8 @@ def test_a_dataset_that_is_shuffled_anew_is_taken_with_a_warning_and_each_epoch_
     numbers = tf.data.Dataset.from_tensor_slices((np.zeros((20, 1), np.float32), POWERS))
     with pytest.warns(UserWarning, match="cannot be repeated or resumed exactly") as caught:
         loop = of_numbers(shuffled(numbers))
-    assert len([each for each in caught if each.category is UserWarning]) == 1
-    assert caught[0].filename == __file__
+    (warning,) = user_warnings(caught)
+    assert warning.filename == __file__
     epochs = [visited(loop.run(np.zeros(loop.steps_per_epoch))["loss"]) for _ in range(3)]
     assert all(sorted(itertools.chain(*epoch)) == list(range(20)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
@@ -380,7 +381,7 @@ def test_both_remedies_in_the_warning_give_orders_that_come_again():
     examples_, buffer_size, batch_size = examples(), 200, 50
     with pytest.warns(UserWarning, match="cannot be repeated") as caught:
         streamed(examples_.shuffle(200).batch(50))
-    text = str(caught[0].message)
+    text = str(user_warnings(caught)[0].message)
     fixed = text.partition("reshuffle_each_iteration=False: ")[2].partition(". For")[0]
     of_epoch = text.partition("in place of the dataset: ")[2].removesuffix(".")
     names = {"dataset": examples_, "buffer_size": buffer_size, "batch_size": batch_size}

@@ -12,6 +12,7 @@ from clr_loop.loop import choose, keras_private, strategies
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.options import StepOptions
 from helpers.small import NUM_CLASSES, RATES, assert_same_metrics, classifier, compiled, loop_again, loop_of
+from helpers.warned import user_warnings
 
 IMAGES = np.random.default_rng(0).normal(size=(20, 8, 8, 1)).astype(np.float32)
 CLASSES = np.arange(20) % NUM_CLASSES
@@ -137,7 +138,7 @@ def test_a_model_that_xla_refuses_trains_on_the_plain_graph_with_one_warning():
     assert loop.jit_compile is True
     with pytest.warns(UserWarning, match="XLA cannot compile the model") as caught:
         metrics = loop.run(RATES)
-    (warning,) = [str(each.message) for each in caught if each.category is UserWarning]
+    (warning,) = [str(each.message) for each in user_warnings(caught)]
     assert "\n" not in warning
     assert (loop.jit_compile, loop.chosen["xla"]) == (False, "without XLA (it refuses the model)")
     assert loop.step == 30

@@ -8,6 +8,7 @@ from keras import layers
 
 from clr_loop.loop.loop import TrainLoop
 from helpers.small import LABELS, NUM_CLASSES, NUM_EXAMPLES
+from helpers.warned import user_warnings
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (NUM_EXAMPLES, 4, 4), np.uint8)
 
@@ -42,7 +43,7 @@ def loop_over(model, inputs, feed):
 def test_what_enters_unscaled_is_warned_of_once(first, inputs, words, feed):
     with pytest.warns(UserWarning, match=words) as caught:
         loop_over(model_of(*first), inputs, feed)
-    assert len([each for each in caught if each.category is UserWarning]) == 1
+    assert len(user_warnings(caught)) == 1
 
 
 @pytest.mark.filterwarnings("error::UserWarning")

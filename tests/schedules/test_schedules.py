@@ -30,6 +30,7 @@ from clr_loop.schedules import (
     join,
     register_scale_fn,
 )
+from helpers.warned import user_warnings
 
 BASE, MAX = 0.001, 0.006
 
@@ -394,10 +395,10 @@ def test_a_finite_schedule_holds_its_last_rate_past_its_end_and_warns_once(sched
             assert schedule(step) == last
         assert schedule(10**9) == last
     # Python shows a warning once for each line that calls: two lines above do.
-    assert [str(warning.message).split(";")[0] for warning in caught] == [
+    assert [str(warning.message).split(";")[0] for warning in user_warnings(caught)] == [
         f"{type(schedule).__name__} has 10 steps and holds its last rate after them"
     ] * 2
-    assert {warning.filename for warning in caught} == {__file__}
+    assert {warning.filename for warning in user_warnings(caught)} == {__file__}
 
 
 # --- Momentum ---

@@ -71,10 +71,8 @@ def test_a_signal_ends_the_run_with_a_checkpoint_and_the_line_that_resumes_it(fl
     process = start("train.py", *flags, "--checkpoint_every=50%", f"--run_dir={run_dir}")
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         wait_for_epochs(process, run_dir, num_epochs(run_dir) + 2)
-        sent = time.monotonic()
         process.send_signal(number)
         stdout, stderr = process.communicate()
-        assert time.monotonic() - sent < 10.0  # The block it was in, the checkpoint, and Python's own end.
         assert process.returncode == code
         assert stderr == "stopping after this block of steps; once more stops at once\n"
         assert not (run_dir / "result.json").exists()

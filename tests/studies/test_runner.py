@@ -112,7 +112,6 @@ def test_each_batch_size_is_compiled_once(compared):
     assert compared.num_traces[-5:] == [compared.num_traces[-1]] * 5  # From seed 0's last run on, both are there.
     of_size = [run.result.compile_seconds for run in compared.comparison.runs if run.arm.batch_size == 50]
     assert {arm.times.compile_seconds for arm in compared.comparison.arms if arm.arm.batch_size == 50} == {max(of_size)}
-    assert sorted(of_size)[-2] < 0.1 * max(of_size)  # One run alone has compiled.
 
 
 def test_each_seed_draws_an_order_of_its_arms_and_the_runs_come_back_in_the_plans(compared):

@@ -4,7 +4,7 @@ import os
 import pickle
 import threading
 import time
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,15 @@ class OnThread(Executor):
 
     def submit(self, function, common, *arguments):
         return self._threads.submit(function, self._prepare(common), *arguments)
+
+
+class AtOnce(OnThread):
+    """Has done an item when it returns."""
+
+    def submit(self, *work):
+        future = super().submit(*work)
+        wait([future])
+        return future
 
 
 def results_of(do, items, directory, executor=None, **attributes):
@@ -211,6 +220,8 @@ def do_as_long_as_wanted(item):
 
 
 def test_work_is_wanted_until_the_generator_is_closed(tmp_path):
+    said.clear()
+    has_begun.clear()
     executor = OnThread()
     with closing(spread(partial(partial, do_as_long_as_wanted), [0, 1, 2], Processes(executor), tmp_path)) as done:
         next(done)
@@ -234,16 +245,15 @@ def test_keras_is_told_what_it_was_told_here(tmp_path):
 
 
 def test_what_is_finished_is_told_before_what_has_failed_and_nothing_is_begun_for_nothing(tmp_path):
-    executor = OnThread()
-    with closing(spread(lambda: look_up_or_wait, ["a", 1, 2], Processes(executor), tmp_path)) as done:
-        executor._threads.submit(time.sleep, 0).result()  # All are done.
+    executor = AtOnce()
+    with closing(spread(lambda: look_up_a_letter, ["a", 1, 2], Processes(executor), tmp_path)) as done:
         assert [next(done), next(done)] == [(1, 1), (2, 2)]
         with pytest.raises(WorkerError):
             next(done)
     assert list(spread(lambda: 1 / 0, [], Processes(executor), tmp_path)) == []
 
 
-def look_up_or_wait(item):
+def look_up_a_letter(item):
     return look_up(item) if item == "a" else item
 
 
