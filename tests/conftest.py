@@ -8,6 +8,8 @@ from importlib import import_module
 # A shell starts a job in the background with SIGINT ignored, and the scripts that tests interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# As the commands ask for it. By itself TensorFlow does so on some processors only, and a pool's processes must agree.
+os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
 # Many tests compile the same programs, in processes of their own. The first process of pytest hands this to all others.
 if "TF_XLA_FLAGS" not in os.environ:
     programs = tempfile.mkdtemp(prefix="clr_loop_xla_")
@@ -42,10 +44,15 @@ finally:
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from clr_loop.data import build_model, load
 from clr_loop.loop.loop import TrainLoop
 from clr_loop.loop.options import StepOptions
+
+# The same examples in every run, and as long as each takes on a busy machine.
+settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

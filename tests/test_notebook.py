@@ -49,7 +49,8 @@ def executed(notebook, tmp_path_factory):
     (parameters,) = tagged(short, "parameters")
     parameters.source = SHORT
     place = tmp_path_factory.mktemp("notebook")
-    NotebookClient(short, timeout=300, resources={"metadata": {"path": str(place)}}).execute()
+    waits = dict.fromkeys(("timeout", "iopub_timeout", "startup_timeout"), 300)
+    NotebookClient(short, **waits, resources={"metadata": {"path": str(place)}}).execute()
     return short
 
 

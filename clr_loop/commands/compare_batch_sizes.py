@@ -11,7 +11,8 @@ Examples:
     python scripts/compare_batch_sizes.py --tune=8 --model=relu_mlp --seeds=5 --output_dir=runs/sizes \\
         --batch_sizes=32,128,512,2048,8192 --reach=0.97 --validate_every=200 --noise_scale
 
-It writes into --output_dir: comparison.json, comparison.csv, report.md, pictures, and a folder for each run.
+It writes into --output_dir: plan.json before the first run, report.md and its pictures, arms.csv, comparison.tex,
+comparison.csv, comparison.json, and a folder for each run.
 """
 
 from __future__ import annotations
@@ -72,8 +73,8 @@ def define_flags() -> None:
     flags.DEFINE_float(
         "margin",
         None,
-        "The smallest difference that matters, in points of an accuracy, else in the measure's unit. What is not shown "
-        "is then tested to be smaller (two one-sided tests).",
+        "The smallest difference that matters, in points of an accuracy, else in the measure's unit. A difference that "
+        "is not shown is then tested for being smaller (two one-sided tests).",
     )
     flags.DEFINE_float(
         "failure_bound",
@@ -206,7 +207,8 @@ def _tune(
 
     def run_trials(trial_plan: Plan) -> list[ArmRun]:
         settings = model_flags.settings(held_out)
-        return _run_all(_Work(trial_plan, setup, trials_dir, settings, workers, are_trials=True))
+        work = _Work(trial_plan, setup, trials_dir, settings, workers, are_trials=True)
+        return _run_all(work, _Told(work))
 
     searches = tuning.tune(trials, measured.centers(held_out), FLAGS.tune, run_trials)
     for search in searches:
@@ -264,12 +266,12 @@ def _looked_at(work: _Work, searches: Sequence[Search]) -> Comparison:
     from clr_loop.studies.comparison.tuning import pick_variances
     from clr_loop.studies.report.words import answer
 
-    plan, runs = work.plan, []
+    plan, runs, told = work.plan, [], _Told(work)
     variances = pick_variances(searches, plan) if searches else {}
     for look, seeds in enumerate(plan.seeds_between_looks(), start=1):
-        runs += _run_all(dataclasses.replace(work, plan=dataclasses.replace(plan, seeds=seeds, looks=1)))
+        runs += _run_all(dataclasses.replace(work, plan=dataclasses.replace(plan, seeds=seeds, looks=1)), told)
         comparison = compare(
-            runs, plan.measure, diverged=list(work.diverged), pick_variances=variances, alpha=plan.alpha
+            runs, plan.measure, arms=plan.arms, diverged=list(work.diverged), pick_variances=variances, alpha=plan.alpha
         )
         if plan.looks > 1:
             terminal.say(f"look {look} of {plan.looks}, {len(comparison.seeds)} seeds: {answer(comparison)}")
@@ -312,13 +314,13 @@ class _Told:
             terminal.note(_means((self._runs[each] for each in self._runs if each in self._first), name))
 
 
-def _run_all(work: _Work) -> list[ArmRun]:
+def _run_all(work: _Work, told: _Told) -> list[ArmRun]:
     """Run every arm with every seed, and say what each run gave."""
     from clr_loop.runs.progress import ProgressBar
     from clr_loop.studies.comparison.runner import run_arms
     from clr_loop.studies.tasks import Processes
 
-    plan, told = work.plan, _Told(work)
+    plan = work.plan
     values = option_flags.values(RunOptions) | ({"validate_every": 0} if work.are_trials else {})
     every = values["validate_every"]
     settings = {**work.settings, "validate_every": every} if every else work.settings

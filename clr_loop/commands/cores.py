@@ -149,5 +149,6 @@ class Workers:
                 f"No Dask scheduler answers at {address}; start one there (dask scheduler), or correct --parallel."
             ) from error
         if not client.scheduler_info()["workers"]:
-            terminal.note(f"the scheduler at {address} has no workers yet; dask worker {address} --nthreads=1 adds one")
+            worker = f"TF_ENABLE_ONEDNN_OPTS=1 dask worker {address} --nthreads=1"
+            terminal.note(f"the scheduler at {address} has no workers yet, and runs wait for one; {worker} adds one")
         return client.get_executor(pure=False)

@@ -166,21 +166,27 @@ def load(
         raise ValueError(f"{of_csv}, but the dataset is {name}. Leave them out.")
     if name.endswith(".csv"):
         loaded: Any = _from_table(name, target, task, 0.2 if validation_split is None else validation_split)
-    elif name.endswith(".npz"):
-        loaded = read_npz(Path(name))
-    elif ":" in name:
-        loaded = call(name, "dataset")
-    elif name in NAMES:
-        loaded = read_named(name, None if data_dir is None else Path(data_dir))
     else:
-        files = "a path that ends in .npz or .csv"
-        choices = f"{', '.join(NAMES)}, {files}, or a function of your own as package.module:function"
-        raise ValueError(f"There is no dataset {name!r}. Choose {choices}.")
+        loaded = _read(name, None if data_dir is None else Path(data_dir))
     try:
         dataset = _checked(loaded if isinstance(loaded, AnyDataset) else _from_pairs(name, loaded))
         return _centered(dataset) if subtract_mean else dataset
     except ValueError as error:
         raise ValueError(f"dataset {name}: {error}") from error
+
+
+def _read(name: str, data_dir: Path | None) -> Any:
+    """Return what a name stands for that is not a table's: a dataset, or its pairs."""
+    if name.endswith(".npz"):
+        return read_npz(Path(name))
+    if ":" in name:
+        return call(name, "dataset")
+    if name in NAMES:
+        return read_named(name, data_dir)
+    choices = (
+        f"{', '.join(NAMES)}, a path that ends in .npz or .csv, or a function of your own as package.module:function"
+    )
+    raise ValueError(f"There is no dataset {name!r}. Choose {choices}.")
 
 
 @checked_types

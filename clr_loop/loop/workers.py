@@ -123,11 +123,11 @@ async def _gather(
             caller = int.from_bytes(await reader.readexactly(_NUMBER_BYTES), "big")
             if not is_worker or caller not in others:
                 return
+            told = json.loads(await _read_text(reader))
             if caller in lines:
                 line.write(_NO + _as_text(f"Two workers have index {caller} in TF_CONFIG; give each its own."))
                 return
-            facts_of[caller] = json.loads(await _read_text(reader))
-            lines[caller] = line
+            facts_of[caller], lines[caller] = told, line
             called.set()
             await reader.read()  # Until it hangs up.
             if lines[caller] is line:

@@ -79,11 +79,11 @@ class Report(Pictured):
 @checked_types
 def compare_schedules(
     build_model: Callable[..., keras.Model],
-    data: AnyDataset | tuple[Any, Any],
+    data: AnyDataset | tuple[Any, Any] | Callable[[], AnyDataset],
     schedules: Mapping[str, Schedule | ScheduleOf],
     *,
     batch_sizes: Sequence[int] = (100,),
-    seeds: int | Sequence[int] = 3,
+    seeds: int | Sequence[int] = 8,
     epochs: int = 15,
     measure: Measure | str = "val_accuracy",
     options: StepOptions | None = None,
@@ -102,11 +102,12 @@ def compare_schedules(
 
     Args:
         build_model: makes a fresh compiled model for each seed; see `seeds.Seeded`.
-        data: a dataset with validation examples, or ((x_train, y_train), (x_validation, y_validation)).
+        data: a dataset with validation examples, or ((x_train, y_train), (x_validation, y_validation)), or a function
+            that loads a dataset, which each process of an executor then calls for itself.
         schedules: name → a schedule, or a function that makes it for the run of a batch size; see `ScheduleOf`. The
             first schedule and the first batch size are what the others are compared with.
         batch_sizes: ints, each at least 1.
-        seeds: how many, or the ints in [0, 2**32) themselves; 3 or more show the spread, and a verdict needs 4.
+        seeds: how many, or the ints in [0, 2**32) themselves; a verdict needs 4.
         epochs: int, at least 1, of each run.
         measure: what the arms are compared by after the last epoch.
         options: see `StepOptions`.
@@ -121,24 +122,34 @@ def compare_schedules(
         TypeError: if an argument has another type.
         OSError: if output_dir holds something, and neither resume nor overwrite is True.
     """
-    if isinstance(data, tuple):
-        train, validation = data
-        data = Dataset("arrays", Examples(*train), Examples(*validation), None)
-    measure = Measure(measure) if isinstance(measure, str) else measure
-    arms = [
-        Arm(size, name, _made(schedule, data.num_examples, size, epochs))
-        for size in batch_sizes
-        for name, schedule in schedules.items()
-    ]
-    plan = Plan(arms, checked_seeds(seeds), epochs, measure)
+    measure, dataset = Measure(measure) if isinstance(measure, str) else measure, _loaded(data)
+    plan = Plan(_arms(schedules, batch_sizes, dataset.num_examples, epochs), checked_seeds(seeds), epochs, measure)
     name = getattr(build_model, "__name__", "model")
-    context = Context(data.name, "model" if name == "<lambda>" else name)
+    context = Context(dataset.name, "model" if name == "<lambda>" else name)
     with _directory(output_dir, resume, overwrite) as directory:
-        run = partial(run_arms, data, Seeded(build_model), plan, directory, resume=resume, step_options=options)
+        given = data if executor and callable(data) else dataset
+        run = partial(run_arms, given, Seeded(build_model), plan, directory, resume=resume, step_options=options)
         comparison = _compared(run, plan, context, executor)
         if output_dir is not None:
             write(comparison, directory, context)
     return Report(comparison, context)
+
+
+def _loaded(data: AnyDataset | tuple[Any, Any] | Callable[[], AnyDataset]) -> AnyDataset:
+    if isinstance(data, tuple):
+        train, validation = data
+        return Dataset("arrays", Examples(*train), Examples(*validation), None)
+    return data() if callable(data) else data
+
+
+def _arms(
+    schedules: Mapping[str, Schedule | ScheduleOf], batch_sizes: Sequence[int], num_examples: int, epochs: int
+) -> list[Arm]:
+    return [
+        Arm(batch_size, name, _made(schedule, num_examples, batch_size, epochs))
+        for batch_size in batch_sizes
+        for name, schedule in schedules.items()
+    ]
 
 
 def _compared(
@@ -153,7 +164,7 @@ def _compared(
         on_diverged=lambda arm, seed: diverged.append((arm, seed)),
         on_run=bars.count,
     )
-    return compare(runs, plan.measure, diverged=diverged)
+    return compare(runs, plan.measure, arms=plan.arms, diverged=diverged)
 
 
 def _made(schedule: Schedule | ScheduleOf, num_examples: int, batch_size: int, epochs: int) -> Schedule:

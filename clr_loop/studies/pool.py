@@ -46,13 +46,12 @@ def pool(num_processes: int, threads: int = 1) -> Iterator[Pool]:
     is_enough = num_processes * threads <= len(mine) and hasattr(os, "sched_setaffinity")
     for i in range(num_processes):
         shares.put(mine[i * threads : (i + 1) * threads] if is_enough else [])
-    before = set(multiprocessing.active_children())
     executor = Pool(num_processes, context, _begin, (shares, threads))
     executor.threads = threads
     try:
         yield executor
     except BaseException:
-        for process in set(multiprocessing.active_children()) - before:
+        for process in list((executor._processes or {}).values()):  # Python 3.14 has terminate_workers.
             process.terminate()
         raise
     finally:

@@ -74,7 +74,8 @@ class Processes:
             many as there are here.
 
     Raises:
-        ValueError: if threads is below 1.
+        ValueError: if threads is below 1, or the executor forks its processes: TensorFlow hangs in a copy of a process
+            in which it has begun.
     """
 
     executor: Executor
@@ -84,6 +85,12 @@ class Processes:
     def __post_init__(self) -> None:
         if self.threads is not None:
             checked_whole("threads", self.threads)
+        context = getattr(self.executor, "_mp_context", None)  # Of Python's own executor; it has no public name.
+        if context is not None and context.get_start_method() == "fork":
+            raise ValueError(
+                "The executor forks its processes, and TensorFlow would hang in them. Use clr_loop.studies.pool.pool, "
+                'or give ProcessPoolExecutor mp_context=multiprocessing.get_context("spawn").'
+            )
 
     @classmethod
     def of(cls, executor: Executor | Processes | None) -> Processes | None:

@@ -3,9 +3,11 @@
 `cd tests && python -m helpers.judgments` prints the whole table, beside what a t test on all seeds would say.
 """
 
+import csv
 import functools
 import itertools
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -13,15 +15,21 @@ from clr_loop.studies.comparison.effects import FEWEST_SEEDS
 from clr_loop.studies.comparison.failures import LARGEST_SHARE, failed
 from clr_loop.studies.comparison.statistics import ALPHA, critical_t, holm, p_value, standard_error
 
-# Validation accuracies in 0.01 points of seeds 0 to 22 of `compare_batch_sizes.py --seeds=23`: constant and triangular
-# at batch 100, then at batch 2000. The constant rate of 0.1 leaves the network with some digits it never learned.
-_RUNS = """
-6968 8072 7314 6401 7339 7974 6430 8032 6377 8855 7910 8249 7841 8280 6708 7967 8329 7697 8083 7401 7677 8186 7576
-9533 9550 9525 9507 9527 9461 9540 9529 9442 9531 9502 9522 9506 9467 9504 9533 9435 9493 9517 9538 9500 9486 9575
-8550 7644 8230 9384 8586 8524 7992 5769 9123 7642 9186 9313 9338 9266 9369 8559 9240 9351 7605 9374 8137 8447 8488
-8508 9238 8525 7585 7648 7607 7614 7677 8460 8498 7634 8507 9267 6857 8477 7659 8513 9270 6764 8406 8498 7627 8452
-"""
-RUNS = 1e-4 * np.array(_RUNS.split(), float).reshape(4, -1).T
+_ARTICLE = Path(__file__).resolve().parents[2] / "docs" / "results" / "article.csv"
+_ARMS = [(str(size), name) for size in (100, 2000) for name in ("constant", "triangular")]
+
+
+def accuracies():
+    """The validation accuracies of the article's arms, a seed in a row and an arm in a column."""
+    with open(_ARTICLE, newline="") as file:
+        of_run = {
+            (row["seed"], row["batch_size"], row["schedule"]): row["val_accuracy"] for row in csv.DictReader(file)
+        }
+    seeds = sorted({int(seed) for seed, _, _ in of_run})
+    return np.array([[float(of_run[(str(seed), *arm)]) for arm in _ARMS] for seed in seeds])
+
+
+RUNS = accuracies()
 # An arm in a column, an effect in a row: batch size, schedule, interaction, both.
 EFFECTS = np.array([[-0.5, -0.5, 0.5, 0.5], [-0.5, 0.5, -0.5, 0.5], [1, -1, -1, 1], [-1, 0, 0, 1]])
 BOTH = 3
@@ -52,10 +60,21 @@ def _heavy_tailed(rng, shape):
     return 0.94 + SD * rng.standard_t(3, shape)
 
 
+def _failing_together(rng, shape):
+    """One seed in ten fails in all arms."""
+    fails = rng.random((shape[0], 1, shape[2])) < 0.1
+    return np.where(fails, rng.normal(0.76, SD, shape), _normal(rng, shape))
+
+
+def _following(rng, shape):
+    """Arms that follow the seed unlike one another, so that their differences depend on it."""
+    return _normal(rng, shape) + SD * np.array([0.0, 1.0, 2.0, 4.0])[:, None] * rng.normal(size=(shape[0], 1, shape[2]))
+
+
 def _of_the_article(rng, shape):
-    """The four arms of the article, each moved to the same mean."""
+    """The four arms of the article with the same seeds, each moved to the same mean."""
     arms = RUNS - RUNS.mean(axis=0) + 0.85
-    return arms[rng.integers(len(arms), size=shape), np.arange(4)[:, None]]
+    return arms[rng.integers(len(arms), size=(shape[0], shape[2]))].transpose(0, 2, 1)
 
 
 DISTRIBUTIONS = {
@@ -63,11 +82,16 @@ DISTRIBUTIONS = {
     "1 in 50 fails": functools.partial(_failing, 0.02),
     "1 in 10 fails": functools.partial(_failing, 0.1),
     "1 in 10 of the last arm fails": _last_failing,
+    "1 seed in 10 fails in all arms": _failing_together,
+    "arms follow the seed unlike": _following,
     "skewed": _skewed,
     "heavy tails (t, 3)": _heavy_tailed,
     "the article's arms": _of_the_article,
 }
-LOSSES = dict.fromkeys(DISTRIBUTIONS, 0.0) | {"1 in 10 of the last arm fails": 0.1 * (0.94 - 0.76)}
+OFTEN_FAILING = {"2 in 10 fail": functools.partial(_failing, 0.2), "3 in 10 fail": functools.partial(_failing, 0.3)}
+"""Arms of which most comparisons say nothing."""
+_ALL = DISTRIBUTIONS | OFTEN_FAILING
+LOSSES = dict.fromkeys(_ALL, 0.0) | {"1 in 10 of the last arm fails": 0.1 * (0.94 - 0.76)}
 """What the failures of the last arm take from the mean of all its runs, more than those of the first from its own."""
 
 
@@ -75,7 +99,7 @@ def draw(name, n, num_comparisons, gains=(0.0, 0.0, 0.0, 0.0), seed=0):
     """Values of comparisons of n seeds, float [comparison, arm, seed]; each seed moves all arms alike."""
     rng = np.random.default_rng([seed, n])
     of_seed = rng.normal(0.0, SD, (num_comparisons, 1, n))
-    return DISTRIBUTIONS[name](rng, (num_comparisons, 4, n)) + of_seed + np.array(gains)[:, None]
+    return _ALL[name](rng, (num_comparisons, 4, n)) + of_seed + np.array(gains)[:, None]
 
 
 def judge(y, knows_failures=True):
@@ -144,15 +168,16 @@ def main():
     """Print the table."""
     num = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
     of_each = "any shown | interval holds | wrong sign"
-    print(f"| seeds of an arm | n | on all seeds: {of_each} | on typical runs: {of_each} | no verdict |")
-    for name, n in itertools.product(DISTRIBUTIONS, (8, 11, 20)):
+    print(f"| seeds of an arm | n | on all seeds: {of_each} | on typical runs: {of_each} | no verdict | called equal |")
+    for name, n in itertools.product(_ALL, (5, 8, 11, 20)):
         cells = [name, str(n)]
         for knows_failures in (False, True):
             equal = rates(name, n, num, 0.0, knows_failures)
             better = rates(name, n, num, 0.005, knows_failures)
             cells += [f"{100 * equal[key]:.1f}%" for key in ("any shown", "interval holds")]
             cells += [f"{100 * better['wrong sign']:.1f}%"]
-        print("| " + " | ".join([*cells, f"{100 * equal['silent']:.1f}%"]) + " |", flush=True)
+        cells += [f"{100 * share:.1f}%" for share in (equal["silent"], called_equal(name, n, 0.005, num))]
+        print("| " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

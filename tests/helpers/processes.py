@@ -12,9 +12,7 @@ import socket
 import sys
 import tempfile
 import threading
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection
-from unittest import mock
 
 import pytest
 
@@ -31,8 +29,6 @@ def start_fork(streams, environment, directory, function, *arguments):
     streams: Connections that become its stdin, stdout and stderr, of which None leaves one alone. They are closed here.
     environment: TensorFlow has read its own already.
     """
-    with mock.patch.dict(os.environ, TF_ENABLE_ONEDNN_OPTS="1"):  # As scripts ask for it.
-        forkserver.ensure_running()
     streams = list(streams)
     process = _CONTEXT.Process(target=_begin, args=(streams, environment, directory, function, arguments))
     process.start()

@@ -18,7 +18,7 @@ from unittest import mock
 
 from helpers.processes import Fork, start_fork
 
-READ_AT_IMPORT = {"PYTHONPATH", "KERAS_HOME", "TF_ENABLE_ONEDNN_OPTS"}
+READ_AT_IMPORT = {"PYTHONPATH", "KERAS_HOME"}
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
@@ -28,12 +28,15 @@ def start_script(name, *flags, **arguments):
 
 
 def start_python(name, *flags, **arguments):
-    """Start a script by a new Python, which imports TensorFlow itself; its output is piped."""
+    """Start a script by a new Python, which imports TensorFlow itself and asks for oneDNN; its output is piped."""
+    environment = {**arguments.pop("env", os.environ)}
+    environment.pop("TF_ENABLE_ONEDNN_OPTS")
     return subprocess.Popen(
         [sys.executable, str(SCRIPTS / name), *map(str, flags)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=environment,
         **arguments,
     )
 

@@ -188,9 +188,9 @@ def test_nobody_goes_on_while_one_is_missing():
 
 def test_nobody_goes_on_with_a_worker_that_has_hung_up():
     addresses, failed = free_addresses(3), {}
-    chief = start_meeting(addresses, (0,), failed, 2.5)
-    join(start_meeting(addresses, (1,), failed, 1.0))
-    join([*start_meeting(addresses, (2,), failed, 1.0), *chief])
+    chief = start_meeting(addresses, (0,), failed, 3.0)
+    join(start_meeting(addresses, (1,), failed, 0.4))
+    join([*start_meeting(addresses, (2,), failed, 0.4), *chief])
     assert f"Worker 1 ({addresses[1]}), 2 ({addresses[2]}) did not appear" in failed[0]
     assert set(failed) == {0, 1, 2}
 

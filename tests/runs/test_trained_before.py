@@ -88,7 +88,7 @@ class Interrupting(keras.callbacks.Callback):
 def test_after_an_interrupted_cell_the_loop_goes_on_from_where_it_stands():
     loop, whole = loop_of(), loop_of()
     with pytest.raises(KeyboardInterrupt):
-        fit(loop, SCHEDULE, epochs=5, callbacks=[Interrupting()])
+        fit(loop, SCHEDULE, epochs=5000, callbacks=[Interrupting()])  # The signal comes after a few of them.
     done = loop.step
     assert done >= 4
     assert int(loop.optimizer.iterations.numpy()) == done

@@ -1,5 +1,6 @@
 """What a script's flags look like to somebody who does not know them."""
 
+import contextlib
 import dataclasses
 import fcntl
 import os
@@ -152,7 +153,10 @@ with terminal.status("waiting"):
     fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     subprocess.run([sys.executable, "-c", code], stderr=inside, check=True)
     os.close(inside)
-    written = os.read(outside, 1000).decode()
+    written = ""
+    with contextlib.suppress(OSError):  # That is a terminal's end.
+        while True:
+            written += os.read(outside, 1000).decode()
     assert "waiting …" in written
     assert not written.rsplit("\r", 2)[1].strip()
     os.close(outside)

@@ -119,7 +119,7 @@ def test_killed_it_loses_the_steps_since_the_checkpoint_and_goes_on_with_the_fla
     process.kill()
     process.communicate()
     checkpoints = sorted(path.name for path in (run_dir / "checkpoints").glob("step_*"))
-    assert int(checkpoints[-1].removeprefix("step_")) >= (num_epochs(run_dir) - 1) * 150
+    assert int(checkpoints[-1].removeprefix("step_")) >= (num_epochs(run_dir) - 2) * 150  # A thread writes them.
     done = commands.run("train", flags[0], f"--run_dir={run_dir}", "--resume")
     assert done.returncode == 2
     assert "started with different settings" in done.stderr
@@ -150,6 +150,7 @@ def test_a_strangers_directory_orders_nothing(commands, whole, flags, tmp_path, 
     assert "has no flags to keep of this command; leave out --on_change=keep and repeat them" in done.stderr
 
 
+@pytest.mark.usefixtures("whole")  # XLA's programs are in their cache already.
 def test_no_room_for_a_first_checkpoint_is_one_line(flags, tmp_path):
     # What a full disk looks like to one process: no file of it can grow beyond this.
     full = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (20_000, 20_000))
@@ -162,7 +163,7 @@ def test_no_room_for_a_first_checkpoint_is_one_line(flags, tmp_path):
 
 def test_a_directory_that_goes_away_in_mid_run_is_one_line(flags, tmp_path):
     process = start("train.py", *flags, "--epochs=100000", f"--run_dir={tmp_path}/run")
-    wait_for_epochs(process, tmp_path / "run", 1)
+    wait_for_epochs(process, tmp_path / "run", 3)
     (tmp_path / "run").rename(tmp_path / "moved")
     _, stderr = process.communicate()
     assert process.returncode == 2
@@ -223,7 +224,7 @@ def test_a_comparison_resumed_runs_only_what_is_not_finished(commands, flags, tm
 def test_prove_resume_kills_and_compares(flags, tmp_path):
     train_flags = shlex.join([*flags, "--epochs=10", "--checkpoint_every=200"])
     returncode, stdout, stderr = finish(
-        "prove_resume.py", "--kills=1", f"--train_flags={train_flags}", f"--output_dir={tmp_path}/out"
+        "prove_resume.py", "--kills=1", "--seed=1", f"--train_flags={train_flags}", f"--output_dir={tmp_path}/out"
     )
     assert returncode == 0, stderr
     assert stdout.endswith("kills: 1\nbit-identical: yes\n")

@@ -1,10 +1,12 @@
 """Runs that go side by side: in processes of this machine, and in those of a Dask scheduler."""
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -139,7 +141,7 @@ def children_of(process):
 def test_what_a_killed_process_was_at_is_run_again_in_a_new_pool(npz, long_alone, tmp_path):
     output_dir = tmp_path / "out"
     process = start_python(NAME, f"--dataset={npz}", f"--output_dir={output_dir}", *LONG, "--parallel=2", THREADS)
-    wait_for(process, lambda: len(begun(output_dir)) == 2)
+    wait_for(process, lambda: len(children_of(process)) == 2 and begun(output_dir))
     os.kill(children_of(process)[0], signal.SIGKILL)
     done = assert_success(finished(process, NAME))
     assert done.stderr == ""
@@ -182,7 +184,7 @@ def model(dataset):
 def test_ctrl_c_ends_all_processes_with_the_line_that_goes_on(npz, long_alone, tmp_path):
     output_dir = tmp_path / "out"
     process = start_python(NAME, f"--dataset={npz}", f"--output_dir={output_dir}", *LONG, "--parallel=2", THREADS)
-    wait_for(process, lambda: len(begun(output_dir)) == 2)
+    wait_for(process, lambda: len(children_of(process)) == 2 and begun(output_dir))
     children = children_of(process)
     process.send_signal(signal.SIGINT)
     done = finished(process, NAME)
@@ -245,9 +247,12 @@ def dask(tmp_path):
     (address,) = free_addresses(1)
     host, port = address.split(":")
     processes = [_start_dask(tmp_path, "scheduler", "--host", host, "--port", port)]
+    while True:
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection((host, int(port))):
+            break
 
     def start_worker():
-        options = ["--nthreads", "1", "--no-nanny", "--death-timeout", "20"]
+        options = ["--nthreads", "1", "--no-nanny", "--death-timeout", "300"]
         processes.append(_start_dask(tmp_path, "worker", f"tcp://{address}", *options))
         return processes[-1]
 

@@ -82,8 +82,8 @@ def test_overwrite_moves_the_trials_aside_too(commands, tuned, separable):
     assert (output_dir.with_name(f"{output_dir.name}.1") / "tuning").is_dir()
 
 
-# Twenty, so that on a busy machine, too, an epoch of batch 200 takes less time than forty of batch 50.
-@pytest.mark.parametrize(("budget", "epochs"), [("steps", 2), ("seconds", 20)])
+# A hundred, so that on a busy machine, too, an epoch of batch 200 takes less time than two hundred of batch 50.
+@pytest.mark.parametrize(("budget", "epochs"), [("steps", 2), ("seconds", 100)])
 def test_arms_with_one_budget_train_for_other_numbers_of_epochs(commands, separable, tmp_path, budget, epochs):
     flags = [f"--dataset={separable}", "--model=relu_mlp", "--batch_sizes=50,200", f"--epochs={epochs}", "--seeds=1"]
     flags += ["--schedules=constant"]

@@ -1,3 +1,6 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from clr_loop.studies import compare_schedules as module
 from clr_loop.studies.arms import Arm
 from clr_loop.studies.comparison.plan import Plan
 from clr_loop.studies.comparison.runner import run_arms
+from clr_loop.studies.tasks import Processes
 from helpers.shown import cells_of, is_drawing
 from helpers.small import FEATURES, LABELS, classifier
 
@@ -54,6 +58,24 @@ def test_pairs_of_arrays_and_a_measure_by_name_are_taken(report):
     again = compared((EXAMPLES, EXAMPLES), batch_sizes=(50,), seeds=1, measure="val_loss")
     assert digests(again).items() <= digests(report).items()
     assert again.comparison.measure.higher_is_better is False
+
+
+def test_a_function_that_loads_the_data_is_called_where_the_runs_are(report):
+    are_here.clear()
+    assert digests(compared(load)) == digests(report)
+    assert are_here == [True]
+    with ThreadPoolExecutor(1) as executor:
+        again = compared(load, executor=Processes(executor, shared_dir=False))
+    assert digests(again) == digests(report)
+    assert False in are_here
+
+
+are_here = []
+
+
+def load():
+    are_here.append(threading.current_thread() is threading.main_thread())
+    return DATA
 
 
 def test_an_interrupted_comparison_goes_on_and_ends_as_if_it_had_not_been(report, tmp_path, monkeypatch):

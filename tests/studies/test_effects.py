@@ -94,7 +94,7 @@ def make_effect(values, p_corrected, **arguments):
     contrast = Contrast("schedule", "", np.array([[-1.0, 1.0]]))
     none = Failures(0, len(values))
     arms = (("triangular",), ("constant",))
-    arguments = {"measure": Measure(), "failed": (none, none), **arguments}
+    arguments = {"measure": Measure(), "mean_of_all": np.mean(values), "failed": (none, none), **arguments}
     return Effect(contrast=contrast, arms=arms, differences=tuple(values), p_corrected=p_corrected, **arguments)
 
 
@@ -188,17 +188,34 @@ def test_better_is_only_said_without_a_reserve_if_failures_do_not_speak_against_
     effect, _ = compare(make_runs([constant, triangular], arms=ARMS[:2], num_timed=40)).effects
     assert effect.verdict == "shown"
     assert effect.is_better
-    assert effect.fails_more
-    assert not effect.fails_less
+    assert effect.failures_differ
+    assert effect.failures_oppose
+
+
+@pytest.mark.parametrize(
+    ("loss", "opposes"), [(0.18, True), (0.05, False)], ids=["turns_the_mean_of_all", "is_made_up_for"]
+)
+def test_failures_too_few_to_be_shown_speak_against_what_they_turn(loss, opposes):
+    better = [value + 0.02 for value in reversed(FINE)]
+    effect, _ = compare(make_runs([FINE, [*better[:7], FINE[7] - loss]], arms=ARMS[:2], num_timed=8)).effects
+    assert (effect.verdict, effect.is_better, effect.failures_differ) == ("shown", True, False)
+    assert effect.failed == (Failures(1, 8), Failures(0, 8))
+    assert effect.failures_oppose is opposes
 
 
 def test_a_run_that_diverged_counts_as_failed():
     runs = make_runs([FINE, [*FINE[:7], 0.0]], arms=ARMS[:2], num_timed=8)
     comparison = compare(runs[:-1], diverged=[(ARMS[1], 7)])
+    accuracy, seconds = comparison.effects
+    assert accuracy.failures_p_corrected is not None
+    assert (seconds.failed, seconds.failures_p_corrected) == ((Failures(0, 8), Failures(0, 8)), None)  # Counted once.
+    assert math.isnan(accuracy.mean_of_all)
     assert [arm.failures for arm in comparison.arms] == [Failures(0, 8), Failures(1, 8)]
     assert {len(effect.differences) for effect in comparison.effects} == {7}
     assert comparison.results(ARMS[1]) == [run.result for run in runs[8:-1]]
-    with pytest.raises(ValueError, match="constant, batch 2000 diverged with every seed; lower its rate"):
+    with pytest.raises(ValueError, match=r"^Every run diverged; choose lower learning rates\."):
+        compare([], arms=ARMS[:2], diverged=[(arm, seed) for arm in ARMS[:2] for seed in range(8)])
+    with pytest.raises(ValueError, match="are not a whole grid; give every batch size with every schedule"):
         compare(runs, diverged=[(ARMS[2], 0)])
     with pytest.raises(ValueError, match="seed 7 of triangular, batch 100 is there twice"):
         compare(runs, diverged=[(ARMS[1], 7)])

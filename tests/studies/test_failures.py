@@ -20,10 +20,19 @@ def test_the_gap_is_measured_by_the_range_of_the_runs_above_it():
     assert failed([*GOOD, 0.9099]).sum() == 1
 
 
-def test_at_most_half_of_the_runs_fail_and_three_must_be_above():
-    assert failed([0.9, 0.901, 0.902, 0.5, 0.5, 0.5]).sum() == 3
-    assert failed([0.9, 0.901, 0.902, 0.5, 0.5, 0.5, 0.5]).sum() == 0
+def test_three_must_be_above_a_gap_with_half_of_the_runs():
+    assert failed([0.9, 0.901, 0.902, 0.5, 0.6, 0.7]).sum() == 3
+    assert failed([0.9, 0.901, 0.902, 0.5, 0.6, 0.7, 0.8]).sum() == 0
     assert failed([0.9, 0.901, 0.5, 0.5]).sum() == 0
+
+
+def test_where_most_runs_are_below_a_gap_it_must_be_wide_beside_both_groups():
+    assert failed([0.9, 0.901, 0.902, 0.5, 0.501, 0.502, 0.503]).tolist() == [False] * 3 + [True] * 4
+    assert failed([0.9, 0.901, 0.7, 0.72, 0.75, 0.77]).sum() == 0  # 0.13 is not wider than 3 times 0.07.
+    assert failed([0.9, 0.901, 0.7, 0.71, 0.72, 0.73]).sum() == 4
+    assert failed([0.9, 0.5, 0.501, 0.502, 0.503]).sum() == 0  # One run may be luck.
+    diverged = [0.9, 0.901, 0.5, 0.501, 0.502, math.nan]  # It has no place below the others.
+    assert failed(diverged).tolist() == [False] * 2 + [True] * 4
 
 
 def test_of_a_loss_the_highest_fail():

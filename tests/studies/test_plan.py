@@ -38,6 +38,9 @@ def test_the_plan_is_kept_with_its_digest_and_another_is_refused(tmp_path):
     assert content["seeds"] == list(range(11))
     assert content["measure"]["margin"] == 0.005
     assert content["level of each look"] == 0.0294
+    assert content["failures"].startswith("A run has failed if it diverged, or if it lies below a gap")
+    bounded = dataclasses.replace(PLAN, measure=Measure(failure_bound=0.9)).to_json()["failures"]
+    assert bounded == "A run has failed if it diverged, or if its validation accuracy is worse than 0.9."
     assert f"(sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}…)" in words
     assert "11 seeds, 2 looks at a level of 0.0294, a margin of 0.005" in words
     before = path.read_bytes()

@@ -66,9 +66,10 @@ def test_the_answer_is_one_sentence_about_the_last_arm_and_the_first():
     )
     said = answer(make_comparison(NOISY, num_timed=4))
     assert said.startswith(f"4 seeds cannot tell triangular, batch 2000 and {pair[1]} apart: the difference in ")
-    assert answer(make_comparison([values[:3] for values in CLEAR])).startswith(
+    assert answer(make_comparison([values[:3] for values in CLEAR])) == (
         f"These runs cannot tell triangular, batch 2000 and {pair[1]} apart by validation accuracy, because a verdict "
-        "needs at least 4 seeds; an epoch of triangular, batch 2000 takes 0.50 of the time"
+        "needs at least 4 seeds; an epoch of triangular, batch 2000 takes 0.50 of the time in these runs, which allow "
+        "no verdict."
     )
 
 
@@ -92,7 +93,9 @@ def test_failures_are_counted_beside_the_arm_and_in_the_sentences():
     rows = [cells_of(markdown(comparison, ARTICLE), arm.label)[0] for arm in ARMS[:2]]
     assert [row[3] for row in rows] == ["0 of 8 (at most 37%)", "1 of 8 (at most 53%)"]
     said = conclusions(comparison)[0]
-    assert ", better (corrected p < 0.001). 1 of 8 against 0 of 8 runs failed, which may be chance" in said
+    expected = ", better where it does not fail (corrected p < 0.001). 1 of 8 against 0 of 8 runs failed, which may be"
+    assert expected in said
+    assert "), without 1 of 8 seeds, with which a run failed; an epoch of " in answer(comparison)
 
 
 def test_an_arm_that_is_better_but_fails_more_often_is_not_just_called_better():
@@ -236,6 +239,27 @@ def test_without_a_timed_seed_the_report_says_so_and_has_no_seconds(tmp_path):
     assert in_terminal(comparison).count(" – ") == 4
 
 
+@pytest.mark.parametrize("place", range(4))
+def test_an_arm_of_which_every_run_diverged_has_failed_and_the_others_are_compared(place, tmp_path):
+    values = [FINE, [value + 0.01 for value in reversed(FINE)], FINE, FINE]
+    runs = [run for run in make_runs(values, num_timed=8) if run.arm != ARMS[place]]
+    diverged = [(ARMS[place], seed) for seed in range(8)]
+    comparison = compare(runs, Measure(target=0.9), arms=ARMS, diverged=diverged)
+    text = markdown(comparison, ARTICLE)
+    of_arms, of_times, of_target = cells_of(text, ARMS[place].label)
+    assert of_arms[1:4] == ["– (n=0)", "–", "8 of 8 (at most 100%)"]
+    assert set(of_times[1:]) <= {"–", ""}
+    assert "0 of 0" in of_target
+    silence = f"because {ARMS[place].label} failed in 8 of 8 runs, so it has no typical run"
+    assert (silence in answer(comparison)) == (place in (0, 3))
+    assert ("; no run of both is timed." in answer(comparison)) == (place in (0, 3))
+    alone = {effect.arms: effect.verdict for effect in comparison.effects if len(effect.arms[0]) == 1}
+    assert {verdict for arms, verdict in alone.items() if ARMS[place].label in (arms[0][0], arms[1][0])} <= {"none"}
+    write(comparison, tmp_path, ARTICLE)
+    assert json.loads((tmp_path / "comparison.json").read_text())["arms"][place]["final"]["mean"] is None
+    assert "| – " in in_terminal(comparison)
+
+
 def test_runs_side_by_side_on_cores_of_their_own_are_timed_and_the_report_says_how_many():
     text = markdown(make_comparison(CLEAR, num_timed=4), dataclasses.replace(ARTICLE, num_beside=3))
     assert "Up to 3 runs went side by side, each on cores of its own." in text
@@ -263,6 +287,17 @@ def test_what_is_not_shown_is_undecided_with_its_interval_and_what_so_many_seeds
         in (accuracy[0])
     )
     assert accuracy[0].endswith(f" {100 * both.detectable_difference:.2f} points with 80% power.")
+
+
+def test_an_interval_without_0_that_the_correction_leaves_undecided_is_said_to_be_so():
+    better = np.array(FINE) + np.array([0.0, 6.0, 12.0, -3.0, 4.0, 8.0, 1.0, 5.0]) / 1000
+    comparison = compare(make_runs([FINE, FINE, FINE, better], num_timed=8))
+    assert comparison.question.interval[0] > 0.0
+    assert comparison.question.verdict == "undecided"
+    ends = " and ".join(f"{100 * end:+.2f}" for end in comparison.question.interval)
+    place = f"between {ends} points, which the correction for all that is tested leaves undecided"
+    assert f"the difference in validation accuracy is {place}; " in answer(comparison)
+    assert f" points; undecided, {place}. 8 seeds would show " in conclusions(comparison)[0]
 
 
 def test_the_table_for_a_paper_has_the_arms():
@@ -438,3 +473,15 @@ def test_trials_that_diverged_are_counted_and_an_edge_is_told():
     assert "A better rate may lie beyond those tried for constant, batch 32." in words
     (row,) = cells_of(section, "constant, batch 32")
     assert row[-2:] == ["0.0005 to 0.004 (widened)", "at the lower edge"]
+
+
+def test_a_best_rate_inside_whose_interval_reaches_the_end_of_those_tried_may_lie_beyond():
+    means = (0.91, 0.93, 0.95, 0.97, 0.985, 0.995, 1.002, 1.0)
+    for highest, may_lie_beyond in ((1.0, True), (0.96, False)):
+        trials = tuple(
+            Trials(0.001 * 2.0**i, tuple(mean + off for off in (-0.005, 0.0, 0.005)), 1.0)
+            for i, mean in enumerate((*means[:7], highest))
+        )
+        search = Search(ARMS[0], trials, Measure("val_loss", higher_is_better=True))
+        assert (search.edge, search.may_lie_beyond) == (None, may_lie_beyond)
+        assert ("may lie beyond those tried for constant, batch 100." in tuning_section([search])) == may_lie_beyond

@@ -1,10 +1,11 @@
 import contextlib
 import dataclasses
+import multiprocessing
 import os
 import pickle
 import threading
 import time
-from concurrent.futures import Executor, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from clr_loop.studies import tasks
 from clr_loop.studies.pool import has_own_cores, pool
 from clr_loop.studies.range_test import NoSuggestionError
 from clr_loop.studies.tasks import Processes, WorkerError, WorkersLostError, is_wanted, spread
-from helpers.processes import fork_for_spawn, run_code
+from helpers.processes import LIMIT_SECONDS, fork_for_spawn, run_code
 
 
 @pytest.fixture
@@ -275,6 +276,26 @@ def test_a_pool_whose_process_was_killed_between_two_studies_is_a_lost_one(forki
         with pytest.raises(WorkersLostError) as caught:
             results_of(str, [1], tmp_path, executor)
     assert caught.value.num_done == 0
+
+
+def test_an_executor_that_forks_is_refused_with_what_to_take_instead():
+    forks, spawns = (ProcessPoolExecutor(1, multiprocessing.get_context(method)) for method in ("fork", "spawn"))
+    with pytest.raises(ValueError, match=r"forks its processes, and TensorFlow would hang in them\. Use .*pool, or"):
+        Processes.of(forks)
+    assert Processes.of(spawns) == Processes(spawns)
+
+
+def test_a_pool_that_an_exception_ends_ends_its_own_processes_and_no_others(forking, tmp_path):
+    entered = pool(1)
+    executor = entered.__enter__()
+    (pid,) = results_of(lambda item: os.getpid(), [1], tmp_path, executor).values()
+    other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(LIMIT_SECONDS,))
+    other.start()
+    assert not entered.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert other.is_alive()
+    assert not Path(f"/proc/{pid}").exists()
+    other.kill()
+    other.join()
 
 
 def test_files_of_processes_that_are_gone_are_removed_and_those_of_others_are_not(tmp_path):

@@ -55,7 +55,7 @@ class ArmSummary:
 
     Attributes:
         arm: the arm.
-        steps: int, updates in a run.
+        steps: int, updates in a run; 0 where every run diverged.
         times: over timed seeds; None if there are none.
         final: the measure after the last epoch, over all seeds that did not diverge.
         failures: how many runs failed, those that diverged among them.
@@ -80,8 +80,10 @@ class ArmSummary:
         """Return the median of the "steps", "examples" or "seconds" to the target; of seconds over timed seeds.
 
         A seed that did not reach the target counts as infinite, so the median is infinite where half did not. Seconds
-        are NaN where no seed is timed.
+        are NaN where no seed is timed. Where every run diverged it is infinite, too.
         """
+        if not self.reached:
+            return math.inf
         if what == "seconds":
             return statistics.median(self.times.seconds_to_target) if self.times else math.nan
         return statistics.median(math.inf if each is None else getattr(each, what) for each in self.reached)
@@ -138,6 +140,11 @@ class Comparison(Pictured):
         ]
 
     @property
+    def trained(self) -> list[ArmSummary]:
+        """The arms with a run that did not diverge: those that can be drawn."""
+        return [arm for arm in self.arms if arm.final.values]
+
+    @property
     def seeds(self) -> list[int]:
         """The seeds of each arm, rising."""
         return sorted({run.seed for run in self.runs})
@@ -187,6 +194,7 @@ def compare(
     runs: Sequence[ArmRun],
     measure: Measure | None = None,
     *,
+    arms: Sequence[Arm] | None = None,
     diverged: Sequence[tuple[Arm, int]] = (),
     pick_variances: Mapping[Arm, float] | None = None,
     alpha: float = ALPHA,
@@ -199,30 +207,32 @@ def compare(
     Args:
         runs: every arm with every seed, once each, the reference of both factors first.
         measure: what to compare by; None takes the validation accuracy.
+        arms: all of them, the reference of both factors first; None takes those that have a run, in their order.
         diverged: the arm and the seed of each run whose loss did not stay finite; they count as failed.
         pick_variances: arm → what the choice of its rate adds to the variance of its mean; see `tuning`.
         alpha: the chance that something is shown where nothing is: of one look, see `statistics.LEVELS`.
 
     Raises:
         ValueError: if the runs are not such a grid, those of an arm differ in length, they lack the measure or one of
-            its values is not finite, or if an arm has no run that did not diverge.
+            its values is not finite, or if every run diverged.
     """
     measure = measure or Measure()
-    arms = list(dict.fromkeys(run.arm for run in runs))
+    arms = list(arms or dict.fromkeys(run.arm for run in runs))
     _check_runs(runs, diverged, arms, measure)
     untimed = {run.seed for run in runs if not run.result.is_timed}
     timed = [run for run in runs if run.seed not in untimed]
-    values = _values(runs, diverged, measure, lambda result: result.final[measure.name], pick_variances or {})
+    values = _values(arms, runs, diverged, measure, lambda result: result.final[measure.name], pick_variances or {})
     compared = [values]
     if timed:
         seconds = Measure(EPOCH_SECONDS, higher_is_better=False)
-        compared.append(_values(timed, (), seconds, lambda result: result.median_epoch_seconds, {}))
+        compared.append(_values(arms, timed, (), seconds, lambda result: result.median_epoch_seconds, {}))
     effects = [effect_of(each, contrast, alpha) for each in compared for contrast in contrasts(each)]
     summaries = [_summarize(arm, runs, timed, values) for arm in arms]
     return Comparison(list(runs), measure, summaries, corrected(effects), sorted({run.seed for run in timed}))
 
 
 def _values(
+    arms: Sequence[Arm],
     runs: Sequence[ArmRun],
     diverged: Sequence[tuple[Arm, int]],
     measure: Measure,
@@ -230,8 +240,8 @@ def _values(
     pick_variances: Mapping[Arm, float],
 ) -> Values:
     """Return a measure of the runs as an array; NaN where a run is not there."""
-    sizes = list(dict.fromkeys(run.arm.batch_size for run in runs))
-    names = list(dict.fromkeys(run.arm.schedule_name for run in runs))
+    sizes = list(dict.fromkeys(arm.batch_size for arm in arms))
+    names = list(dict.fromkeys(arm.schedule_name for arm in arms))
     seeds = sorted({run.seed for run in runs} | {seed for _, seed in diverged})
     y = np.full((len(sizes), len(names), len(seeds)), np.nan)
     variances = np.zeros(y.shape[:2])
@@ -245,10 +255,9 @@ def _values(
 def _check_runs(
     runs: Sequence[ArmRun], diverged: Sequence[tuple[Arm, int]], arms: Sequence[Arm], measure: Measure
 ) -> None:
-    for arm, _ in diverged:
-        if arm not in arms:
-            raise ValueError(f"{arm.label} diverged with every seed; lower its rate, or leave it out.")
-    check_grid(arms)
+    if diverged and not runs:
+        raise ValueError("Every run diverged; choose lower learning rates.")
+    check_grid(list(dict.fromkeys([*arms, *(arm for arm, _ in diverged)])))
     counts = Counter((run.arm.label, run.seed) for run in runs)
     counts.update((arm.label, seed) for arm, seed in diverged)
     for label, seed in itertools.product((arm.label for arm in arms), sorted({seed for _, seed in counts})):
@@ -257,7 +266,7 @@ def _check_runs(
             raise ValueError(f"The runs are not a whole grid: {what}; run every arm once with every seed.")
     for arm in arms:
         lengths = [len(run.result.epochs) for run in runs if run.arm == arm]
-        if min(lengths) < max(lengths):
+        if len(set(lengths)) > 1:
             length = f"from {min(lengths)} to {max(lengths)} epochs"
             raise ValueError(f"The runs of {arm.label} differ in length, {length}; train all of them equally long.")
     for run in runs:
@@ -273,7 +282,8 @@ def _summarize(arm: Arm, runs: Sequence[ArmRun], timed_runs: Sequence[ArmRun], v
         (values.batch_sizes.index(arm.batch_size), values.schedules.index(arm.schedule_name)),
     )
     results = [run.result for run in runs if run.arm == arm]
-    steps = len(results[0].history["step"])
+    steps = len(results[0].history["step"]) if results else 0
+    warnings = describe(arm.schedule, steps, results[0].settings["steps_per_epoch"]).warnings if results else ()
     return ArmSummary(
         arm=arm,
         steps=steps,
@@ -281,7 +291,7 @@ def _summarize(arm: Arm, runs: Sequence[ArmRun], timed_runs: Sequence[ArmRun], v
         final=Sample(tuple(result.final[measure.name] for result in results)),
         failures=values.failures(*place),
         reached=tuple(measure.reach(result) for result in results),
-        warnings=tuple(describe(arm.schedule, steps, results[0].settings["steps_per_epoch"]).warnings),
+        warnings=tuple(warnings),
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +38,7 @@ class Values:
         y: float [batch sizes, schedules, seeds]; NaN for a run that diverged.
         pick_variances: float [batch sizes, schedules]: what the choice of each arm's rate adds to the variance of its
             mean; 0 where no rate was tuned.
-        fails: whether runs can fail; those of a time cannot.
+        fails: whether failures are counted; they are those of the measure that is compared, and not of its seconds.
     """
 
     measure: Measure
@@ -91,7 +90,8 @@ class Effect:
         measure, contrast: what changed, and by which change.
         arms: the labels of the arms compared: those with the change, and those without it.
         differences: one for each seed with which none of these arms failed; those of seconds are of timed seeds.
-        failed: of the arms with the change, and of those without it.
+        mean_of_all: the mean difference of all seeds, with failed runs; NaN if one diverged.
+        failed: of the arms with the change, and of those without it; 0 where failures are not counted.
         pick_variance: what the choice of the rates adds to the variance of the mean.
         silence: why nothing is said of the difference; "" if something is.
         alpha: the chance, in all effects of a comparison together, that something is shown where nothing is.
@@ -105,6 +105,7 @@ class Effect:
     contrast: Contrast
     arms: tuple[tuple[str, ...], tuple[str, ...]]
     differences: tuple[float, ...]
+    mean_of_all: float
     failed: tuple[Failures, Failures]
     pick_variance: float = 0.0
     silence: str = ""
@@ -126,7 +127,7 @@ class Effect:
     @property
     def mean(self) -> float:
         """The mean difference; NaN if every seed is left out."""
-        return statistics.fmean(self.differences) if self.differences else math.nan
+        return Sample(self.differences).mean
 
     @property
     def p(self) -> float | None:
@@ -157,18 +158,29 @@ class Effect:
         return (self.mean > 0.0) == self.measure.higher_is_better
 
     @property
+    def failures_differ(self) -> bool:
+        """Whether the arms with the change are shown to fail more often, or less often, than those without it."""
+        return self.failures_p_corrected is not None and self.failures_p_corrected <= self.alpha
+
+    @property
     def fails_more(self) -> bool:
-        """Whether the arms with the change are shown to fail more often."""
-        return self._failures_differ and self.failed[0].share > self.failed[1].share
+        """Whether more of the runs with the change have failed, be it by chance."""
+        return self.failed[0].share > self.failed[1].share
 
     @property
     def fails_less(self) -> bool:
-        """Whether the arms with the change are shown to fail less often."""
-        return self._failures_differ and self.failed[0].share < self.failed[1].share
+        """Whether fewer of the runs with the change have failed, be it by chance."""
+        return self.failed[0].share < self.failed[1].share
 
     @property
-    def _failures_differ(self) -> bool:
-        return self.failures_p_corrected is not None and self.failures_p_corrected <= self.alpha
+    def failures_oppose(self) -> bool:
+        """Whether failures speak against the difference of the typical runs.
+
+        The better side then fails more often, which is shown, or turns the mean of all runs the other way, or makes one
+        diverge.
+        """
+        better_fails_more = self.fails_more if self.is_better else self.fails_less
+        return better_fails_more and (self.failures_differ or not self.mean_of_all * self.mean > 0.0)
 
     @property
     def verdict(self) -> str:
@@ -210,9 +222,9 @@ class Effect:
         """Return the effect as JSON types."""
         names = ("factor", "change", "silence", "p", "p_corrected", "failures_p_corrected", "verdict", "interval",
                  "pick_variance", "detectable_difference")  # fmt: skip
-        sample = Sample(self.differences).to_json() if self.differences else {"values": (), "n": 0}
         own = {name: getattr(self, name) for name in names}
         failed = [each.to_json() for each in self.failed]
+        sample = Sample(self.differences).to_json()
         return {"measure": self.measure.name, **own, "arms": self.arms, "failures": failed, **sample}
 
 
@@ -251,6 +263,7 @@ def effect_of(values: Values, contrast: Contrast, alpha: float = ALPHA) -> Effec
     """Return what a change did to a measure; its p values are not corrected yet, see `corrected`."""
     weights, failed = contrast.weights, values.failed
     seeds = ~failed[weights != 0.0].any(axis=0)
+    all_differences = np.einsum("ij,ijk->k", weights, np.where(weights[..., np.newaxis] != 0.0, values.y, 0.0))
     y = np.where(seeds, np.nan_to_num(values.y), 0.0)
     differences = np.einsum("ij,ijk->k", weights, y)[seeds]
     rounding = _ROUNDING * float(np.abs(y).max(initial=0.0))
@@ -258,12 +271,14 @@ def effect_of(values: Values, contrast: Contrast, alpha: float = ALPHA) -> Effec
         differences[:] = differences[0]
     differences[np.abs(differences) <= rounding] = 0.0
     cells = [np.argwhere(side) for side in (weights > 0.0, weights < 0.0)]
-    counts = [Failures(int(failed[tuple(side.T)].sum()), len(side) * failed.shape[-1]) for side in cells]
+    counted = failed & values.fails
+    counts = [Failures(int(counted[tuple(side.T)].sum()), len(side) * failed.shape[-1]) for side in cells]
     return Effect(
         measure=values.measure,
         contrast=contrast,
         arms=(tuple(values.label(i, j) for i, j in cells[0]), tuple(values.label(i, j) for i, j in cells[1])),
         differences=tuple(differences.tolist()),
+        mean_of_all=float(all_differences.mean()),
         failed=(counts[0], counts[1]),
         pick_variance=float(np.sum(weights**2 * values.pick_variances)),
         silence=_silence(values, contrast, int(seeds.sum())),
@@ -292,9 +307,7 @@ def corrected(effects: Sequence[Effect]) -> list[Effect]:
     interactions, of whose arms some run has failed.
     """
     means = [i for i, effect in enumerate(effects) if effect.p is not None]
-    counts = [
-        i for i, e in enumerate(effects) if e.factor != "interaction" and any(each.num_failed for each in e.failed)
-    ]
+    counts = [i for i, effect in enumerate(effects) if effect.can_fail]
     p = [effects[i].p or 0.0 for i in means] + [failures.p_value(*effects[i].failed) for i in counts]
     family = holm(p).tolist() if p else []
     num_open = sum(value > effects[0].alpha for value in family)

@@ -17,10 +17,12 @@ LARGEST_SHARE = 0.25
 
 _GAP = 3.0
 _LEAST_ABOVE = 3
+_LEAST_APART = 2
 
 RULE = (
     f"A run has failed if it diverged, or if it lies below a gap that is wider than {_GAP:g} times the range of all "
-    f"runs of its arm above the gap, which must be half of the arm and {_LEAST_ABOVE} runs at least."
+    f"runs of its arm above the gap, which must be half of the arm and {_LEAST_ABOVE} runs at least. Where fewer than "
+    f"half lie above, {_LEAST_APART} at least, the gap must also be wider than {_GAP:g} times the range of all below."
 )
 
 
@@ -28,8 +30,9 @@ def failed(values: ArrayLike, higher_is_better: bool = True, bound: float | None
     """Return which runs of an arm have failed.
 
     A run that diverged has failed. With a bound, so has every run that is worse. Without one, every run has that lies
-    below a gap wider than 3 times the range of all runs above it, if these are at least three and half of the arm. Runs
-    that are all equal have no range to measure a gap by.
+    below a gap wider than 3 times the range of all runs above it, if these are at least three and half of the arm. If
+    they are fewer than half, at least two, the gap must also be wider than 3 times the range of all runs below it.
+    Runs that are all equal have no range to measure a gap by.
 
     Args:
         values: float [..., n], the runs of an arm in the last axis; NaN for one that diverged.
@@ -46,9 +49,16 @@ def failed(values: ArrayLike, higher_is_better: bool = True, bound: float | None
         return diverged | (good < (bound if higher_is_better else -bound))
     rising, n = np.sort(good, axis=-1), values.shape[-1]
     num_below = np.arange(1, n)
+    num_above = n - num_below
+    lowest = np.min(good, axis=-1, where=~diverged, initial=np.inf)[..., np.newaxis]
     with np.errstate(invalid="ignore"):  # Two that diverged have no gap between them.
-        gaps, ranges = np.diff(rising, axis=-1), rising[..., -1:] - rising[..., 1:]
-        is_gap = (ranges > 0) & (gaps > _GAP * ranges) & (2 * num_below <= n) & (n - num_below >= _LEAST_ABOVE)
+        gaps, above, below = np.diff(rising, axis=-1), rising[..., -1:] - rising[..., 1:], rising[..., :-1] - lowest
+        is_below_most = (above > 0) & (gaps > _GAP * above) & (num_below <= num_above) & (num_above >= _LEAST_ABOVE)
+        ranges = np.maximum(above, below)
+        is_between_groups = (
+            (ranges > 0) & (gaps > _GAP * ranges) & (num_below > num_above) & (num_above >= _LEAST_APART)
+        )
+        is_gap = is_below_most | is_between_groups
     num_failed = np.max(np.where(is_gap, num_below, 0), axis=-1, initial=0)
     ranks = np.argsort(np.argsort(good, axis=-1, kind="stable"), axis=-1)
     return diverged | (ranks < num_failed[..., None])

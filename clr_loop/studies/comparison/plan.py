@@ -17,7 +17,6 @@ from clr_loop.runs import files as run_files
 from clr_loop.runs.settings import in_words
 from clr_loop.studies.arms import Arm
 from clr_loop.studies.comparison.effects import FEWEST_SEEDS
-from clr_loop.studies.comparison.failures import RULE
 from clr_loop.studies.comparison.measures import Measure
 from clr_loop.studies.comparison.statistics import LEVELS
 
@@ -94,7 +93,7 @@ class Plan:
             "measure": vars(self.measure),
             "looks": self.looks,
             "level of each look": self.alpha,
-            "failures": RULE,
+            "failures": self.measure.failure_rule,
             "tests": "Student's t test of each effect and Fisher's exact test of failures, all corrected (Holm)",
         }
 

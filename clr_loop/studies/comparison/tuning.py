@@ -128,6 +128,13 @@ class Search:
         return ends.get(self.best)
 
     @property
+    def may_lie_beyond(self) -> bool:
+        """Whether a better rate may lie beyond those tried: the best mean, or the interval, is at an end of them."""
+        low, high = self.peak.interval
+        ends = self.trials[0].learning_rate, self.trials[-1].learning_rate
+        return self.edge is not None or math.isclose(low, ends[0]) or math.isclose(high, ends[1])
+
+    @property
     def _finished(self) -> dict[float, tuple[float, ...]]:
         """The values at each rate at which no run diverged."""
         return {trials.learning_rate: trials.finished for trials in self.trials if trials.finished is not None}

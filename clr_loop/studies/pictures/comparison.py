@@ -69,7 +69,7 @@ def _draw_band(axes: Axes, x: NDArray[np.float64] | list[int], band: Band, looks
 
 
 def _looks(comparison: Comparison) -> dict[Arm, dict[str, Any]]:
-    return arm_looks([summary.arm for summary in comparison.arms])
+    return arm_looks([summary.arm for summary in comparison.trained])
 
 
 def arms_picture(comparison: Comparison) -> Picture:
@@ -79,7 +79,7 @@ def arms_picture(comparison: Comparison) -> Picture:
     timed seeds, if there are any. After a single validation there is no panel of examples. Rates that span a wide
     range have a linear panel, of those that change, and a logarithmic one, of all.
     """
-    arms = [summary.arm for summary in comparison.arms]
+    arms = [summary.arm for summary in comparison.trained]
     results = [comparison.results(arm) for arm in arms]
     bands = [_measure_band(comparison, of_arm) for of_arm in results]
     timed = [[result.epoch_seconds for result in comparison.results(arm, only_timed=True)] for arm in arms]
@@ -128,14 +128,14 @@ def _draw_measure(
 def _draw_last(comparison: Comparison, axes: Axes) -> None:
     """Draw the last value of each seed, and their mean and standard deviation, in a row for each arm."""
     measure, looks = comparison.measure, _looks(comparison)
-    for i, summary in enumerate(comparison.arms):
+    for i, summary in enumerate(comparison.trained):
         final, color = summary.final, looks[summary.arm]["color"]
         heights = i + np.linspace(-0.25, 0.25, len(final.values) + 2)[1:-1]
         axes.plot(final.values, heights, looks[summary.arm]["marker"], color=color, alpha=0.6, markeredgewidth=0)
         axes.errorbar(final.mean, i, xerr=final.sd, fmt="|", color=color, ms=22, mew=2, capsize=4)
     form, factor, unit = (".2f", 100.0, "%") if measure.is_share else (".4g", 1.0, "")
-    gap = "\n" if len(comparison.arms) <= 8 else "  "
-    labels = [f"{summary.arm.label}{gap}{summary.final.in_words(form, factor)}{unit}" for summary in comparison.arms]
+    gap = "\n" if len(comparison.trained) <= 8 else "  "
+    labels = [f"{summary.arm.label}{gap}{summary.final.in_words(form, factor)}{unit}" for summary in comparison.trained]
     axes.set_yticks(range(len(labels)), labels, fontsize=min(9, 170 / len(labels)))
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.margins(x=0.1)
@@ -149,7 +149,7 @@ def _draw_last(comparison: Comparison, axes: Axes) -> None:
 
 def _draw_rates(comparison: Comparison, panel: str, is_wide_range: bool, axes: Axes) -> None:
     """Draw the rates over epochs: all of them or, on a linear axis beside a logarithmic one, those that change."""
-    results = [comparison.results(summary.arm)[0] for summary in comparison.arms]
+    results = [comparison.results(summary.arm)[0] for summary in comparison.trained]
     histories = [result.history["learning_rate"] for result in results]
     bounds = [(history.min(), history.max()) for history in histories]
     changing = [low < high for low, high in bounds]
@@ -162,7 +162,7 @@ def _draw_rates(comparison: Comparison, panel: str, is_wide_range: bool, axes: A
             epochs = np.linspace(0, len(result.epochs), len(history), endpoint=False)
             # Arms of one schedule may share a curve; a narrower line lets the one below be seen on both sides.
             width = 1.5 + 2.0 * sum(np.abs(curves[i] - other).max() < 0.05 * other.max() for other in curves[i + 1 :])
-            axes.plot(epochs, history, linewidth=width, **drawn[comparison.arms[i].arm])
+            axes.plot(epochs, history, linewidth=width, **drawn[comparison.trained[i].arm])
     explain_looks(axes, drawn)
     axes.set(xlabel="epoch", ylabel="learning rate", yscale="linear" if panel == "rate" else "log")
     if is_part:
@@ -241,7 +241,7 @@ def _draw_to_target(comparison: Comparison, noise_scale: NoiseScale | None, what
 
 def _loss_picture(comparison: Comparison) -> Picture | None:
     """Draw the smoothed loss of each arm against its learning rate, the first seed's, where the rate changes."""
-    results = [comparison.results(summary.arm)[0] for summary in comparison.arms]
+    results = [comparison.results(summary.arm)[0] for summary in comparison.trained]
     if not any(np.ptp(result.history["learning_rate"]) for result in results):
         return None
     return Picture(

@@ -130,11 +130,7 @@ def run(
         TypeError: if a rate or early_stop is not a number, or num_steps not an integer.
     """
     rates = _checked_rates(start_lr, end_lr, num_steps, sweep)
-    if early_stop is not None and not 1.0 < checked_number("early_stop", early_stop) < math.inf:
-        raise ValueError(
-            f"early_stop is {early_stop:g}; it is a multiple of the best loss and must be finite and above 1. A usual "
-            f"one is {DIVERGENCE_FACTOR:g}, and None takes every step."
-        )
+    _check_early_stop(early_stop)
     score = _score_of(loop, held_out)
     curve, num_skipped = _sweep(loop, rates, early_stop, score, on_block)
     num_held_out = 0 if isinstance(score, str) else num_examples(held_out)
@@ -151,6 +147,14 @@ def run(
         "held_out": num_held_out,
     }
     return RangeTest(settings, curve, _why(curve, num_steps, num_skipped, early_stop))
+
+
+def _check_early_stop(early_stop: float | None) -> None:
+    if early_stop is not None and not 1.0 < checked_number("early_stop", early_stop) < math.inf:
+        raise ValueError(
+            f"early_stop is {early_stop:g}; it is a multiple of the best loss and must be finite and above 1. A usual "
+            f"one is {DIVERGENCE_FACTOR:g}, and None takes every step."
+        )
 
 
 def _score_of(loop: TrainLoop, held_out: Examples | None) -> str | HeldOutScore:

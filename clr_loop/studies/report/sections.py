@@ -12,7 +12,6 @@ from typing import Literal
 from clr_loop.runs.result import TrainingResult
 from clr_loop.schedules import Constant, Triangular
 from clr_loop.studies.comparison.compare import ArmSummary, ArmTimes, Comparison
-from clr_loop.studies.comparison.failures import RULE
 from clr_loop.studies.comparison.measures import Measure, count
 from clr_loop.studies.comparison.noise_scale import NoiseScale
 from clr_loop.studies.comparison.scaling import fitted_power, scaling
@@ -62,11 +61,11 @@ takes S_min · (1 + noise scale / batch size) steps. So at a batch size equal to
 fewest steps and twice the fewest examples, and a batch twice as large still takes 75% of its steps. It is a rough
 guide, and where the noise scale changes along the run it names a range of batch sizes."""
 _EFFECTS_NOTE = """\
-Each effect is a difference taken seed by seed (same initial weights, same order of the data), averaged over the levels
-of the other factor. It speaks of the typical run: seeds with which one of its arms failed are left out. ± is its
-standard deviation over seeds, and the interval is that of the mean (Student's t). p is that of Student's t test, and of
-Fisher's exact test for failures, corrected over all of them (Holm): if the arms do not differ at all, at most one
-comparison in twenty shows anything. An interval that excludes 0 is not enough, because it is not corrected.
+Each effect is a difference taken seed by seed (same initial weights, same order of the data); that of one factor alone
+is averaged over the levels of the other. It speaks of the typical run: seeds with which one of its arms failed are left
+out. ± is its standard deviation over seeds, and the interval is that of the mean (Student's t). p is that of Student's
+t test, and of Fisher's exact test for failures, corrected over all of them (Holm): if the arms do not differ at all, at
+most one comparison in twenty shows anything. An interval that excludes 0 is not enough, because it is not corrected.
 
 A difference that is not shown may still be there; its interval says how large it may be. A power of 80% means that four
 such comparisons in five show a difference of this size. It is based on the observed standard deviation, so it is rough
@@ -124,7 +123,7 @@ def latex(comparison: Comparison) -> str:
             "arm": arm.arm.label,
             "n": str(len(arm.final.values)),
             measure.words: arm.final.in_words(measure.form),
-            "median": f"{arm.final.median:{measure.form}}",
+            "median": arm.final.median_in_words(measure.form),
             "failed": f"{arm.failures.num_failed} of {arm.failures.num_runs}",
             "s per epoch": f"{arm.times.epoch_seconds:.3f}" if arm.times else "–",
         }
@@ -161,11 +160,11 @@ def _arms_rows(comparison: Comparison, context: Context) -> list[dict[str, str]]
     measure, is_article = comparison.measure, _is_article(comparison, context)
     rows = []
     for arm in comparison.arms:
-        values = arm.final.values
+        final = arm.final
         row = {
             "arm": arm.arm.label,
-            measure.words: f"{arm.final.in_words(measure.form)} (n={len(values)})",
-            "median": f"{arm.final.median:{measure.form}} [{min(values):{measure.form}}, {max(values):{measure.form}}]",
+            measure.words: f"{final.in_words(measure.form)} (n={len(final.values)})",
+            "median": f"{final.median_in_words(measure.form)} {final.range_in_words(measure.form)}",
             "failed": str(arm.failures),
         }
         if is_article:
@@ -177,19 +176,15 @@ def _arms_rows(comparison: Comparison, context: Context) -> list[dict[str, str]]
 
 def _arms_notes(measure: Measure) -> str:
     """Say what the columns hold, and which runs have failed."""
-    bound = f"A run has failed if it diverged, or if its {measure.words} is worse than {measure.failure_bound}."
-    rule = RULE if measure.failure_bound is None else bound
-    return textwrap.fill(
-        f"{_ARMS_NOTE} {rule} In brackets is the upper end of the exact 95% interval of the chance that a run fails.",
-        120,
-    )
+    at_most = "In brackets is the upper end of the exact 95% interval of the chance that a run fails."
+    return textwrap.fill(f"{_ARMS_NOTE} {measure.failure_rule} {at_most}", 120)
 
 
 def _times_rows(comparison: Comparison) -> list[dict[str, str]]:
     return [
         {
             "arm": arm.arm.label,
-            "updates": f"{arm.steps:,}",
+            "updates": f"{arm.steps:,}" if arm.steps else "–",
             **(_times_cells(arm.times) if arm.times else {}),
         }
         for arm in comparison.arms
@@ -237,7 +232,7 @@ def target_section(comparison: Comparison) -> str:
     title = f"## To {measure.words} {measure.target:.4g}"
     if any(arm.num_reached for arm in comparison.arms):
         return f"{title}\n\n{table_of([_target_row(arm) for arm in comparison.arms])}\n\n{_TARGET_NOTE}"
-    finals = [arm.final.mean for arm in comparison.arms]
+    finals = [arm.final.mean for arm in comparison.trained]
     best = max(finals) if measure.higher_is_better else min(finals)
     return f"{title}\n\nNot reached by any arm; the best mean after the last epoch is {best:.4g}."
 

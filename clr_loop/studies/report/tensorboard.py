@@ -41,7 +41,7 @@ def write_events(
     final = comparison.runs[0].result.final
     names = [name for name in final if name.startswith("val_")] or list(final)
     names.sort(key=lambda name: name != comparison.measure.name)  # The measure first.
-    results = {summary.arm: comparison.results(summary.arm) for summary in comparison.arms}
+    results = {summary.arm: comparison.results(summary.arm) for summary in comparison.trained}
     num_seeds = len(comparison.seeds)
     mean_of = {"seed": f"mean of {num_seeds}" if num_seeds > 1 else "one"}
     settings = {arm: {**flat(of_arm[0].settings), **mean_of} for arm, of_arm in results.items()}
@@ -51,7 +51,7 @@ def write_events(
         better["epoch_seconds"] = False
     events.write_report(directory, text, pictures, _charts(comparison), rows, better)
     num_points = min(MOST_POINTS, max(len(run.result.history["step"]) for run in comparison.runs))
-    for summary in comparison.arms:
+    for summary in comparison.trained:
         place, of_arm = directory / summary.arm.directory, results[summary.arm]
         means = {name: statistics.fmean(result.final[name] for result in of_arm) for name in names}
         if summary.times is not None:

@@ -15,10 +15,10 @@ def in_terminal(comparison: Comparison) -> str:
 
 
 def _row(arm: ArmSummary, measure: Measure) -> dict[str, str]:
-    lowest, highest = min(arm.final.values), max(arm.final.values)
+    form = measure.form
     return {
         "arm": arm.arm.label,
         "epoch s": f"{arm.times.epoch_seconds:.3f}" if arm.times else "–",
-        measure.words: f"{arm.final.in_words(measure.form)} [{lowest:{measure.form}}, {highest:{measure.form}}]",
+        measure.words: f"{arm.final.in_words(form)} {arm.final.range_in_words(form)}",
         "failed": f"{arm.failures.num_failed} of {arm.failures.num_runs}",
     }

@@ -55,9 +55,9 @@ def _what_picks_cost(searches: Sequence[Search]) -> str:
         f"expected to lose at most {_amount(max(regrets), measure)} of {measure.words}. The expected square of the "
         "regret is a part of the intervals and p values below."
     )
-    at_edge = [search.arm.label for search in searches if search.edge]
-    if at_edge:
-        note += f" A better rate may lie beyond those tried for {'; '.join(at_edge)}."
+    open_ended = [search.arm.label for search in searches if search.may_lie_beyond]
+    if open_ended:
+        note += f" A better rate may lie beyond those tried for {'; '.join(open_ended)}."
     return note
 
 

@@ -33,15 +33,22 @@ def unit_of(measure: Measure) -> _Unit:
 def amount(effect: Effect) -> str:
     """Return the size of an effect, with its standard deviation: `+1.25 ± 0.31 points`; a dash without any seed."""
     unit = unit_of(effect.measure)
-    if not effect.differences:
-        return "–"
-    return f"{Sample(effect.differences).in_words(unit.form, unit.factor)}{unit.unit}"
+    return f"{Sample(effect.differences).in_words(unit.form, unit.factor)}{unit.unit * bool(effect.differences)}"
 
 
 def interval(effect: Effect) -> str:
     """Return the interval of an effect: `-0.31 to +0.52`; a dash where there is none or nothing is said."""
     unit, ends = unit_of(effect.measure), () if effect.silence else effect.interval or ()
     return " to ".join(format(end * unit.factor, unit.form) for end in ends) or "–"
+
+
+def between(effect: Effect) -> str:
+    """Say where an effect lies: `between -0.31 and +0.52 points`."""
+    unit, (low, high) = unit_of(effect.measure), effect.interval or (0.0, 0.0)
+    place = f"between {low * unit.factor:{unit.form}} and {high * unit.factor:{unit.form}}{unit.unit}"
+    if effect.verdict == "undecided" and low * high > 0.0:
+        place += ", which the correction for all that is tested leaves undecided"
+    return place
 
 
 def confidence(alpha: float) -> str:
@@ -73,9 +80,7 @@ def _direction(effect: Effect) -> str:
         return "shown"
     if effect.measure.name == EPOCH_SECONDS:
         return "faster" if effect.is_better else "slower"
-    if effect.is_better:
-        return "better where it does not fail" if effect.fails_more else "better"
-    return "worse where it does not fail" if effect.fails_less else "worse"
+    return f"{'better' if effect.is_better else 'worse'}{' where it does not fail' * effect.failures_oppose}"
 
 
 def answer(comparison: Comparison) -> str:
@@ -94,14 +99,15 @@ def answer(comparison: Comparison) -> str:
             f"({confidence(effect.alpha)} interval {interval(effect)})"
         )
     elif effect.verdict == "undecided":
-        what = f"the difference in {words} is between {interval(effect).replace(' to ', ' and ')}{unit.unit}"
-        found = f"{len(effect.differences)} seeds cannot tell {pair} apart: {what}"
-        found = found if effect.interval else f"No seed tells {pair} apart by {words}"
+        found = f"No seed tells {pair} apart by {words}"
+        if effect.interval:
+            seeds = f"{len(effect.differences)} seeds"
+            found = f"{seeds} cannot tell {pair} apart: the difference in {words} is {between(effect)}"
     elif effect.verdict == "equivalent":
         found = f"{pair} differ by less than {unit.size(effect.measure.margin or 0.0)} of {words}"
     else:
         found = f"{changed} is not worse than {reference} by {unit.size(effect.measure.margin or 0.0)} of {words}"
-    return f"{_as_beginning(found)}{_failures_clause(effect)}; {_time_clause(comparison)}."
+    return f"{_as_beginning(found)}{_failures_clause(effect, comparison)}; {_time_clause(comparison)}."
 
 
 def _as_beginning(text: str) -> str:
@@ -109,10 +115,15 @@ def _as_beginning(text: str) -> str:
     return text if "_" in text.split()[0] else text[0].upper() + text[1:]
 
 
-def _failures_clause(effect: Effect) -> str:
-    if effect.fails_more or effect.fails_less:
+def _failures_clause(effect: Effect, comparison: Comparison) -> str:
+    """Say which arm fails more often, or how many seeds are left out because of runs that failed."""
+    if effect.failures_differ:
         return f", and it fails {'more' if effect.fails_more else 'less'} often ({_counts(effect)})"
-    return ""
+    num_seeds = len(comparison.seeds)
+    num_left_out = num_seeds - len(effect.differences)
+    if effect.verdict == "none" or not num_left_out:
+        return ""
+    return f", without {num_left_out} of {num_seeds} seeds, with which a run failed"
 
 
 def _time_clause(comparison: Comparison) -> str:
@@ -120,10 +131,14 @@ def _time_clause(comparison: Comparison) -> str:
     time = comparison.effect(EPOCH_SECONDS)
     if time is None:
         return "no run is timed"
+    if not time.differences:
+        return "no run of both is timed"
     ratio, ends = comparison.time_ratio()
-    spread = f", {confidence(time.alpha)} interval {ends[0]:.2f} to {ends[1]:.2f}" if ends else ""
-    known = "" if time.verdict == "shown" or time.silence else ", a difference that is not shown"
-    return f"an epoch of {comparison.arms[-1].arm.label} takes {ratio:.2f} of the time{spread}{known}"
+    takes = f"an epoch of {comparison.arms[-1].arm.label} takes {ratio:.2f} of the time"
+    if time.silence or ends is None:
+        return f"{takes} in these runs, which allow no verdict"
+    spread = f"{takes}, {confidence(time.alpha)} interval {ends[0]:.2f} to {ends[1]:.2f}"
+    return spread if time.verdict == "shown" else f"{spread}, a difference that is not shown"
 
 
 def conclusions(comparison: Comparison) -> list[str]:
@@ -152,19 +167,19 @@ def _sentence(effect: Effect, comparison: Comparison) -> str:
         return f"{subject}; no verdict, because {effect.silence}.{failures}"
     if effect.verdict == "shown":
         return f"{subject}, {said} (corrected p {p_in_words(effect.p_corrected)}).{failures}"
-    between = f", between {interval(effect).replace(' to ', ' and ')}{unit.unit}" if effect.interval else ""
+    place = f", {between(effect)}" if effect.interval else ""
     power = ""
     if effect.verdict == "undecided" and effect.detectable_difference:
         size = unit.size(effect.detectable_difference)
         power = f" {len(effect.differences)} seeds would show a difference of {size} with 80% power."
-    return f"{subject}; {said}{between}.{power}{failures}"
+    return f"{subject}; {said}{place}.{power}{failures}"
 
 
 def _failures_sentence(effect: Effect) -> str:
     if effect.failures_p_corrected is None:
         return ""
     often = "may be chance"
-    if effect.fails_more or effect.fails_less:
+    if effect.failures_differ:
         often = f"is {'more' if effect.fails_more else 'less'} often"
     return f" {_counts(effect)} runs failed, which {often} (corrected p {p_in_words(effect.failures_p_corrected)})."
 
