@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from clr_loop.studies.comparison.effects import Values, contrasts, corrected, effect_of
+from clr_loop.studies.comparison.failures import failed
 from clr_loop.studies.comparison.measures import Measure
 from clr_loop.studies.comparison.statistics import ALPHA, critical_t, holm, p_value, power, standard_error
 
@@ -104,10 +105,10 @@ def test_the_times_are_those_of_a_run_alone_on_the_machine():
 
 def test_of_the_articles_arms_the_rule_calls_runs_failed_where_they_are_few(accuracies):
     sets = accuracies.reshape(2, 2, 40, 8)
-    failed = Values(Measure(), SIZES, NAMES, sets).failed
+    are_failed = Values(Measure(), SIZES, NAMES, sets).failed
     without = [effects_of(sets[:, :, i])["schedule"].verdict == "none" for i in range(40)]
-    assert not failed[0].any()
-    counts = f"it calls {failed.sum()} of the {failed.size:,} runs failed, all at batch 2000"
+    assert not are_failed[0].any()
+    counts = f"it calls {are_failed.sum()} of the {are_failed.size:,} runs failed, all at batch 2000"
     assert f"In sets of eight seeds {counts}, and {sum(without)} of the 40 sets give no verdict on the schedule" in PAGE
 
 
@@ -213,6 +214,14 @@ def test_the_sentences_on_batch_sizes_are_those_of_their_report():
     assert words.format(*(word for found, place in zip(noise, places, strict=True) for word in (*found, place))) in PAGE
     sizes = re.search(r"perfect scaling up to batch (\d+) \(constant\), (\d+) \(triangular\)", report).groups()
     assert "Up to batch {} with the constant rate, and up to {} with the cyclic one, the".format(*sizes) in PAGE
+
+
+@pytest.mark.parametrize("name", ["low_rate.csv", "times.csv", "times_one_core.csv", "controls.csv", "sizes.csv"])
+def test_no_run_of_a_report_fails_by_the_rule(name):
+    of_arm = {}
+    for row in rows_of(name):
+        of_arm.setdefault((row["batch_size"], row["schedule"]), []).append(float(row["val_accuracy"]))
+    assert not any(failed(values).any() for values in of_arm.values())
 
 
 def test_the_digests_of_one_process_a_pool_and_dask_are_equal():

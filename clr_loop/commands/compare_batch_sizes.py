@@ -9,7 +9,7 @@ Examples:
     python scripts/compare_batch_sizes.py
     python scripts/compare_batch_sizes.py --tune=8 --model=relu_mlp --seeds=5 --output_dir=runs/tuned
     python scripts/compare_batch_sizes.py --tune=8 --model=relu_mlp --seeds=5 --output_dir=runs/sizes \\
-        --batch_sizes=32,128,512,2048,8192 --reach=0.97 --validate_every=200 --noise_scale
+        --batch_sizes=32,128,512,2048,8192 --reach=0.97 --validate_every=100 --noise_scale
 
 It writes into --output_dir: plan.json before the first run, report.md and its pictures, arms.csv, comparison.tex,
 comparison.csv, comparison.json, and a folder for each run.

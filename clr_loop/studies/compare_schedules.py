@@ -79,7 +79,7 @@ class Report(Pictured):
 @checked_types
 def compare_schedules(
     build_model: Callable[..., keras.Model],
-    data: AnyDataset | tuple[Any, Any] | Callable[[], AnyDataset],
+    data: AnyDataset | tuple[Any, Any] | Callable[[], AnyDataset | tuple[Any, Any]],
     schedules: Mapping[str, Schedule | ScheduleOf],
     *,
     batch_sizes: Sequence[int] = (100,),
@@ -103,7 +103,7 @@ def compare_schedules(
     Args:
         build_model: makes a fresh compiled model for each seed; see `seeds.Seeded`.
         data: a dataset with validation examples, or ((x_train, y_train), (x_validation, y_validation)), or a function
-            that loads a dataset, which each process of an executor then calls for itself.
+            that loads either, which each process of an executor then calls for itself.
         schedules: name → a schedule, or a function that makes it for the run of a batch size; see `ScheduleOf`. The
             first schedule and the first batch size are what the others are compared with.
         batch_sizes: ints, each at least 1.
@@ -127,7 +127,7 @@ def compare_schedules(
     name = getattr(build_model, "__name__", "model")
     context = Context(dataset.name, "model" if name == "<lambda>" else name)
     with _directory(output_dir, resume, overwrite) as directory:
-        given = data if executor and callable(data) else dataset
+        given = partial(_loaded, data) if executor is not None and callable(data) else dataset
         run = partial(run_arms, given, Seeded(build_model), plan, directory, resume=resume, step_options=options)
         comparison = _compared(run, plan, context, executor)
         if output_dir is not None:
@@ -135,11 +135,11 @@ def compare_schedules(
     return Report(comparison, context)
 
 
-def _loaded(data: AnyDataset | tuple[Any, Any] | Callable[[], AnyDataset]) -> AnyDataset:
+def _loaded(data: AnyDataset | tuple[Any, Any] | Callable[[], AnyDataset | tuple[Any, Any]]) -> AnyDataset:
     if isinstance(data, tuple):
         train, validation = data
         return Dataset("arrays", Examples(*train), Examples(*validation), None)
-    return data() if callable(data) else data
+    return _loaded(data()) if callable(data) else data
 
 
 def _arms(

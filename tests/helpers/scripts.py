@@ -30,7 +30,7 @@ def start_script(name, *flags, **arguments):
 def start_python(name, *flags, **arguments):
     """Start a script by a new Python, which imports TensorFlow itself and asks for oneDNN; its output is piped."""
     environment = {**arguments.pop("env", os.environ)}
-    environment.pop("TF_ENABLE_ONEDNN_OPTS")
+    environment.pop("TF_ENABLE_ONEDNN_OPTS", None)
     return subprocess.Popen(
         [sys.executable, str(SCRIPTS / name), *map(str, flags)],
         stdout=subprocess.PIPE,

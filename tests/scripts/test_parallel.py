@@ -83,6 +83,11 @@ def begun(output_dir):
     return [place for place in places if not (place / "result.json").exists()]
 
 
+def is_under_way(output_dir):
+    """Whether both processes are at a run, or the slower one has not come to one yet."""
+    return len(begun(output_dir)) == 2 or (begun(output_dir) and list(output_dir.glob("*/*/result.json")))
+
+
 # --- In processes of this machine ---
 
 
@@ -141,7 +146,7 @@ def children_of(process):
 def test_what_a_killed_process_was_at_is_run_again_in_a_new_pool(npz, long_alone, tmp_path):
     output_dir = tmp_path / "out"
     process = start_python(NAME, f"--dataset={npz}", f"--output_dir={output_dir}", *LONG, "--parallel=2", THREADS)
-    wait_for(process, lambda: len(children_of(process)) == 2 and begun(output_dir))
+    wait_for(process, lambda: len(children_of(process)) == 2 and is_under_way(output_dir))
     os.kill(children_of(process)[0], signal.SIGKILL)
     done = assert_success(finished(process, NAME))
     assert done.stderr == ""
@@ -184,7 +189,7 @@ def model(dataset):
 def test_ctrl_c_ends_all_processes_with_the_line_that_goes_on(npz, long_alone, tmp_path):
     output_dir = tmp_path / "out"
     process = start_python(NAME, f"--dataset={npz}", f"--output_dir={output_dir}", *LONG, "--parallel=2", THREADS)
-    wait_for(process, lambda: len(children_of(process)) == 2 and begun(output_dir))
+    wait_for(process, lambda: len(children_of(process)) == 2 and is_under_way(output_dir))
     children = children_of(process)
     process.send_signal(signal.SIGINT)
     done = finished(process, NAME)
@@ -247,9 +252,10 @@ def dask(tmp_path):
     (address,) = free_addresses(1)
     host, port = address.split(":")
     processes = [_start_dask(tmp_path, "scheduler", "--host", host, "--port", port)]
-    while True:
-        with contextlib.suppress(ConnectionRefusedError), socket.create_connection((host, int(port))):
+    while processes[0].poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 10.0):
             break
+        time.sleep(0.05)
 
     def start_worker():
         options = ["--nthreads", "1", "--no-nanny", "--death-timeout", "300"]

@@ -203,13 +203,32 @@ def test_failures_too_few_to_be_shown_speak_against_what_they_turn(loss, opposes
     assert effect.failures_oppose is opposes
 
 
+def test_what_diverged_speaks_against_its_own_side_alone():
+    better = [value + 0.02 for value in reversed(FINE)]
+    runs = make_runs([FINE, better], arms=ARMS[:2], num_timed=8)
+    for place, opposes in ((0, False), (1, True)):
+        kept = [run for run in runs if (run.arm, run.seed) != (ARMS[place], 3)]
+        effect, _ = compare(kept, diverged=[(ARMS[place], 3)]).effects
+        assert (effect.verdict, effect.is_better, effect.failures_oppose) == ("shown", True, opposes)
+
+
+def test_a_seed_with_which_all_arms_diverged_counts():
+    runs = [run for run in make_runs([FINE] * 2, arms=ARMS[:2], num_timed=8) if run.seed != 3]
+    comparison = compare(runs, Measure(target=0.9), diverged=[(arm, 3) for arm in ARMS[:2]])
+    assert comparison.seeds == list(range(8))
+    assert [(arm.num_reached, len(arm.reached)) for arm in comparison.arms] == [(7, 8)] * 2
+    assert [arm.median_to_target("steps") for arm in comparison.arms] == [1, 1]
+    with pytest.raises(ValueError, match="triangular, batch 100 has a run, but it is not among the arms; give all"):
+        compare(runs, arms=ARMS[:1])
+
+
 def test_a_run_that_diverged_counts_as_failed():
     runs = make_runs([FINE, [*FINE[:7], 0.0]], arms=ARMS[:2], num_timed=8)
     comparison = compare(runs[:-1], diverged=[(ARMS[1], 7)])
     accuracy, seconds = comparison.effects
     assert accuracy.failures_p_corrected is not None
     assert (seconds.failed, seconds.failures_p_corrected) == ((Failures(0, 8), Failures(0, 8)), None)  # Counted once.
-    assert math.isnan(accuracy.mean_of_all)
+    assert accuracy.mean_of_all == -math.inf
     assert [arm.failures for arm in comparison.arms] == [Failures(0, 8), Failures(1, 8)]
     assert {len(effect.differences) for effect in comparison.effects} == {7}
     assert comparison.results(ARMS[1]) == [run.result for run in runs[8:-1]]

@@ -34,7 +34,7 @@ class ArmTimes:
         train_seconds: of training alone, of each run.
         compile_seconds: once for the batch size, whose arms share one program.
         examples_per_second: the examples of an epoch over `epoch_seconds`.
-        seconds_to_target: what each seed took; infinite for one that did not reach the target.
+        seconds_to_target: what each seed took; infinite for one that did not reach the target, or diverged.
     """
 
     epoch_seconds: float
@@ -59,7 +59,7 @@ class ArmSummary:
         times: over timed seeds; None if there are none.
         final: the measure after the last epoch, over all seeds that did not diverge.
         failures: how many runs failed, those that diverged among them.
-        reached: what each seed took to reach the target; None for a seed that did not reach it.
+        reached: what each seed took to reach the target; None for a seed that did not reach it, or diverged.
         warnings: what a reader should know of the schedule in a run of this length.
     """
 
@@ -80,10 +80,8 @@ class ArmSummary:
         """Return the median of the "steps", "examples" or "seconds" to the target; of seconds over timed seeds.
 
         A seed that did not reach the target counts as infinite, so the median is infinite where half did not. Seconds
-        are NaN where no seed is timed. Where every run diverged it is infinite, too.
+        are NaN where no seed is timed.
         """
-        if not self.reached:
-            return math.inf
         if what == "seconds":
             return statistics.median(self.times.seconds_to_target) if self.times else math.nan
         return statistics.median(math.inf if each is None else getattr(each, what) for each in self.reached)
@@ -117,6 +115,7 @@ class Comparison(Pictured):
         arms: what each arm gave.
         effects: what each change did, to the measure and to the seconds of an epoch.
         timed_seeds: the seeds that times are of, rising; the others count for the measure only.
+        diverged: the arm and the seed of each run that is left out.
     """
 
     runs: list[ArmRun]
@@ -124,6 +123,7 @@ class Comparison(Pictured):
     arms: list[ArmSummary]
     effects: list[Effect]
     timed_seeds: list[int]
+    diverged: Sequence[tuple[Arm, int]] = ()
 
     def __repr__(self) -> str:
         return f"Comparison({len(self.arms)} arms, {len(self.seeds)} seeds, by {self.measure.name})"
@@ -147,7 +147,7 @@ class Comparison(Pictured):
     @property
     def seeds(self) -> list[int]:
         """The seeds of each arm, rising."""
-        return sorted({run.seed for run in self.runs})
+        return sorted({run.seed for run in self.runs} | {seed for _, seed in self.diverged})
 
     @property
     def question(self) -> Effect | None:
@@ -207,7 +207,7 @@ def compare(
     Args:
         runs: every arm with every seed, once each, the reference of both factors first.
         measure: what to compare by; None takes the validation accuracy.
-        arms: all of them, the reference of both factors first; None takes those that have a run, in their order.
+        arms: all of them, the reference of both factors first; None takes those of the runs, in their order.
         diverged: the arm and the seed of each run whose loss did not stay finite; they count as failed.
         pick_variances: arm → what the choice of its rate adds to the variance of its mean; see `tuning`.
         alpha: the chance that something is shown where nothing is: of one look, see `statistics.LEVELS`.
@@ -217,7 +217,7 @@ def compare(
             its values is not finite, or if every run diverged.
     """
     measure = measure or Measure()
-    arms = list(arms or dict.fromkeys(run.arm for run in runs))
+    arms = list(arms or dict.fromkeys([*(run.arm for run in runs), *(arm for arm, _ in diverged)]))
     _check_runs(runs, diverged, arms, measure)
     untimed = {run.seed for run in runs if not run.result.is_timed}
     timed = [run for run in runs if run.seed not in untimed]
@@ -228,7 +228,8 @@ def compare(
         compared.append(_values(arms, timed, (), seconds, lambda result: result.median_epoch_seconds, {}))
     effects = [effect_of(each, contrast, alpha) for each in compared for contrast in contrasts(each)]
     summaries = [_summarize(arm, runs, timed, values) for arm in arms]
-    return Comparison(list(runs), measure, summaries, corrected(effects), sorted({run.seed for run in timed}))
+    timed_seeds = sorted({run.seed for run in timed})
+    return Comparison(list(runs), measure, summaries, corrected(effects), timed_seeds, list(diverged))
 
 
 def _values(
@@ -257,7 +258,10 @@ def _check_runs(
 ) -> None:
     if diverged and not runs:
         raise ValueError("Every run diverged; choose lower learning rates.")
-    check_grid(list(dict.fromkeys([*arms, *(arm for arm, _ in diverged)])))
+    check_grid(arms)
+    for arm in (*(run.arm for run in runs), *(arm for arm, _ in diverged)):
+        if arm not in arms:
+            raise ValueError(f"{arm.label} has a run, but it is not among the arms; give all of them.")
     counts = Counter((run.arm.label, run.seed) for run in runs)
     counts.update((arm.label, seed) for arm, seed in diverged)
     for label, seed in itertools.product((arm.label for arm in arms), sorted({seed for _, seed in counts})):
@@ -277,30 +281,29 @@ def _check_runs(
 
 
 def _summarize(arm: Arm, runs: Sequence[ArmRun], timed_runs: Sequence[ArmRun], values: Values) -> ArmSummary:
-    measure, place = (
-        values.measure,
-        (values.batch_sizes.index(arm.batch_size), values.schedules.index(arm.schedule_name)),
-    )
+    measure = values.measure
+    place = values.batch_sizes.index(arm.batch_size), values.schedules.index(arm.schedule_name)
+    num_diverged = int(np.isnan(values.y[place]).sum())
     results = [run.result for run in runs if run.arm == arm]
     steps = len(results[0].history["step"]) if results else 0
     warnings = describe(arm.schedule, steps, results[0].settings["steps_per_epoch"]).warnings if results else ()
     return ArmSummary(
         arm=arm,
         steps=steps,
-        times=_times(arm, timed_runs, measure),
+        times=_times(arm, timed_runs, measure, num_diverged),
         final=Sample(tuple(result.final[measure.name] for result in results)),
         failures=values.failures(*place),
-        reached=tuple(measure.reach(result) for result in results),
+        reached=(*(measure.reach(result) for result in results), *[None] * num_diverged),
         warnings=tuple(warnings),
     )
 
 
-def _times(arm: Arm, timed_runs: Sequence[ArmRun], measure: Measure) -> ArmTimes | None:
+def _times(arm: Arm, timed_runs: Sequence[ArmRun], measure: Measure, num_diverged: int) -> ArmTimes | None:
     results = [run.result for run in timed_runs if run.arm == arm]
     if not results:
         return None
     epoch_seconds = statistics.median(seconds for result in results for seconds in result.epoch_seconds)
-    reached = [measure.reach(result) for result in results]
+    reached = [*(measure.reach(result) for result in results), *[None] * num_diverged]
     return ArmTimes(
         epoch_seconds=epoch_seconds,
         train_seconds=Sample(tuple(result.train_seconds for result in results)),

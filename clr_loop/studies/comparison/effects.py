@@ -90,7 +90,8 @@ class Effect:
         measure, contrast: what changed, and by which change.
         arms: the labels of the arms compared: those with the change, and those without it.
         differences: one for each seed with which none of these arms failed; those of seconds are of timed seeds.
-        mean_of_all: the mean difference of all seeds, with failed runs; NaN if one diverged.
+        mean_of_all: the mean difference of all seeds, with failed runs. A run that diverged is infinitely bad; NaN if
+            one did on either side.
         failed: of the arms with the change, and of those without it; 0 where failures are not counted.
         pick_variance: what the choice of the rates adds to the variance of the mean.
         silence: why nothing is said of the difference; "" if something is.
@@ -176,8 +177,7 @@ class Effect:
     def failures_oppose(self) -> bool:
         """Whether failures speak against the difference of the typical runs.
 
-        The better side then fails more often, which is shown, or turns the mean of all runs the other way, or makes one
-        diverge.
+        The better side then fails more often, and this is shown, or turns the mean of all runs the other way.
         """
         better_fails_more = self.fails_more if self.is_better else self.fails_less
         return better_fails_more and (self.failures_differ or not self.mean_of_all * self.mean > 0.0)
@@ -220,8 +220,8 @@ class Effect:
 
     def to_json(self) -> dict[str, Any]:
         """Return the effect as JSON types."""
-        names = ("factor", "change", "silence", "p", "p_corrected", "failures_p_corrected", "verdict", "interval",
-                 "pick_variance", "detectable_difference")  # fmt: skip
+        names = ("factor", "change", "silence", "p", "p_corrected", "failures_p_corrected", "failures_oppose",
+                 "verdict", "interval", "pick_variance", "detectable_difference")  # fmt: skip
         own = {name: getattr(self, name) for name in names}
         failed = [each.to_json() for each in self.failed]
         sample = Sample(self.differences).to_json()
@@ -263,7 +263,10 @@ def effect_of(values: Values, contrast: Contrast, alpha: float = ALPHA) -> Effec
     """Return what a change did to a measure; its p values are not corrected yet, see `corrected`."""
     weights, failed = contrast.weights, values.failed
     seeds = ~failed[weights != 0.0].any(axis=0)
-    all_differences = np.einsum("ij,ijk->k", weights, np.where(weights[..., np.newaxis] != 0.0, values.y, 0.0))
+    worst = -np.inf if values.measure.higher_is_better else np.inf
+    of_all = np.where(weights[..., np.newaxis] != 0.0, np.where(np.isnan(values.y), worst, values.y), 0.0)
+    with np.errstate(invalid="ignore"):  # Both sides diverged.
+        mean_of_all = float(np.einsum("ij,ijk->k", weights, of_all).mean())
     y = np.where(seeds, np.nan_to_num(values.y), 0.0)
     differences = np.einsum("ij,ijk->k", weights, y)[seeds]
     rounding = _ROUNDING * float(np.abs(y).max(initial=0.0))
@@ -278,7 +281,7 @@ def effect_of(values: Values, contrast: Contrast, alpha: float = ALPHA) -> Effec
         contrast=contrast,
         arms=(tuple(values.label(i, j) for i, j in cells[0]), tuple(values.label(i, j) for i, j in cells[1])),
         differences=tuple(differences.tolist()),
-        mean_of_all=float(all_differences.mean()),
+        mean_of_all=mean_of_all,
         failed=(counts[0], counts[1]),
         pick_variance=float(np.sum(weights**2 * values.pick_variances)),
         silence=_silence(values, contrast, int(seeds.sum())),

@@ -50,6 +50,7 @@ def scaling(comparison: Comparison) -> dict[str, Scaling]:
         steps = {arm.arm.batch_size: arm.median_to_target("steps") for arm in arms}
         perfect = arms[0].arm.batch_size * steps[arms[0].arm.batch_size]
         within = [size for size, taken in steps.items() if math.isfinite(perfect) and size * taken <= 2 * perfect]
-        at_budget = tuple(arm.arm.batch_size for arm in arms if steps[arm.arm.batch_size] >= arm.steps)
+        trained = [arm for arm in arms if arm.final.values]
+        at_budget = tuple(arm.arm.batch_size for arm in trained if steps[arm.arm.batch_size] >= arm.steps)
         found[name] = Scaling(max(within, default=None), at_budget)
     return found

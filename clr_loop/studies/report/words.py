@@ -80,7 +80,7 @@ def _direction(effect: Effect) -> str:
         return "shown"
     if effect.measure.name == EPOCH_SECONDS:
         return "faster" if effect.is_better else "slower"
-    return f"{'better' if effect.is_better else 'worse'}{' where it does not fail' * effect.failures_oppose}"
+    return f"{'better' if effect.is_better else 'worse'}{' where neither fails' * effect.failures_oppose}"
 
 
 def answer(comparison: Comparison) -> str:
