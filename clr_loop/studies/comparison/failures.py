@@ -19,11 +19,16 @@ _GAP = 3.0
 _LEAST_ABOVE = 3
 _LEAST_APART = 2
 
-RULE = (
+_RULE = (
     f"A run has failed if it diverged, or if it lies below a gap that is wider than {_GAP:g} times the range of all "
     f"runs of its arm above the gap, which must be half of the arm and {_LEAST_ABOVE} runs at least. Where fewer than "
     f"half lie above, {_LEAST_APART} at least, the gap must also be wider than {_GAP:g} times the range of all below."
 )
+
+
+def rule(words: str, bound: float | None) -> str:
+    """Say which runs have failed; words and bound: of the measure, see `failed`."""
+    return _RULE if bound is None else f"A run has failed if it diverged, or if its {words} is worse than {bound}."
 
 
 def failed(values: ArrayLike, higher_is_better: bool = True, bound: float | None = None) -> NDArray[np.bool_]:

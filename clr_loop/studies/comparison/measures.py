@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from clr_loop.arguments import checked_types
 from clr_loop.runs.result import Reached, TrainingResult, higher_is_better
-from clr_loop.studies.comparison.failures import RULE
 
 EPOCH_SECONDS = "epoch_seconds"
 """The measure of a run's speed, the median of its epochs."""
@@ -80,13 +79,6 @@ class Measure:
     def form(self) -> str:
         """The format in which its values are written."""
         return ".4f" if self.is_share else ".4g"
-
-    @property
-    def failure_rule(self) -> str:
-        """Which runs have failed, in a sentence."""
-        if self.failure_bound is None:
-            return RULE
-        return f"A run has failed if it diverged, or if its {self.words} is worse than {self.failure_bound}."
 
     def check(self, names: Iterable[str]) -> None:
         """Raise ValueError if the measure is not among these names."""

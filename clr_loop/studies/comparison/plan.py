@@ -16,6 +16,7 @@ from clr_loop.arguments import checked_types, checked_whole
 from clr_loop.runs import files as run_files
 from clr_loop.runs.settings import in_words
 from clr_loop.studies.arms import Arm
+from clr_loop.studies.comparison import failures
 from clr_loop.studies.comparison.effects import FEWEST_SEEDS
 from clr_loop.studies.comparison.measures import Measure
 from clr_loop.studies.comparison.statistics import LEVELS
@@ -93,7 +94,7 @@ class Plan:
             "measure": vars(self.measure),
             "looks": self.looks,
             "level of each look": self.alpha,
-            "failures": self.measure.failure_rule,
+            "failures": failures.rule(self.measure.words, self.measure.failure_bound),
             "tests": "Student's t test of each effect and Fisher's exact test of failures, all corrected (Holm)",
         }
 

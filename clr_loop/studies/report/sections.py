@@ -11,6 +11,7 @@ from typing import Literal
 
 from clr_loop.runs.result import TrainingResult
 from clr_loop.schedules import Constant, Triangular
+from clr_loop.studies.comparison import failures
 from clr_loop.studies.comparison.compare import ArmSummary, ArmTimes, Comparison
 from clr_loop.studies.comparison.measures import Measure, count
 from clr_loop.studies.comparison.noise_scale import NoiseScale
@@ -176,8 +177,9 @@ def _arms_rows(comparison: Comparison, context: Context) -> list[dict[str, str]]
 
 def _arms_notes(measure: Measure) -> str:
     """Say what the columns hold, and which runs have failed."""
+    rule = failures.rule(measure.words, measure.failure_bound)
     at_most = "In brackets is the upper end of the exact 95% interval of the chance that a run fails."
-    return textwrap.fill(f"{_ARMS_NOTE} {measure.failure_rule} {at_most}", 120)
+    return textwrap.fill(f"{_ARMS_NOTE} {rule} {at_most}", 120)
 
 
 def _times_rows(comparison: Comparison) -> list[dict[str, str]]:
