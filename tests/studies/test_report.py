@@ -295,7 +295,7 @@ def test_an_interval_without_0_that_the_correction_leaves_undecided_is_said_to_b
     assert comparison.question.interval[0] > 0.0
     assert comparison.question.verdict == "undecided"
     ends = " and ".join(f"{100 * end:+.2f}" for end in comparison.question.interval)
-    place = f"between {ends} points, which the correction for all that is tested leaves undecided"
+    place = f"between {ends} points before the correction for all that is tested"
     assert f"the difference in validation accuracy is {place}; " in answer(comparison)
     assert f" points; undecided, {place}. 8 seeds would show " in conclusions(comparison)[0]
 

@@ -91,7 +91,7 @@ class Effect:
         arms: the labels of the arms compared: those with the change, and those without it.
         differences: one for each seed with which none of these arms failed; those of seconds are of timed seeds.
         mean_of_all: the mean difference of all seeds, with failed runs. A run that diverged is infinitely bad; NaN if
-            one did on either side.
+            runs of both sides did.
         failed: of the arms with the change, and of those without it; 0 where failures are not counted.
         pick_variance: what the choice of the rates adds to the variance of the mean.
         silence: why nothing is said of the difference; "" if something is.

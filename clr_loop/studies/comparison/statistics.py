@@ -1,6 +1,6 @@
 """Judges differences that were measured seed by seed: what is shown, and what so many seeds could have shown.
 
-A size is a difference in standard deviations over seeds. tests/studies/simulations.py simulates how often a judgment is
+A size is a difference in standard deviations over seeds. tests/helpers/judgments.py simulates how often a judgment is
 wrong, from normal seeds to those of real runs.
 """
 

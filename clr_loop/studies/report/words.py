@@ -47,7 +47,7 @@ def between(effect: Effect) -> str:
     unit, (low, high) = unit_of(effect.measure), effect.interval or (0.0, 0.0)
     place = f"between {low * unit.factor:{unit.form}} and {high * unit.factor:{unit.form}}{unit.unit}"
     if effect.verdict == "undecided" and low * high > 0.0:
-        place += ", which the correction for all that is tested leaves undecided"
+        place += " before the correction for all that is tested"
     return place
 
 
